@@ -15,7 +15,7 @@ def get_config():
         model=dict(name="cnn", width=32, dropout=0.2),
         data=dict(name="digits", train="train", validation="validation", test="test", batch_size=64,
                   mean=[4.88], std=[6.02]),   # of the training pixels, which run from 0 to 16
-        shift=1,                          # pixels; digits are 8 pixels high
+        augment=[dict(name="pad_crop", pixels=1, mode="min")],   # digits are 8 pixels high, on a dark ground
         label_smoothing=0.1,
         optimizer=dict(name="adamw", weight_decay=0.01, clip=1.0, learning_rate=dict(
             name="warmup_cosine_decay_schedule", init_value=0.0, peak_value=3e-3, warmup_steps=50)),

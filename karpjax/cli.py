@@ -20,11 +20,10 @@ import jax
 from ml_collections import ConfigDict, config_flags
 
 from karpjax import settings
-from karpjax.errors import UserError, did_you_mean
+from karpjax.errors import NotFinite, Preempted, UserError, did_you_mean
 from karpjax.task import module_from_text
 
 ACCELERATORS = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/kfd")
-BAD_INPUT, NOT_FINITE, PREEMPTED = 2, 3, 75
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -36,13 +35,19 @@ def run(main) -> None:
     _quiet_threads()
     try:
         code = main(sys.argv[1:])
-    except (UserError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in FULL:
+    except Preempted as stopped:
+        print(f"karpjax: {stopped}", file=sys.stderr)
+        code = stopped.code
+    except (UserError, NotFinite) as error:
+        print(f"karpjax: error: {error}", file=sys.stderr)
+        code = error.code
+    except OSError as error:
+        if error.errno in FULL:
             error = f"the disk is full ({error}); make room, then start the same command again: saved checkpoints are whole"
-        elif isinstance(error, OSError):  # perhaps the machine's fault, perhaps the task file's: show where
+        else:  # perhaps the machine's fault, perhaps the task file's: show where
             traceback.print_exc()
         print(f"karpjax: error: {error}", file=sys.stderr)
-        code = BAD_INPUT
+        code = UserError.code
     sys.stdout.flush()
     sys.exit(code)
 

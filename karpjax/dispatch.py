@@ -21,6 +21,10 @@ PEAK_FLOPS = {  # per device, bf16 matrix units, from the vendors' data sheets
     "NVIDIA A100-SXM4-80GB": 312e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12}
 
 
+def default_dispatch() -> str:
+    return "step" if jax.default_backend() == "cpu" else "scan"
+
+
 def make_program(source, train_step, *, steps: int, mesh=None):
     """(state, arrays) -> (state, metrics, bad): `steps` steps, and the source that feeds them, as one pure function.
 

@@ -1,8 +1,19 @@
-"""The one exception for bad input. Commands print it as one line and exit with code 2 (see cli.py)."""
+"""What a command says in one line instead of a traceback, and the code it exits with (see cli.py)."""
 
 
 class UserError(Exception):
     """Bad input. The message is one line: what was expected, what was found, and the fix."""
+    code = 2
+
+
+class NotFinite(Exception):
+    """Too many steps in a row were skipped because something was not finite."""
+    code = 3
+
+
+class Preempted(Exception):
+    """The run was asked to stop (SIGTERM, Ctrl-C); its state is saved."""
+    code = 75
 
 
 def did_you_mean(name: str, known) -> str:

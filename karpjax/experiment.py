@@ -41,7 +41,8 @@ class Experiment:
     def train_step(self, axis_name: str | None = None) -> Callable:
         config = self.config
         return make_train_step(self.task.loss, self.optimizer, accumulate=config.accumulate, ema_decay=config.ema_decay,
-                               precision=config.precision, mesh=None if axis_name else self.mesh, axis_name=axis_name)
+                               precision=config.precision, frozen=config.optimizer.get("freeze", ()),
+                               mesh=None if axis_name else self.mesh, axis_name=axis_name)
 
 
 def assemble(config: ConfigDict, record: dict | None = None, mesh: Mesh | None = None) -> Experiment:

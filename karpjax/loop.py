@@ -21,20 +21,12 @@ import numpy as np
 
 from karpjax import metrics, report, settings, sharding
 from karpjax.checkpoint import Checkpoints, absolute
-from karpjax.dispatch import Programs
-from karpjax.errors import UserError
+from karpjax.dispatch import Programs, default_dispatch
+from karpjax.errors import NotFinite, Preempted, UserError
 from karpjax.evaluate import make_evaluator
 from karpjax.experiment import Experiment, assemble
 from karpjax.restore import start_from, variables_to_load
 from karpjax.state import parameter_table, path_name
-
-
-class Preempted(Exception):
-    """The run was asked to stop (SIGTERM, Ctrl-C); its state is saved."""
-
-
-class NotFinite(Exception):
-    """Too many steps in a row were skipped because something was not finite."""
 
 
 def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] | None = None,
@@ -65,7 +57,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
             raise UserError(f"{workdir} is at step {step} already, beyond config.steps = {config.steps}; use a new --workdir, "
                             f"or config.steps of at least {step}")
     else:
-        config.dispatch = config.dispatch or ("step" if jax.default_backend() == "cpu" else "scan")
+        config.dispatch = config.dispatch or default_dispatch()
         step, spent, state = 0, {}, x.fresh_state()
         if config.init_from:
             state = start_from(config.init_from, state, skip=config.init_skip)
@@ -139,8 +131,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
 
     def save(found: dict | None) -> None:
         writer.flush()  # rows first: what a checkpoint claims to have seen must be on disk
-        saves.save(step, state, {"config": config.to_dict(), "task": x.record, "dispatch": config.dispatch,
-                                 "source": source.described, "seconds": seconds(), "versions": versions()}, found)
+        saves.save(step, state, about(x, seconds()), found)
 
     # ------------------------------------------------------------------- the loop
     while_training = [split for split in source.splits if split != "test"]
@@ -171,7 +162,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
                 save(found)
             if stopping and step < config.steps:
                 saves.wait()
-                raise Preempted(f"stopped at step {step}; the state is saved, start the same command again to go on")
+                raise Preempted(f"{workdir} stopped at step {step}; the state is saved, start the same command again to go on")
         saves.wait()
     except BaseException:
         with contextlib.suppress(Exception):  # the error under way is the one to report
@@ -229,6 +220,12 @@ def claim(workdir, x: Experiment) -> epath.Path:
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written ({error.strerror or error}); choose another folder") from error
     return workdir
+
+
+def about(x: Experiment, seconds: dict) -> dict:
+    """What a checkpoint says of its run, beside the state: all that a restore needs where the run's files are not."""
+    return {"config": x.config.to_dict(), "task": x.record, "dispatch": x.config.dispatch, "source": x.source.described,
+            "seconds": seconds, "versions": versions()}
 
 
 def save_bad_batch(workdir, step: int, bad) -> None:

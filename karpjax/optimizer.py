@@ -4,15 +4,19 @@
                             peak_value=1e-3, warmup_steps=100), weight_decay=0.05, clip=1.0,
                             lr_scale=[["head/.*", 10.0]], freeze=["stem/.*"])
 
-    name           any function of optax or optax.contrib (adamw, sgd, lion, muon, ...); other keys are its arguments
+    name           any function of optax or optax.contrib (adamw, sgd, lion, muon, ...), or of our own filter_muon (muon.py);
+                   other keys are its arguments
     learning_rate  a number, or a schedule of optax by name; its length (`decay_steps`, `transition_steps`) defaults to
                    config.steps
     weight_decay   skips norms and biases: parameters of fewer than two axes, or named bias or scale. Decoupled where the
                    optimizer has the argument (adamw, lion, muon, ...), else added to the gradient (sgd)
     clip           > 0: by global norm, over the parameters that train
+    decay_all      true: weight_decay on every parameter
     lr_scale       pairs of a regular expression on the parameter's name ("conv0/kernel") and a factor on its learning rate;
                    the first full match counts
-    freeze         regular expressions; what matches gets no update, no optimizer state and no share in the clip norm
+    freeze         regular expressions; what matches gets no gradient (see step.py), no update and no optimizer state
+    groups         in place of name: pairs of a regular expression and all of the above but clip and freeze; the first full
+                   match counts, and every parameter that trains must have one. The schedule that is logged is the first's
 """
 from collections.abc import Callable
 import inspect
@@ -22,74 +26,103 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from karpjax.errors import UserError, did_you_mean
+from karpjax.errors import UserError, check_keys, did_you_mean
+from karpjax.muon import filter_muon
 from karpjax.state import path_name
 
+OWN = {"filter_muon": filter_muon}
 LENGTHS = ("decay_steps", "transition_steps")
 
 
 def make_optimizer(config, steps: int, params) -> tuple[optax.GradientTransformation, Callable]:
     """(transformation, schedule); params may be ShapeDtypeStructs, only names and ranks are read."""
     options = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    schedule = make_schedule(options.pop("learning_rate", None), steps)
-    clip, freeze, lr_scale = options.pop("clip", 0.0), options.pop("freeze", ()), options.pop("lr_scale", ())
-    name, weight_decay = options.pop("name", ""), options.pop("weight_decay", 0.0)
-    factory = _find(name, "config.optimizer.name")
-    arguments = inspect.signature(factory).parameters
-    for key in options:
-        if key not in arguments:
-            raise UserError(f"config.optimizer.{key}: optax.{name} has no such argument{did_you_mean(key, arguments)}")
-    mask = next((a for a in ("mask", "weight_decay_mask") if a in arguments), None)
-    if name.startswith("schedule_free"):
-        raise UserError(f"config.optimizer.name: {name!r} evaluates other parameters than it trains, which karpjax does not; "
-                        "use adamw with config.ema_decay")
-    if weight_decay and "weight_decay" in arguments and not mask:
-        raise UserError(f"config.optimizer.weight_decay: optax.{name} has no mask, so norms and biases would decay too; "
-                        "use 0 with it, or another optimizer")
-    split = "adam_weight_decay" in arguments  # Muon: optax would decay its matrices and its Adam part by different rules
-    decoupled = mask and not split
-    if decoupled:
-        options |= {"weight_decay": weight_decay, mask: decay_mask} if "weight_decay" in arguments else {}
-    if split:
-        options |= {"weight_decay": 0.0, "adam_weight_decay": 0.0}
+    clip, freeze, groups = options.pop("clip", 0.0), options.pop("freeze", ()), options.pop("groups", ())
     chain = [optax.clip_by_global_norm(clip)] if clip else []
-    chain += [optax.add_decayed_weights(weight_decay, decay_mask)] if weight_decay and not decoupled and not split else []
-    try:
-        chain += [factory(schedule, **options)]
-    except (TypeError, ValueError) as error:  # an argument missing, or of the wrong kind
-        raise UserError(f"config.optimizer: optax.{name} with {options}: {error}") from error
-    chain += [decoupled_decay(weight_decay, schedule)] if weight_decay and split else []
-    chain += [scale_by_name(lr_scale, params)] if lr_scale else []
+    trained = [name for name in names_of(params) if not any(re.fullmatch(pattern, name) for pattern in freeze)]
+    if groups:
+        check_keys(options, ("groups", "clip", "freeze"), "config.optimizer")
+        parts, schedule = partition_by_name(groups, steps, params, trained)
+        chain += [parts]
+    else:
+        parts, schedule = one_optimizer(options, steps, params, "config.optimizer")
+        chain += parts
     optimizer = optax.chain(*chain)
     if freeze:
-        frozen = by_name(params, lambda name: any(re.fullmatch(pattern, name) for pattern in freeze))
         for pattern in freeze:
             _check_matches(pattern, params, "config.optimizer.freeze")
-        labels = jax.tree.map(lambda f: "frozen" if f else "trained", frozen)
+        labels = by_name(params, lambda name: "trained" if name in trained else "frozen")
         optimizer = optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
     return optimizer, schedule
 
 
-def make_schedule(learning_rate, steps: int) -> Callable:
+def partition_by_name(groups, steps: int, params, trained) -> tuple[optax.GradientTransformation, Callable]:
+    """One optimizer a group of parameters, each the first whose pattern matches; and the first one's schedule."""
+    made = [one_optimizer(dict(options), steps, params, f"config.optimizer.groups[{i}]")
+            for i, (_, options) in enumerate(groups)]
+    for i, (pattern, _) in enumerate(groups):
+        _check_matches(pattern, params, f"config.optimizer.groups[{i}]")
+    group_of = lambda name: next((i for i, (pattern, _) in enumerate(groups) if re.fullmatch(pattern, name)), None)
+    without = [name for name in trained if group_of(name) is None]
+    if without:
+        raise UserError(f"config.optimizer.groups: no pattern matches {', '.join(without)}; end with a group '.*', or freeze "
+                        "them")
+    return optax.partition({i: optax.chain(*chain) for i, (chain, _) in enumerate(made)},
+                           lambda tree: by_name(tree, group_of)), made[0][1]
+
+
+def one_optimizer(options: dict, steps: int, params, where: str) -> tuple[list, Callable]:
+    """([transformations], schedule) of one set of options; `where` names it in errors."""
+    schedule = make_schedule(options.pop("learning_rate", None), steps, f"{where}.learning_rate")
+    lr_scale, decay_all = options.pop("lr_scale", ()), options.pop("decay_all", False)
+    name, weight_decay = options.pop("name", ""), options.pop("weight_decay", 0.0)
+    factory = _find(name, f"{where}.name")
+    arguments = inspect.signature(factory).parameters
+    for key in options:
+        if key not in arguments:
+            raise UserError(f"{where}.{key}: optax.{name} has no such argument{did_you_mean(key, arguments)}")
+    mask = next((a for a in ("mask", "weight_decay_mask") if a in arguments), None)
+    if name.startswith("schedule_free"):
+        raise UserError(f"{where}.name: {name!r} evaluates other parameters than it trains, which karpjax does not; "
+                        "use adamw with config.ema_decay")
+    if weight_decay and "weight_decay" in arguments and not mask:
+        raise UserError(f"{where}.weight_decay: optax.{name} has no mask, so norms and biases would decay too; "
+                        "use 0 with it, or another optimizer")
+    decays = (lambda params: jax.tree.map(lambda p: True, params)) if decay_all else decay_mask
+    split = "adam_weight_decay" in arguments  # Muon: optax would decay its matrices and its Adam part by different rules
+    decoupled = mask and not split
+    if decoupled:
+        options |= {"weight_decay": weight_decay, mask: decays} if "weight_decay" in arguments else {}
+    if split:
+        options |= {"weight_decay": 0.0, "adam_weight_decay": 0.0}
+    chain = [optax.add_decayed_weights(weight_decay, decays)] if weight_decay and not decoupled and not split else []
+    try:
+        chain += [factory(schedule, **options)]
+    except (TypeError, ValueError) as error:  # an argument missing, or of the wrong kind
+        raise UserError(f"{where}: optax.{name} with {options}: {error}") from error
+    chain += [decoupled_decay(weight_decay, schedule, decays)] if weight_decay and split else []
+    chain += [scale_by_name(lr_scale, params)] if lr_scale else []
+    return chain, schedule
+
+
+def make_schedule(learning_rate, steps: int, where: str) -> Callable:
     """step -> learning rate, from a number or {"name": an optax schedule, ...}."""
     if isinstance(learning_rate, (int, float)):
         return optax.constant_schedule(learning_rate)
     if not isinstance(learning_rate, dict) or "name" not in learning_rate:
-        raise UserError("config.optimizer.learning_rate: expected a number or a dict with an optax schedule's name, "
-                        f"found {learning_rate!r}")
+        raise UserError(f"{where}: expected a number or a dict with an optax schedule's name, found {learning_rate!r}")
     options = dict(learning_rate)
     name = options.pop("name")
-    factory = _find(name, "config.optimizer.learning_rate.name")
+    factory = _find(name, f"{where}.name")
     arguments = inspect.signature(factory).parameters
     options |= {key: steps for key in LENGTHS if key in arguments and key not in options}
     for key in options:
         if key not in arguments:
-            raise UserError(f"config.optimizer.learning_rate.{key}: optax.{name} has no such argument"
-                            f"{did_you_mean(key, arguments)}")
+            raise UserError(f"{where}.{key}: optax.{name} has no such argument{did_you_mean(key, arguments)}")
     try:
         return factory(**options)
     except (TypeError, ValueError) as error:  # an argument missing, or a warm-up longer than the run
-        raise UserError(f"config.optimizer.learning_rate: optax.{name} with {options}: {error}") from error
+        raise UserError(f"{where}: optax.{name} with {options}: {error}") from error
 
 
 def decay_mask(params):
@@ -98,11 +131,11 @@ def decay_mask(params):
         lambda path, p: p.ndim > 1 and path_name(path).rsplit("/", 1)[-1] not in ("bias", "scale"), params)
 
 
-def decoupled_decay(weight_decay: float, schedule: Callable) -> optax.GradientTransformation:
+def decoupled_decay(weight_decay: float, schedule: Callable, decays: Callable) -> optax.GradientTransformation:
     """p <- p - learning rate x weight decay x p, beside whatever the optimizer does (Loshchilov and Hutter 2019)."""
     def update(updates, state, params):
         rate = schedule(state.count) * weight_decay
-        decayed = jax.tree.map(lambda u, p, m: u - rate * p if m else u, updates, params, decay_mask(params))
+        decayed = jax.tree.map(lambda u, p, m: u - rate * p if m else u, updates, params, decays(params))
         return decayed, optax.ScaleByScheduleState(state.count + 1)
     return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.int32(0)), update)
 
@@ -123,14 +156,18 @@ def scale_by_name(rules, params) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: scaled(updates))
 
 
+def names_of(params) -> list[str]:
+    return [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+
+
 def _check_matches(pattern: str, params, where: str) -> None:
-    names = [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+    names = names_of(params)
     if not any(re.fullmatch(pattern, name) for name in names):
         raise UserError(f"{where}: {pattern!r} matches no parameter in full{did_you_mean(pattern, names)}")
 
 
 def _find(name: str, where: str):
-    factory = getattr(optax, name, None) or getattr(optax.contrib, name, None) if name else None
+    factory = OWN.get(name) or getattr(optax, name, None) or getattr(optax.contrib, name, None) if name else None
     if not callable(factory):
         raise UserError(f"{where}: optax has no {name!r}{did_you_mean(name, [n for n in dir(optax) if n[0] != '_'])[:200]}")
     return factory

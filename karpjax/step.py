@@ -10,7 +10,8 @@ a mean over unequal parts (devices, hosts, micro-batches) is right by constructi
 It is plain `jax.jit` over global arrays: XLA adds the all-reduce, no loss ever names a collective. The same function under
 `jax.pmap(step, axis_name=...)` sums with psum instead.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import re
 
 import jax
 from jax import lax
@@ -20,7 +21,7 @@ import optax
 
 from karpjax import sharding
 from karpjax.errors import UserError
-from karpjax.state import TrainState
+from karpjax.state import TrainState, path_name
 from karpjax.task import cast_floating
 
 PRECISIONS = {"fp32": jnp.float32, "bf16": jnp.bfloat16}  # of the parameters inside the loss; they are kept in fp32
@@ -28,7 +29,8 @@ RESERVED = ("loss", "grad_norm", "skipped", "skipped_in_a_row")
 
 
 def make_train_step(loss_fn: Callable, optimizer: optax.GradientTransformation, *, accumulate: int = 1,
-                    ema_decay: float = 0.0, precision: str = "fp32", mesh: Mesh | None = None, axis_name: str | None = None):
+                    ema_decay: float = 0.0, precision: str = "fp32", frozen: Sequence[str] = (), mesh: Mesh | None = None,
+                    axis_name: str | None = None):
     """Build the step.
 
     accumulate  micro-batches a step; gradients equal those of the whole batch (BatchNorm and dropout excepted: they see
@@ -36,6 +38,7 @@ def make_train_step(loss_fn: Callable, optimizer: optax.GradientTransformation, 
     ema_decay   > 0 keeps a moving average of the parameters, ema <- d ema + (1 - d) params
     precision   "fp32", or "bf16": the loss sees bf16 parameters; parameters, optimizer and the sum over micro-batches stay
                 fp32, the gradient of one micro-batch, and its sum over devices under jit, are of bf16 precision
+    frozen      regular expressions: parameters whose names match in full get no gradient, and it costs nothing
     mesh        pins the batch to the mesh and, with fsdp > 1, gathers parameters and scatters gradients around the loss
     axis_name   the axis of an enclosing pmap. Per device there: dropout keys and statistics across examples (BatchNorm)
 
@@ -53,7 +56,7 @@ def make_train_step(loss_fn: Callable, optimizer: optax.GradientTransformation, 
         """One micro-batch's part of the objective: sum over the losses of total / *global* count."""
         if mesh is not None and mesh.shape["fsdp"] > 1:
             params = sharding.constrain(params, sharding.replicated(mesh))
-        params = cast_floating(params, PRECISIONS[precision])
+        params = cast_floating(without_gradient(params, frozen), PRECISIONS[precision])
         losses, metrics, model_state = checked(loss_fn(params, model_state, batch, key), model_state)
         totals, own_counts = unzip(losses)
         if counts is None:  # a single micro-batch: its own counts, over all devices, are the global ones
@@ -123,6 +126,12 @@ def make_train_step(loss_fn: Callable, optimizer: optax.GradientTransformation, 
 def ratio(total, count, empty):
     """total / count, and `empty` where the count is 0 (with a gradient of 0 there, not nan)."""
     return jnp.where(count == 0, empty, total / jnp.where(count == 0, 1, count))  # a nan count must show
+
+
+def without_gradient(params, patterns: Sequence[str]):
+    """Parameters whose names match are constants: what only their gradient needs is not computed."""
+    held = lambda name: any(re.fullmatch(pattern, name) for pattern in patterns)
+    return jax.tree.map_with_path(lambda path, p: lax.stop_gradient(p) if held(path_name(path)) else p, params)
 
 
 def unzip(pairs: dict) -> tuple[dict, dict]:

@@ -8,7 +8,6 @@ are read, not trained again. The table is printed, and written to DIR/sweep.json
 """
 import json
 import statistics
-import sys
 
 from etils import epath
 import jax
@@ -17,30 +16,22 @@ from karpjax import cli, metrics, settings
 from karpjax.errors import UserError
 
 
-def main(argv) -> int:
+def main(argv):
     options = cli.parse(argv, __doc__, config=True, workdir=str, seeds=5, devices=0, distributed=False)
     if options.seeds < 1:
         raise UserError(f"--seeds: expected at least 1, found {options.seeds}")
     cli.start_jax(devices=options.devices, distributed=options.distributed)
-    from karpjax.loop import NotFinite, Preempted, train
+    from karpjax.loop import train
     workdir, summaries = epath.Path(options.workdir).expanduser(), []
-    try:
-        for seed in range(options.seeds):
-            config = settings.canonical(options.config)
-            config.seed, folder = seed, workdir / f"seed_{seed}"
-            summaries.append(finished(folder, config) or train(config, folder, record=options.record))
-    except Preempted as stopped:
-        print(f"karpjax: {folder}: {stopped}", file=sys.stderr)
-        return cli.PREEMPTED
-    except NotFinite as stopped:
-        print(f"karpjax: error: {folder}: {stopped}", file=sys.stderr)
-        return cli.NOT_FINITE
+    for seed in range(options.seeds):
+        config = settings.canonical(options.config)
+        config.seed, folder = seed, workdir / f"seed_{seed}"
+        summaries.append(finished(folder, config) or train(config, folder, record=options.record))
     found = over_seeds(summaries)
     print(table(found))
     if jax.process_index() == 0:
         metrics.write_whole(workdir / "sweep.json", json.dumps({"seeds": options.seeds, "steps": options.config.steps,
                                                                 "metrics": found}, indent=2) + "\n")
-    return 0
 
 
 def finished(folder, config) -> dict | None:

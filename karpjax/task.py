@@ -18,12 +18,12 @@ import sys
 import types
 from typing import Any
 
-from flax import linen as nn
+from flax import linen as nn, traverse_util
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from karpjax.errors import UserError
+from karpjax.errors import UserError, check_keys
 
 Pair = tuple[Float[Array, ""], Float[Array, ""]]  # (total, count): divided once, over the global batch
 
@@ -40,6 +40,7 @@ class Task:
               its metrics.
     predict   (variables, prepared inputs) -> outputs, for `karpjax.restore(...).predict`. Default: the model's output.
     inputs    the batch entry the model reads; it also gives the shapes for `model.init`.
+    start     () -> {"whiten/kernel": array}: parameters that the data gives, over those of `model.init`
     """
     model: nn.Module
     source: Any
@@ -47,11 +48,17 @@ class Task:
     evaluate: Callable | None = None
     predict: Callable | None = None
     inputs: str = "image"
+    start: Callable | None = None
 
     def init(self, key) -> dict:
         """Model variables {"params": ..., "batch_stats": ...} for one example of the source."""
         inputs = jax.tree.map(jnp.asarray, self.source.example[self.inputs])
-        return self.model.init({"params": key}, inputs, train=False)
+        variables = self.model.init({"params": key}, inputs, train=False)
+        if self.start is None:
+            return variables
+        params, given = traverse_util.flatten_dict(variables["params"], sep="/"), self.start()
+        check_keys(given, params, "Task.start")
+        return {**variables, "params": traverse_util.unflatten_dict({**params, **jax.tree.map(jnp.asarray, given)}, sep="/")}
 
     def outputs(self, variables: dict, inputs):
         """What `predict` gives for raw inputs, as stored in the data set: predict's, else the model's output."""

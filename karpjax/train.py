@@ -6,27 +6,17 @@
 
 Starting it again with the same workdir goes on where it stopped. Exit codes: see karpjax/cli.py.
 """
-import sys
-
 from karpjax import cli
 
 
-def main(argv) -> int:
+def main(argv):
     options = cli.parse(argv, __doc__, config=True, workdir=str, devices=0, coordinator="", processes=0, process=0,
                         distributed=False)
     cli.start_jax(**{name: options[name] for name in ("devices", "coordinator", "processes", "process", "distributed")})
-    from karpjax.loop import NotFinite, Preempted, train
-    try:
-        summary = train(options.config, options.workdir, record=options.record)
-    except Preempted as stopped:
-        print(f"karpjax: {stopped}", file=sys.stderr)
-        return cli.PREEMPTED
-    except NotFinite as stopped:
-        print(f"karpjax: error: {stopped}", file=sys.stderr)
-        return cli.NOT_FINITE
+    from karpjax.loop import train
+    summary = train(options.config, options.workdir, record=options.record)
     results = {name: value for name, value in summary.items() if "/" in name or name in ("steps", "seconds")}
     cli.print_json(results)
-    return 0
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ PARAMS = {"stem": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}, "norm": {"s
 
 def updated(gradient=0.0, steps=100, **options):
     """Parameters after one update with a constant gradient."""
-    config = settings.config(optimizer={"learning_rate": 0.1, **options})
+    config = settings.config(optimizer=options if "groups" in options else {"learning_rate": 0.1, **options})
     optimizer, _ = make_optimizer(config.optimizer, steps, PARAMS)
     grads = jax.tree.map(lambda p: jnp.full_like(p, gradient), PARAMS)
     updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
@@ -161,6 +161,53 @@ def test_frozen_parameters_have_no_state_and_no_share_in_the_clip_norm():
     np.testing.assert_allclose(params["head/kernel"], 1 - 0.1 / np.sqrt(12), rtol=1e-5)  # 12 trained ones of gradient 1
     optimizer, _ = make_optimizer({"name": "adam", "learning_rate": 0.1, "freeze": ["stem/.*"]}, 10, PARAMS)
     assert not [n for n in named(optimizer.init(PARAMS)) if "stem" in n]
+
+
+def test_frozen_parameters_cost_no_gradient():
+    """Without the gradient of the first two convolutions, a step is that much cheaper; the others' are as before."""
+    config, record = config_of("poly")
+    config.optimizer = {"name": "sgd", "learning_rate": 0.1}
+    free = run(config, record, mesh_of(1), steps=1)
+    config.optimizer.freeze = ["conv[01]/.*", "norm[01]/.*"]
+    held = run(config, record, mesh_of(1), steps=1)
+    assert held.flops < 0.75 * free.flops
+    assert held.metrics["grad_norm"] < free.metrics["grad_norm"]
+    np.testing.assert_allclose(held.state["params/head/kernel"], free.state["params/head/kernel"], rtol=1e-5)
+
+
+def test_groups_have_optimizers_of_their_own():
+    params = updated(1.0, groups=[["head/.*", {"name": "sgd", "learning_rate": 0.5}],
+                                  [".*", {"name": "sgd", "learning_rate": 0.1, "weight_decay": 1.0, "decay_all": True}]],
+                     freeze=["norm/.*"])
+    np.testing.assert_allclose(params["head/kernel"], 0.5)
+    np.testing.assert_allclose(params["stem/bias"], 1 - 0.1 * 2)  # decays too
+    assert (params["norm/scale"] == 1).all()
+
+
+@pytest.mark.parametrize("groups, message", [
+    ([["head/.*", {"name": "sgd", "learning_rate": 0.1}]], "no pattern matches norm/scale, stem/bias"),
+    ([["heads/.*", {"name": "sgd", "learning_rate": 0.1}], [".*", {"name": "sgd", "learning_rate": 0.1}]], r"groups\[0\]"),
+    ([[".*", {"name": "sdg", "learning_rate": 0.1}]], r"groups\[0\].name.*did you mean 'sgd'"),
+    ([[".*", {"name": "sgd"}]], r"groups\[0\].learning_rate")])
+def test_bad_groups(groups, message):
+    with pytest.raises(kj.UserError, match=message):
+        make_optimizer({"groups": groups}, 10, PARAMS)
+    with pytest.raises(kj.UserError, match="name"):
+        make_optimizer({"groups": groups, "name": "sgd"}, 10, PARAMS)
+
+
+def test_filter_muon_turns_filters_and_keeps_their_size():
+    """The update is nearly orthogonal, of the learning rate's size; the norm is set to sqrt(outputs) before it."""
+    params = {"kernel": jax.random.normal(jax.random.key(0), (3, 3, 4, 16))}
+    grads = {"kernel": 1e-6 * jax.random.normal(jax.random.key(1), (3, 3, 4, 16))}
+    optimizer, _ = make_optimizer({"name": "filter_muon", "learning_rate": 0.1, "ns_steps": 10}, 10, params)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    kernel, matrix = params["kernel"], grads["kernel"].reshape(36, 16)
+    turned = (kernel + updates["kernel"] - kernel * 4 / jnp.linalg.norm(kernel)).reshape(36, 16)
+    u, _, v = jnp.linalg.svd(matrix, full_matrices=False)
+    values = jnp.linalg.svd(turned / -0.1, compute_uv=False)
+    assert 0.6 < values.min() and values.max() < 1.3                                  # Newton-Schulz: about 1
+    assert jnp.sum(turned * (u @ v)) < -0.95 * 0.1 * 16 * 0.85                        # downhill
 
 
 def test_muon_by_name_learns():

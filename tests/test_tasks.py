@@ -6,11 +6,13 @@ import pytest
 
 import karpjax as kj
 from guarantees.harness import mesh_of
+from guarantees.registry import config_of
 from karpjax.envs.cartpole import CartPole
 from karpjax.envs.protocol import auto_reset
+from karpjax.experiment import assemble
 from karpjax.loop import train
 from karpjax.sources.text import unigram_entropy
-from karpjax.tasks.classify import random_shift
+from karpjax.tasks.classify import mean_of_views
 from karpjax.tasks.mlm import MASK, masked
 from karpjax.tasks.reinforce import returns_to_go
 
@@ -65,12 +67,44 @@ def test_returns_to_go_by_hand():
     assert (returns * known).tolist() == [[2.0, 2.0, 0.0], [3.0, 4.0, 4.0]]
 
 
-def test_random_shift_moves_the_image():
-    image = jnp.zeros((5, 5, 1)).at[2, 2].set(1.0)
-    keys = jax.random.split(jax.random.key(0), 200)
-    moved = jax.vmap(lambda k: random_shift(1)({"image": image}, k)["image"])(keys)[..., 0]    # (200, 5, 5)
-    assert (moved.sum((1, 2)) == 1).all()
-    assert set(map(tuple, np.argwhere(np.asarray(moved.sum(0)) > 0).tolist())) == {(i, j) for i in (1, 2, 3) for j in (1, 2, 3)}
+def airbench(**overrides):
+    config, record = config_of("airbench", **overrides)
+    return assemble(config, record, mesh_of(1))
+
+
+def test_airbench_starts_from_the_data():
+    """Its first layer whitens: 2x2 patches of the training images come out uncorrelated and of one size."""
+    x = airbench()
+    rows = x.task.source.first(512)
+    images = x.task.source.prepare(rows)["image"]
+    variables = x.fresh_state().variables
+    _, found = x.task.model.apply(variables, jnp.asarray(images), features=True)
+    y = np.asarray(found["whiten"] - variables["params"]["whiten"]["bias"]).reshape(-1, 24)[:, :12]
+    np.testing.assert_allclose(y.T @ y / len(y), np.eye(12), atol=0.01)
+    assert list(found) == ["whiten", "group0", "group1", "group2", "pooled"]
+    kernel = np.asarray(variables["params"]["group1"]["conv0"]["kernel"])                     # (3, 3, 4, 8)
+    assert (kernel[1, 1, :, :4] == np.eye(4)).all() and kernel[..., :4].sum() == 4 and (kernel[..., 4:] != 0).all()
+
+
+def test_views_of_an_image():
+    """Six views: for a network that is linear the weights are 1/4 (as it is), 1/4 mirrored, 1/8 each that is moved."""
+    images = jax.random.normal(jax.random.key(0), (2, 4, 5, 1))
+    predict = lambda images: images.reshape(2, -1)
+    mirror = lambda x: x[:, :, ::-1]
+    still, padded = (images + mirror(images)) / 2, jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    np.testing.assert_allclose(mean_of_views(predict, images, predict(images), "mirror"), predict(still), atol=1e-6)
+    moved = sum(x + mirror(x) for x in (padded[:, :4, :5], padded[:, 2:, 2:])) / 8
+    np.testing.assert_allclose(mean_of_views(predict, images, predict(images), "mirror_translate"),
+                               predict(still / 2 + moved), atol=1e-6)
+
+
+def test_evaluation_with_views(tmp_path):
+    config, record = config_of("airbench", steps=3, eval_every=3)
+    summary = train(config, tmp_path, record=record, mesh=mesh_of(1))
+    assert {"test/accuracy", "test/accuracy_tta"} <= set(summary)
+    config.tta = "mirrored"
+    with pytest.raises(kj.UserError, match="config.tta"):
+        assemble(config, record, mesh_of(1))
 
 
 def gymnasium_cartpole_step(state, action):

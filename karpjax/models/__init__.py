@@ -1,10 +1,15 @@
 """Models by name: pure Linen modules, one file an architecture. `cnn(config.model, classes=10)` builds one."""
 from karpjax.errors import UserError, did_you_mean
+from karpjax.models.airbench import Airbench
 from karpjax.models.cnn import CNN
+from karpjax.models.efficientnet_lite import EfficientNetLite0
 from karpjax.models.policy import MLPPolicy
+from karpjax.models.resnet import ResNet
+from karpjax.models.resnet_cifar import CifarResNet
 from karpjax.models.transformer import Encoder
 
-MODELS = {"cnn": CNN, "encoder": Encoder, "mlp_policy": MLPPolicy}
+MODELS = {"airbench": Airbench, "cnn": CNN, "efficientnet_lite0": EfficientNetLite0, "encoder": Encoder,
+          "mlp_policy": MLPPolicy, "resnet": ResNet, "resnet_cifar": CifarResNet}
 
 
 def make(options, **given):

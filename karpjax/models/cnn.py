@@ -6,6 +6,8 @@ pooling: Lin et al. 2014). On the UCI digits: 98.5 % and more in half a minute o
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from karpjax.models.conv import Conv
+
 
 class CNN(nn.Module):
     """(B, H, W, C) -> logits (B, classes). BatchNorm sees the global batch under jit."""
@@ -18,7 +20,7 @@ class CNN(nn.Module):
         x = images
         for i, (features, stride) in enumerate([(self.width, 1), (2 * self.width, 2), (4 * self.width, 1)]):
             # No bias: BatchNorm's own makes it redundant.
-            x = nn.Conv(features, (3, 3), (stride, stride), use_bias=False, name=f"conv{i}")(x)  # (B, H/s, W/s, F)
+            x = Conv(features, (3, 3), (stride, stride), use_bias=False, name=f"conv{i}")(x)  # (B, H/s, W/s, F)
             x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm{i}")(x)
             x = nn.relu(x)
         x = x.mean((1, 2))                                                                       # (B, F)

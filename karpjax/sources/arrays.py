@@ -20,16 +20,17 @@ class Arrays(Source):
     splits    {"validation": {...}, "test": {...}}, evaluated in order
     prepare   batch -> batch, deterministic: normalise. Also applied in evaluation and by `run.predict`
     augment   (example, key) -> example, in training only, on one prepared example; keyed by the example's draw number
+    mix       (batch, keys) -> batch, in training only, after augment: mixup and the like
     """
 
     def __init__(self, train: dict, *, batch_size: int, splits: dict | None = None, prepare: Callable | None = None,
-                 augment: Callable | None = None):
+                 augment: Callable | None = None, mix: Callable | None = None):
         self.n = check_columns(train, "train")
         self.batch_size, self.data = batch_size, {"train": train, **(splits or {})}
         self.splits = tuple(self.data)[1:]
         for name in self.splits:
             check_columns(self.data[name], name)
-        self._prepare, self._augment = prepare, augment
+        self._prepare, self._augment, self._mix = prepare, augment, mix
         # Rows are stored flat: on a TPU an array (N, H, W, 3) would be padded and laid out anew in every program.
         self.shapes = {name: column.shape[1:] for name, column in train.items()}
         self.arrays = {name: column.reshape(self.n, -1) if column.ndim > 2 else column for name, column in train.items()}
@@ -50,13 +51,18 @@ class Arrays(Source):
         order_key, augment_key = jax.random.split(jax.random.wrap_key_data(ctx["key"]))
         rows = jnp.arange(self.batch_size, dtype=jnp.uint32)                                # (B,)
         position = ctx["position"] + rows
-        chosen = shuffled(position % self.n, ctx["epoch"] + position // self.n, order_key, self.n)
+        epoch = ctx["epoch"] + position // self.n                                           # (B,)
+        chosen = shuffled(position % self.n, epoch, order_key, self.n)
         batch = {name: column[chosen].reshape(self.batch_size, *self.shapes[name]) for name, column in arrays.items()}
-        batch = {**self.prepare(batch), "index": ctx["draw"] + rows, "weight": ones(self.batch_size)}
-        return augmented(batch, self._augment, augment_key, batch["index"])
+        batch = {**self.prepare(batch), "index": ctx["draw"] + rows, "record": chosen, "epoch": epoch,
+                 "weight": ones(self.batch_size)}
+        return augmented(batch, self._augment, self._mix, augment_key)
 
     def prepare(self, batch):
         return self._prepare(batch) if self._prepare else batch
+
+    def first(self, n):
+        return {name: column[:n] for name, column in self.data["train"].items()}
 
     def eval_batches(self, split):
         columns = self.data[split]

@@ -19,20 +19,21 @@ class Host(Source):
     train     records by index, with len(): a TFDS data source, a list, anything with __getitem__
     splits    {"test": records}
     decode    record -> {"image": ..., "label": ...} of numpy arrays of fixed shape
-    prepare, augment    as in karpjax.sources.Arrays, on the device
+    prepare, augment, mix    as in karpjax.sources.Arrays, on the device
     ahead     batches that may wait in host memory, beside the one in use; `threads` decode them
     """
     host_fed = True
 
     def __init__(self, train, *, batch_size: int, splits: dict | None = None, decode: Callable = lambda record: record,
-                 prepare: Callable | None = None, augment: Callable | None = None, ahead: int = 2, threads: int = 16):
+                 prepare: Callable | None = None, augment: Callable | None = None, mix: Callable | None = None,
+                 ahead: int = 2, threads: int = 16):
         self.records, self.batch_size, self.decode = {"train": train, **(splits or {})}, batch_size, decode
         self.splits = tuple(self.records)[1:]
-        self._prepare, self._augment, self.ahead, self.threads = prepare, augment, ahead, threads
+        self._prepare, self._augment, self._mix, self.ahead, self.threads = prepare, augment, mix, ahead, threads
         first = decode(train[0])
         self.example = jax.tree.map(np.asarray, self.prepare({name: jnp.asarray(v)[None] for name, v in first.items()}))
         self.arrays = {name: jax.ShapeDtypeStruct((batch_size, *np.shape(v)), jnp.asarray(v).dtype)
-                       for name, v in {**first, "index": np.uint32(0)}.items()}
+                       for name, v in {**first, **numbers(0, 0, 1)}.items()}
         self.expected, self.iterator = None, None  # (step, seed) that the iterator gives next
 
     def init(self, key):
@@ -43,7 +44,7 @@ class Host(Source):
 
     def batch(self, arrays, ctx, i):
         batch = {**self.prepare(arrays), "weight": ones(self.batch_size)}
-        return augmented(batch, self._augment, jax.random.wrap_key_data(ctx["key"]), batch["index"])
+        return augmented(batch, self._augment, self._mix, jax.random.wrap_key_data(ctx["key"]))
 
     def prepare(self, batch):
         return self._prepare(batch) if self._prepare else batch
@@ -54,6 +55,10 @@ class Host(Source):
             self.iterator = self._batches("train", order, step)
         self.expected = (step + 1, seed)
         return next(self.iterator)
+
+    def first(self, n):
+        rows = [self.decode(self.records["train"][i]) for i in range(min(n, len(self.records["train"])))]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def eval_batches(self, split):
         n = len(self.records[split])
@@ -67,8 +72,14 @@ class Host(Source):
 
         def read(k):  # this process's k-th row is the row of the global batch that local_rows says: dropout is drawn by row
             row = k // rows * self.batch_size + process * rows + k % rows
-            return {**self.decode(self.records[split][int(order[row])]), "index": np.uint32(row % 2**32)}
+            record = int(order[row])
+            return {**self.decode(self.records[split][record]), **numbers(row, record, len(self.records[split]))}
 
         mine = grain.MapDataset.range(start * rows, len(order) // processes).map(read)
         options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.ahead * rows)
         return iter(mine.to_iter_dataset(options).batch(rows))
+
+
+def numbers(draw: int, record: int, n: int) -> dict:
+    """What a row carries beside its data, see karpjax.sources.source."""
+    return {"index": np.uint32(draw % 2**32), "record": np.uint32(record), "epoch": np.uint32(draw // n % 2**32)}

@@ -4,8 +4,9 @@
     batch(arrays, ctx, i)                  -> batch                  once a step: gather, augment, mask; i < chunk
 
 Both are pure and run inside the compiled program. Axis 0 of every leaf of a batch is the batch axis; the step shards it.
-Every batch of a data set carries "index" (uint32, the number of the draw) and "weight" (0 for padding). Randomness is keyed
-by the index (a rollout's: by the environment), never by the device, so 1 and 8 devices see the same bits.
+Every batch of a data set carries "index" (uint32, the number of the draw) and "weight" (0 for padding); in training also
+"record" and "epoch", the draw's row of the data set and how often all rows came before. Randomness is keyed by the index (a
+rollout's: by the environment), never by the device, so 1 and 8 devices see the same bits.
 """
 from collections.abc import Iterator
 from typing import Any
@@ -44,6 +45,10 @@ class Source:
         """Host-fed sources: this process's rows (numpy) for `step` of the run with that seed."""
         raise NotImplementedError
 
+    def first(self, n: int) -> dict:
+        """The first n raw rows of the training split (numpy), the same on every process: for a data-dependent start."""
+        raise NotImplementedError
+
     def eval_batches(self, split: str) -> Iterator[dict]:
         """This process's rows (numpy, raw) of the batches of a split, in order; the last is padded with weight 0."""
         raise NotImplementedError
@@ -71,12 +76,13 @@ def local_rows(batch_size: int) -> slice:
     return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
 
 
-def augmented(batch: dict, augment, key, keyed_by) -> dict:
-    """Apply augment(example, key) -> example to every row; key folded with the row's draw number."""
-    if augment is None:
-        return batch
-    keys = example_keys(key, keyed_by)
-    return {**batch, **jax.vmap(augment)({k: v for k, v in batch.items() if k not in ("index", "weight")}, keys)}
+def augmented(batch: dict, augment, mix, key) -> dict:
+    """augment(example, key) -> example on every row, then mix(batch, keys) -> batch on them all; one key a draw and kind."""
+    each, together = jax.random.split(key)
+    if augment is not None:
+        batch = {**batch, **jax.vmap(augment)({k: v for k, v in batch.items() if k not in ("index", "weight")},
+                                              example_keys(each, batch["index"]))}
+    return batch if mix is None else mix(batch, example_keys(together, batch["index"]))
 
 
 def ones(n: int):

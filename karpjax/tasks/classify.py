@@ -1,43 +1,69 @@
 """Image classification: cross-entropy with label smoothing (Szegedy et al. 2016, section 7) on any TFDS image set.
 
-    config.task = "classify"; config.model, config.data (karpjax/sources/datasets.py), config.label_smoothing, config.shift
+    config.task = "classify"; config.model, config.data (karpjax/sources/datasets.py), config.augment (karpjax/augment.py),
+    config.label_smoothing, config.tta
 
-Metrics: "accuracy" (top 1). The loss is smoothed in training and plain in evaluation, so the two are not of one scale.
+Metrics: "accuracy" (top 1); with config.tta evaluation adds "accuracy_tta", of the mean over several views of each image:
+"mirror", or "mirror_translate" (6 views: mirrored or not, moved by a pixel down and right, up and left, or not). The loss is
+smoothed in training and plain in evaluation, so the two are not of one scale.
 """
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import karpjax as kj
+from karpjax import augment
 from karpjax.settings import check_own_keys
+from karpjax.sources.source import Described
+
+VIEWS = ("", "mirror", "mirror_translate")
+START_IMAGES = 5000  # training images that a data-dependent start sees
 
 
 def build(config) -> kj.Task:
-    check_own_keys(config, "label_smoothing", "shift")
-    source = kj.sources.images(config.data, augment=random_shift(config.get("shift", 0)))
+    check_own_keys(config, "augment", "label_smoothing", "tta")
+    each, together = augment.make(config.get("augment", ()), seed=config.seed)
+    source = kj.sources.images(config.data, augment=each, mix=together)
     classes = check_classes(config, source.classes)
     model = kj.models.make(config.model, classes=classes)
-    smoothing = config.get("label_smoothing", 0.0)
+    smoothing, tta = config.get("label_smoothing", 0.0), config.get("tta", "")
+    if tta not in VIEWS:
+        raise kj.UserError(f"config.tta: expected one of {VIEWS}, found {tta!r}")
 
     def loss(params, model_state, batch, key):
         logits, model_state = kj.apply(model, params, model_state, batch["image"], key)                   # (B, C)
-        smooth = smoothing if key is not None else 0.0                                                    # training only
-        targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], classes), smooth)                    # (B, C)
-        xent = optax.softmax_cross_entropy(logits, targets)                                               # (B,)
-        correct = (logits.argmax(-1) == batch["label"]).astype(jnp.float32)                               # (B,)
-        return {"xent": kj.mean(xent, batch["weight"])}, {"accuracy": kj.mean(correct, batch["weight"])}, model_state
+        target = optax.smooth_labels(augment.targets(batch, classes), smoothing if key is not None else 0.0)  # (B, C)
+        xent = optax.softmax_cross_entropy(logits, target)                                                # (B,)
+        accuracy = lambda logits: kj.mean((logits.argmax(-1) == batch["label"]).astype(jnp.float32), batch["weight"])
+        metrics = {"accuracy": accuracy(logits)}
+        if tta and key is None:
+            predict = lambda images: kj.apply(model, params, model_state, images)[0]
+            metrics["accuracy_tta"] = accuracy(mean_of_views(predict, batch["image"], logits, tta))
+        return {"xent": kj.mean(xent, batch["weight"])}, metrics, model_state
 
-    return kj.Task(model, source, loss)
+    @functools.cache
+    def start():
+        with jax.ensure_compile_time_eval():
+            return model.start(np.asarray(source.prepare(source.first(START_IMAGES))["image"]))           # (5000, H, W, C)
+
+    # A restored run brings its parameters along, where the data may not be.
+    from_data = start if hasattr(model, "start") and not isinstance(source, Described) else None
+    return kj.Task(model, source, loss, start=from_data)
 
 
-def random_shift(pixels: int):
-    """Augmentation by one example's key: move the image by up to `pixels` each way, its darkest value beyond the edge."""
-    def shift(example, key):
-        image = example["image"]                                                                          # (H, W, C)
-        padded = jnp.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)), constant_values=image.min())
-        start = jax.random.randint(key, (2,), 0, 2 * pixels + 1)
-        return {**example, "image": jax.lax.dynamic_slice(padded, (*start, 0), image.shape)}
-    return shift if pixels else None
+def mean_of_views(predict, images, logits, tta: str):
+    """(B, C): half the mirrored views, and with "mirror_translate" half the moved ones (Jordan 2024, section 3.7)."""
+    both = lambda images, logits: (logits + predict(images[:, :, ::-1])) / 2
+    still = both(images, logits)
+    if tta == "mirror":
+        return still
+    H, W = images.shape[1:3]
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    moved = [padded[:, :H, :W], padded[:, 2:, 2:]]
+    return still / 2 + sum(both(view, predict(view)) for view in moved) / 4
 
 
 def check_classes(config, classes: int) -> int:

@@ -20,11 +20,7 @@ def main(argv):
     if options.mutant:
         MUTANTS[options.mutant](checkpoint, jax)
     say = lambda step, row: (print("row", step, flush=True), time.sleep(float(options.slow)))
-    try:
-        loop.train(config, options.workdir, record=record, on_metrics=say)
-    except loop.Preempted as stopped:
-        print(stopped, file=sys.stderr)
-        return cli.PREEMPTED
+    loop.train(config, options.workdir, record=record, on_metrics=say)
     return 0
 
 

@@ -27,6 +27,13 @@ TASKS = {
     "digits": Entry("digits_cnn.py", {"model.width": 4, "data.batch_size": 16, "ema_decay": 0.9}, None),
     "digits_host": Entry("digits_cnn.py", {"model.width": 4, "data.batch_size": 16, "data.on_device": "no"}, None),
     "poly": Entry("poly.py", {"model.width": 4, "data.batch_size": 16}, None),
+    "airbench": Entry("cifar10_airbench.py", {
+        "model.widths": (4, 8, 8), "data.batch_size": 16,
+        "augment": [dict(name="alternating_flip"), dict(name="pad_crop", pixels=2, mode="reflect"),
+                    dict(name="cutmix", alpha=1.0)],
+        # For means over 16 images; its own rates are for sums over 2,000.
+        "optimizer.groups": [["group.*/kernel", dict(name="filter_muon", learning_rate=0.01)],
+                             [".*", dict(name="sgd", learning_rate=0.01, momentum=0.85, nesterov=True)]]}, None),
     "mlm": Entry("mlm_tiny.py", {"model.width": 32, "model.layers": 1, "model.dropout": 0.1, "data.batch_size": 16,
                                  "data.length": 32}, {"model.dropout": 0.0}),
     "reinforce": Entry("reinforce_cartpole.py", {"model.width": 16, "data.num_envs": 16, "data.length": 32, "env.max_steps": 20,
@@ -47,9 +54,9 @@ def config_of(name: str, exact: bool = False, **overrides):
     with config.unlocked():
         # Adam divides by the size of a gradient: where that is rounding noise, so is the update, and no two orders of
         # summation agree. A larger epsilon keeps noise noise.
-        if "adam" in config.optimizer.name:
+        if "adam" in config.optimizer.get("name", ""):
             config.optimizer.eps = 1e-3
-        if "warmup_steps" in str(config.optimizer.learning_rate):
+        if "warmup_steps" in str(config.optimizer.get("learning_rate", "")):
             config.optimizer.learning_rate.warmup_steps = 2
         for key, value in {**CADENCE, **entry.small, **((entry.exact or {}) if exact else {}), **overrides}.items():
             *parents, last = key.split(".")

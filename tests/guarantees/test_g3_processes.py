@@ -8,7 +8,8 @@ import pytest
 
 from guarantees.harness import ATOL, RTOL, child, finished, record_of
 from guarantees.registry import TASKS
-from karpjax import checkpoint, cli
+from karpjax import checkpoint
+from karpjax.errors import Preempted
 
 
 def two(name, workdir, *flags):
@@ -43,7 +44,7 @@ def test_sigterm_to_one_of_two(tmp_path):
         if line.startswith("row 4"):
             break
     os.kill(second.pid, signal.SIGTERM)
-    said = [finished(first, code=cli.PREEMPTED), finished(second, code=cli.PREEMPTED)]
+    said = [finished(first, code=Preempted.code), finished(second, code=Preempted.code)]
     steps = {text.split("stopped at step ")[1].split(";")[0] for text in said}
     assert len(steps) == 1 and 4 <= int(*steps) < 12
     assert checkpoint.find(tmp_path / "stopped").name == steps.pop()
@@ -58,5 +59,5 @@ def test_sigterm_alone(tmp_path):
         if line.startswith("row 4"):
             break
     process.send_signal(signal.SIGTERM)
-    said = finished(process, code=cli.PREEMPTED)
+    said = finished(process, code=Preempted.code)
     assert checkpoint.find(tmp_path).name == said.split("stopped at step ")[1].split(";")[0]

@@ -8,6 +8,7 @@ import karpjax as kj
 from guarantees.harness import mesh_of, run
 from guarantees.registry import TASKS, config_of
 from karpjax import checkpoint, loop, step
+from karpjax.errors import NotFinite
 
 KEPT = ("params/", "model_state/", "opt_state/", "ema/")
 
@@ -70,7 +71,7 @@ def config(**values):
 
 def test_the_run_stops_and_keeps_the_batch(tmp_path):
     settings, record = config()
-    with pytest.raises(loop.NotFinite, match=r"step \d+: .* not finite.*nonfinite"):
+    with pytest.raises(NotFinite, match=r"step \d+: .* not finite.*nonfinite"):
         loop.train(settings, tmp_path, record=record, mesh=mesh_of(2))
     saved, = (tmp_path / "nonfinite").glob("step_*.npz")
     with np.load(saved) as batch:

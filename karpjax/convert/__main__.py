@@ -1,0 +1,63 @@
+"""Weights of another project into a karpjax checkpoint, or a run's weights into a file for other projects.
+
+    python -m karpjax.convert --config=configs/cifar10_resnet.py:20 --weights=resnet20.safetensors --workdir=DIR
+    python -m karpjax.convert --workdir=DIR --to=FILE.safetensors [--which=best]
+
+The first leaves a workdir at step 0, as a run would, for karpjax.evaluate, karpjax.restore, config.init_from, or to train on.
+The second writes the variables that evaluation sees (the moving average, where the run kept one), under PyTorch's names.
+Files: .safetensors, .npz; .pth, .pt and .th are read where PyTorch is installed.
+"""
+import jax
+
+from karpjax import cli, convert
+from karpjax.checkpoint import FOLDER, Checkpoints, absolute
+from karpjax.convert.files import check_new
+from karpjax.dispatch import default_dispatch
+from karpjax.errors import UserError
+from karpjax.experiment import assemble
+from karpjax.loop import about, claim
+from karpjax.restore import restore
+from karpjax.task import split_variables
+
+
+def into_workdir(config, record, weights, workdir) -> dict:
+    """A checkpoint at step 0 that holds the weights; nothing is written before all of them have found their place."""
+    folder = absolute(workdir) / FOLDER
+    if folder.exists() and any(path.name.isdigit() for path in folder.iterdir()):
+        raise UserError(f"--workdir={workdir} has checkpoints already; choose a new folder")
+    x = assemble(config, record)
+    variables = convert.to_karpjax(x.task.model, x.abstract.variables, convert.read(weights), weights)
+    state = x.fresh_state()
+    place = lambda new, old: jax.device_put(new, old.sharding)
+    params, model_state = split_variables(jax.tree.map(place, variables, x.abstract.variables))
+    state = state.replace(params=params, model_state=model_state, ema=jax.tree.map(place, variables["params"], state.ema)
+                          if state.ema else state.ema)
+    workdir = claim(workdir, x)
+    x.config.dispatch = x.config.dispatch or default_dispatch()
+    saves = Checkpoints(workdir, x.config.keep, x.config.best)
+    saves.save(0, state, about(x, seconds={}), None)
+    saves.wait()
+    saves.close()
+    return {"step": 0, "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)), "workdir": str(workdir)}
+
+
+def into_file(workdir, to, which: str) -> dict:
+    """PyTorch's names and layouts, from the newest or the best checkpoint."""
+    check_new(to)
+    run = restore(workdir, which=which)
+    arrays = convert.to_pytorch(run.model, run.variables)
+    convert.write(to, arrays)
+    return {"step": run.step, "arrays": len(arrays), "file": to}
+
+
+def main(argv) -> None:
+    if any(argument.startswith("--to") for argument in argv):
+        options = cli.parse(argv, __doc__, workdir=str, to=str, which="newest")
+        cli.print_json(into_file(options.workdir, options.to, options.which))
+    else:
+        options = cli.parse(argv, __doc__, config=True, weights=str, workdir=str)
+        cli.print_json(into_workdir(options.config, options.record, options.weights, options.workdir))
+
+
+if __name__ == "__main__":
+    cli.run(main)

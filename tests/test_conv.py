@@ -1,0 +1,51 @@
+"""The convolution in parts (karpjax/models/conv.py) is a convolution."""
+from guarantees.harness import mesh_of
+import jax
+import jax.numpy as jnp
+from jax import lax
+from karpjax import sharding
+from karpjax.models.conv import in_parts, part_size
+import numpy as np
+import pytest
+
+OPTIONS = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def inputs(batch):
+    x = jax.random.normal(jax.random.key(0), (batch, 6, 5, 3))
+    return x, 0.1 * jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
+
+
+def loss(convolve):
+    return lambda x, kernel: jnp.sum(jnp.tanh(convolve(x, kernel, (2, 1), "SAME", **OPTIONS)) ** 2)
+
+
+def test_part_sizes():
+    assert [part_size(n) for n in (1, 64, 127, 128, 200, 512, 1000, 2000)] == [1, 64, 127, 64, 40, 64, 40, 80]
+    assert all(n % part_size(n) == 0 for n in range(1, 3000))
+
+
+@pytest.mark.parametrize("batch", [16, 130, 160])
+def test_values_and_gradients_are_those_of_a_convolution(batch):
+    x, kernel = inputs(batch)
+    for take in (lambda f: f(x, kernel), lambda f: jax.grad(f, (0, 1))(x, kernel),
+                 lambda f: jax.jvp(jax.grad(f, 1), (x, kernel), (x, kernel)),           # of second order, forward
+                 lambda f: jax.vmap(jax.grad(f, 1), (None, 0))(x, kernel[None])):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+                     jax.jit(lambda: take(loss(in_parts)))(), jax.jit(lambda: take(loss(lax.conv_general_dilated)))())
+
+
+def test_a_sharded_batch_stays_where_it_is():
+    """On 8 devices nothing is exchanged but the sums of loss and gradient; contiguous parts would move rows."""
+    mesh = mesh_of(8)
+    x, kernel = inputs(128)
+    x = jax.device_put(x, sharding.batch_sharding(mesh))
+    moved = ("all-gather", "collective-permute", "all-to-all")
+
+    def text(convolve):
+        return jax.jit(jax.value_and_grad(loss(convolve), argnums=1)).lower(x, kernel).compile().as_text()
+
+    def contiguous(x, kernel, *args, **options):  # the mutant
+        return jnp.concatenate([lax.conv_general_dilated(part, kernel, *args, **options) for part in jnp.split(x, 2)])
+    assert "all-reduce" in text(in_parts) and not any(word in text(in_parts) for word in moved)
+    assert any(word in text(contiguous) for word in moved)

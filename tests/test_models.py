@@ -1,0 +1,84 @@
+"""The models of images: shapes, intermediate features, parameter counts against the published ones; nothing is trained."""
+import jax
+import jax.numpy as jnp
+import karpjax as kj
+from karpjax.models.efficientnet_lite import MBConv
+from karpjax.models.resnet import Bottleneck
+import numpy as np
+import pytest
+
+
+def shapes_of(options: dict, classes: int, size: int, dtype=jnp.float32, **kwargs):
+    """(variables, output) as shapes; nothing is computed."""
+    model, x = kj.models.make(options, classes=classes), jax.ShapeDtypeStruct((2, size, size, 3), dtype)
+    cast = lambda v: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), v)
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    variables = {**variables, "params": cast(variables["params"])}
+    return variables, jax.eval_shape(lambda v, x: model.apply(v, x, **kwargs), variables, x)
+
+
+@pytest.mark.parametrize("options, classes, size, count", [
+    (dict(name="resnet_cifar", depth=20), 10, 32, 269_722),        # the paper: 0.27 million
+    (dict(name="resnet_cifar", depth=56), 10, 32, 853_018),        # 0.85
+    (dict(name="resnet_cifar", depth=110), 10, 32, 1_727_962),     # 1.7
+    (dict(name="resnet", depth=18), 1000, 224, 11_689_512),        # torchvision's, these three
+    (dict(name="resnet", depth=34), 1000, 224, 21_797_672),
+    (dict(name="resnet", depth=50), 1000, 224, 25_557_032),
+    (dict(name="efficientnet_lite0"), 1000, 224, 4_652_008),
+], ids=lambda value: "".join(map(str, value.values())) if isinstance(value, dict) else None)
+def test_parameter_counts(options, classes, size, count):
+    model, x = kj.models.make(options, classes=classes), jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), x)
+    assert sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(variables["params"])) == count
+    assert logits.shape == (2, classes)
+
+
+@pytest.mark.parametrize("options, size, expected", [
+    (dict(name="resnet_cifar"), 32, dict(stem=(32, 16), stage1=(32, 16), stage2=(16, 32), stage3=(8, 64), pooled=(64,))),
+    (dict(name="resnet", depth=18), 64, dict(stem=(16, 64), stage1=(16, 64), stage2=(8, 128), stage3=(4, 256), stage4=(2, 512),
+                                             pooled=(512,))),
+    (dict(name="resnet"), 64, dict(stem=(16, 64), stage1=(16, 256), stage2=(8, 512), stage3=(4, 1024), stage4=(2, 2048),
+                                   pooled=(2048,))),
+    (dict(name="efficientnet_lite0"), 64, dict(stem=(32, 32), stage1=(32, 16), stage2=(16, 24), stage3=(8, 40), stage4=(4, 80),
+                                               stage5=(4, 112), stage6=(2, 192), stage7=(2, 320), pooled=(1280,))),
+], ids=["cifar", "18", "50", "lite0"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_features(options, size, expected, dtype):
+    """(pixels, channels) of each; all in the dtype of the parameters, as the step's precision has it."""
+    _, (logits, found) = shapes_of(options, 7, size, dtype, features=True)
+    assert {name: (*x.shape[2:3], x.shape[-1]) if x.ndim > 2 else x.shape[1:] for name, x in found.items()} == expected
+    assert logits.shape == (2, 7) and {x.dtype for x in [logits, *found.values()]} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize("name", ["resnet_cifar", "resnet", "efficientnet_lite0"])
+def test_training_updates_the_statistics(name):
+    variables, (_, updated) = shapes_of(dict(name=name), 7, 32, train=True, mutable=["batch_stats"],
+                                        rngs={"dropout": jax.random.key(0)})
+    assert jax.tree.map(jnp.shape, updated["batch_stats"]) == jax.tree.map(jnp.shape, variables["batch_stats"])
+
+
+def test_zero_init_makes_a_block_the_identity():
+    block, x = Bottleneck(width=8, stride=1, zero_init=True), jnp.ones((2, 4, 4, 32))
+    y, _ = jax.jit(lambda x: block.init_with_output(jax.random.key(1), x, False))(x)
+    np.testing.assert_array_equal(y, x)
+
+
+def test_drop_connect_drops_whole_examples():
+    block = lambda drop: MBConv(kernel=3, stride=1, expansion=1, width=8, drop=drop)
+    x = jax.random.normal(jax.random.key(0), (64, 4, 4, 8))
+    variables = jax.jit(block(0.0).init, static_argnums=2)(jax.random.key(1), x, False)
+    train = lambda drop: jax.jit(lambda v: block(drop).apply(v, x, True, mutable=["batch_stats"],
+                                                             rngs={"dropout": jax.random.key(2)}))(variables)[0]
+    y, whole = train(0.5), train(0.0)
+    dropped = np.array([np.array_equal(a, b) for a, b in zip(x, y)])
+    assert 16 < dropped.sum() < 48
+    np.testing.assert_allclose(y[~dropped], (x + 2 * (whole - x))[~dropped], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("options, expected", [(dict(name="resnet_cifar", depth=21), "expected 6n + 2, as in 20, 32, 44"),
+                                               (dict(name="resnet", depth=20), "expected one of 18, 34, 50, 101, 152"),
+                                               (dict(name="resnet", deep=20), "did you mean 'depth'?")])
+def test_a_depth_that_is_none(options, expected):
+    with pytest.raises(kj.UserError, match=r"config\.model\.deep|config\.model\.depth") as refused:
+        shapes_of(options, 7, 32)
+    assert expected in str(refused.value)
