@@ -74,6 +74,31 @@ def test_augmentation_is_keyed_by_draw():
     assert len(set(first.tolist())) == 12 and (first == again).all()
 
 
+def test_rows_know_their_record_and_epoch():
+    """On the device and from the host: which row of the data set a draw is, and how many epochs came before it."""
+    columns = {"label": np.arange(10) * 7}
+    records = [{"label": np.int64(value)} for value in columns["label"]]
+    host = kj.sources.Host(records, batch_size=4)
+    for batches in ([*draws(kj.sources.arrays(columns, batch_size=4), 6)], [host.feed(step, 0) for step in range(6)]):
+        joined = {name: np.concatenate([b[name] for b in batches]) for name in ("label", "record", "epoch")}
+        assert (joined["label"] == 7 * joined["record"]).all() and joined["epoch"].tolist() == [0] * 10 + [1] * 10 + [2] * 4
+    assert (host.first(3)["label"] == [0, 7, 14]).all()
+
+
+def test_mixing_sees_the_whole_batch():
+    """After augmentation, in training alone, with a key a draw."""
+    seen = []
+
+    def mix(batch, keys):
+        seen.append(keys.shape)
+        return {**batch, "x": batch["x"] + batch["x"][::-1]}
+    source = kj.sources.arrays({"x": np.arange(4.0, dtype=np.float32)}, batch_size=4, mix=mix, splits={
+        "test": {"x": np.ones(4, np.float32)}}, augment=lambda example, key: {**example, "x": 10 * example["x"]})
+    batch = next(draws(source, 1))
+    assert (batch["x"] == batch["x"][::-1]).all() and batch["x"].sum() == 2 * 60 and seen[0] == (4,)
+    assert (next(source.eval_batches("test"))["x"] == 1).all()
+
+
 def test_columns_of_unequal_length():
     with pytest.raises(kj.UserError, match="columns of one length"):
         kj.sources.arrays({"x": np.zeros(3), "label": np.zeros(4)}, batch_size=2)

@@ -1,6 +1,6 @@
 """The train step of karpjax on one batch of noise: python experiments/speed/jax_worker.py NETWORK BATCH [VARIANT,...]
 
-VARIANT switches off what the models gained for the CPU, to see what it gave: "whole" convolves the batch in one piece.
+VARIANT: what was tried for the CPU. "whole" is without convolution in parts; "reshape" pools by a reshape and a maximum.
 """
 import pathlib
 import sys
@@ -13,15 +13,23 @@ import optax  # noqa: E402
 
 import karpjax as kj  # noqa: E402
 from experiments.speed.harness import serve  # noqa: E402
-from karpjax.models import conv  # noqa: E402
+from karpjax.models import airbench, conv  # noqa: E402
 
 NETWORKS = {"cnn": dict(name="cnn", width=32), "resnet20": dict(name="resnet_cifar", depth=20),
             "airbench": dict(name="airbench")}
 
 
+def pool_by_reshape(x, n: int):
+    """Its gradient compares and adds, where reduce_window's scatters; equal maxima share it."""
+    B, H, W, C = x.shape
+    return x[:, :H // n * n, :W // n * n].reshape(B, H // n, n, W // n, n, C).max((2, 4))
+
+
 def main(network: str, batch_size: str, variants: str = ""):
     if "whole" in variants.split(","):
         conv.SMALLEST = float("inf")
+    if "reshape" in variants.split(","):
+        airbench.max_pool = pool_by_reshape
     model = kj.models.make(NETWORKS[network], classes=10)
     image_key, label_key, init_key, run_key = jax.random.split(jax.random.key(0), 4)
     batch = {"image": jax.random.normal(image_key, (int(batch_size), 32, 32, 3)),
