@@ -55,7 +55,7 @@ def build(config) -> kj.Task:
 
 
 def mean_of_views(predict, images, logits, tta: str):
-    """(B, C): half the mirrored views, and with "mirror_translate" half the moved ones (Jordan 2024, section 3.7)."""
+    """(B, C): half the mirrored views, and with "mirror_translate" half the moved ones (Jordan 2024)."""
     both = lambda images, logits: (logits + predict(images[:, :, ::-1])) / 2
     still = both(images, logits)
     if tta == "mirror":
