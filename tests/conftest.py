@@ -26,7 +26,6 @@ import jax  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 8)
 
 import jaxtyping  # noqa: E402
-import numpy as np  # noqa: E402
 
 CHECKED = ["karpjax.models", "karpjax.tasks", "karpjax.task", "karpjax.step", "karpjax.envs", "karpjax.sources.shuffle"]
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
@@ -34,21 +33,14 @@ jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 import pytest  # noqa: E402
 
 
-STAND_INS = {"cifar10": (32, 32, 3)}
-
-
 @pytest.fixture(scope="session", autouse=True)
 def embedded_sets(tmp_path_factory):
     """The embedded data sets are prepared once, away from the user's own; noise stands in for those that are downloaded."""
     os.environ["TFDS_DATA_DIR"] = str(tmp_path_factory.mktemp("tfds"))
-    from karpjax.importers import Found, Rows
-    from karpjax.prepare import write
     from karpjax.sources.datasets import prepared_builder
+    from stand_ins import prepare_stand_ins
     prepared_builder("digits")
-    for name, shape in STAND_INS.items():
-        rng = np.random.default_rng(0)
-        noise = lambda n: Rows(rng.integers(0, 256, (n, *shape), np.uint8), rng.integers(0, 10, n))
-        write(name, Found([str(i) for i in range(10)], shape, {"train": noise(512), "test": noise(100)}))
+    prepare_stand_ins(os.environ["TFDS_DATA_DIR"])
 
 
 # What may be skipped, and why; CI fails on any other skip (tests/test_house_rules.py reads this too).

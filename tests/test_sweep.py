@@ -24,7 +24,7 @@ def test_sweep(tmp_path):
     files = [tmp_path / "out" / f"seed_{i}" / "summary.json" for i in range(2)]
 
     stopped = sweep(before=STOP)
-    assert stopped.returncode == 75 and "seed_1: stopped at step 5; the state is saved" in stopped.stderr, stopped.stderr
+    assert stopped.returncode == 75 and "seed_1 stopped at step 5; the state is saved" in stopped.stderr, stopped.stderr
     assert files[0].exists() and not files[1].exists() and not (tmp_path / "out" / "sweep.json").exists()
 
     first = files[0].stat().st_mtime_ns

@@ -109,9 +109,9 @@ def main():
                     "CIFAR-10 through grain": (from_host(kj.sources.images(cifar | {"on_device": "no"}, each)), many)}
         if SHARED.exists():
             photographs(pathlib.Path(folder, "photographs"), pictures)
-            prepare("imagefolder", pathlib.Path(folder, "photographs"), "photographs", folder)
-            measured["JPEG to 224 x 224 through grain"] = (from_host(kj.sources.images(dict(
-                name="photographs", data_dir=folder, train="train", batch_size=few, resize=(224, 224), on_device="no"))), few)
+            prepare("imagefolder", pathlib.Path(folder, "photographs"), "photographs", f"{folder}/tfds")
+            pictures = dict(name="photographs", data_dir=f"{folder}/tfds", train="train", batch_size=few, resize=(224, 224))
+            measured["JPEG to 224 x 224 through grain"] = (from_host(kj.sources.images(pictures | {"on_device": "no"})), few)
         for networks, size, batch in ((SMALL, 32, many), (LARGE, 224, few)):
             for name, model in list(networks.items())[:1 if options.quick else None]:
                 measured[f"step of {name}, {size} x {size}"] = (train_step(model, size, batch), batch)

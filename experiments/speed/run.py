@@ -40,7 +40,7 @@ def main():
     parser.add_argument("--torch_python", default=sys.executable if importlib.util.find_spec("torch") else "")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    cases, rounds = ([("cnn", 16)], 2) if options.quick else (CASES, 15)
+    cases, rounds = ([("cnn", 16)], 2) if options.quick else (CASES, 9)
     machine = {"versions": versions(), "device": device(make_mesh(1, 1, jax.devices()[:1]))}
     with open(options.log, "a") as log:
         for network, batch in cases:

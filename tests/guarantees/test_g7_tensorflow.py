@@ -10,7 +10,9 @@ from guarantees.harness import ROOT
 from guarantees.registry import TASKS
 
 EVERYTHING = """
-import sys, tempfile
+import os, sys, tempfile
+from stand_ins import prepare_stand_ins
+prepare_stand_ins(os.environ["TFDS_DATA_DIR"])
 from guarantees.registry import TASKS, config_of
 from karpjax.loop import train
 import karpjax
@@ -19,7 +21,7 @@ for name in sys.argv[1:]:
     with tempfile.TemporaryDirectory() as workdir:
         train(config, workdir, record=record)
         karpjax.restore(workdir)
-from karpjax import evaluate, report, sweep, precompile
+from karpjax import convert, evaluate, prepare, report, sweep, precompile
 assert not [m for m in sys.modules if m.split('.')[0] == 'tensorflow']
 """
 
