@@ -1,7 +1,7 @@
 """A convolution layer whose gradient is fast on CPUs too: flax's, for all models of images.
 
-XLA's weight gradient on the CPU is a convolution over the batch, and at hundreds of images leaves the cache: 3 to 6 times
-slower a FLOP than at 20 (experiments/speed). So there, and only there, a large batch is convolved in parts; nothing else
+XLA's weight gradient on the CPU is a convolution over the batch, and at hundreds of images leaves the cache: 2 to 5 times
+slower a FLOP than at 32 (experiments/speed). So there, and only there, a large batch is convolved in parts; nothing else
 changes, and the parts are strided rows, j::k, as the step's micro-batches are, so that a sharded batch stays where it is.
 """
 import functools
