@@ -51,7 +51,7 @@ def photographs(folder: pathlib.Path, n: int) -> None:
 
 
 def on_device(source):
-    """batches() -> a second of batches made in device memory."""
+    """A function that makes the next batch in device memory."""
     program = jax.jit(lambda arrays, state: (lambda after, ctx: (after, source.batch(arrays, ctx, 0)))(
         *source.begin(arrays, state, None)))
     arrays, state = jax.device_put(source.arrays), source.init(jax.random.key(0))
