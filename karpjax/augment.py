@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from karpjax.errors import UserError, did_you_mean
+from karpjax.errors import UserError, check_choice, did_you_mean
 
 PAD_MODES = ("constant", "reflect", "edge", "min")
 
@@ -23,8 +23,7 @@ def pad_crop(pixels: int, mode: str = "constant"):
 
     mode  "constant": the mean's colour; "min": the image's darkest value; "reflect" and "edge" as in numpy.pad
     """
-    if mode not in PAD_MODES:
-        raise UserError(f"config.augment: pad_crop's mode: expected one of {PAD_MODES}, found {mode!r}")
+    check_choice(mode, PAD_MODES, "config.augment: pad_crop's mode")
 
     def augment(example, key):
         image = example["image"]                                                           # (H, W, C)

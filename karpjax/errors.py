@@ -23,6 +23,11 @@ def did_you_mean(name: str, known) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(map(str, known)))}"
 
 
+def check_choice(value, known, where: str) -> None:
+    if value not in known:
+        raise UserError(f"{where}: expected one of {', '.join(map(repr, known))}, found {value!r}")
+
+
 def check_keys(given, known, where: str, required=()) -> None:
     """Every key of a dict of options is known, and the required ones are there."""
     for key in given:

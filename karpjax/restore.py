@@ -48,11 +48,16 @@ class Run:
         return jax.jit(self.task.outputs)
 
 
-def restore(path, which: str = "newest") -> Run:
-    """The run at `path`: its newest or "best" checkpoint, on this machine's default device."""
+def restore(path, which: str = "newest", data: dict | None = None) -> Run:
+    """The run at `path`: its newest or "best" checkpoint, on this machine's default device.
+
+    data    changes to config.data: {"data_dir": ...} where the data is elsewhere, {"test": "test[:1000]"} for another part
+    """
     folder = checkpoint.find(path, which)
     meta = checkpoint.read_meta(folder)
     config, record = ConfigDict(meta["config"]), meta["task"]
+    if data:
+        config.data = ConfigDict({**config.data.to_dict(), **data})
     module, _ = load_task_module(record["name"], {"path": record["path"], "text": record["text"]})
     task = build_task(with_description(config, meta.get("source")), module)
     variables = jax.eval_shape(task.init, jax.random.key(0))

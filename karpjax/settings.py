@@ -11,7 +11,7 @@ import json
 
 from ml_collections import ConfigDict
 
-from karpjax.errors import UserError, check_keys, did_you_mean
+from karpjax.errors import UserError, check_choice, check_keys, did_you_mean
 
 DEFAULTS = dict(
     task="",                    # "classify": karpjax/tasks/classify.py; "pkg.mod": your module; "": this file's build()
@@ -95,8 +95,7 @@ def check(values: ConfigDict) -> None:
         if values[key] < 1:
             raise UserError(f"config.{key}: expected at least 1, found {values[key]}")
     for key, choices in (("parallel", ("jit", "pmap")), ("dispatch", ("", "scan", "step")), ("precision", ("fp32", "bf16"))):
-        if values[key] not in choices:
-            raise UserError(f"config.{key}: expected one of {choices}, found {values[key]!r}")
+        check_choice(values[key], choices, f"config.{key}")
     check_keys(values.mesh, ("data", "fsdp"), "config.mesh")
     if not 0 <= values.ema_decay < 1:
         raise UserError(f"config.ema_decay: expected at least 0 (off) and below 1, found {values.ema_decay}")

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 import optax
 
 from karpjax import sharding
-from karpjax.errors import UserError
+from karpjax.errors import UserError, check_choice
 from karpjax.state import TrainState, path_name
 from karpjax.task import cast_floating
 
@@ -46,8 +46,7 @@ def make_train_step(loss_fn: Callable, optimizer: optax.GradientTransformation, 
     "skipped_in_a_row". A metric whose count is 0 is nan: nothing was observed.
     When loss, gradients or model state are not finite the step changes nothing but the counters (and `source`).
     """
-    if precision not in PRECISIONS:
-        raise UserError(f"config.precision: expected one of {sorted(PRECISIONS)}, found {precision!r}")
+    check_choice(precision, PRECISIONS, "config.precision")
     over_devices = (lambda tree: lax.psum(tree, axis_name)) if axis_name else (lambda tree: tree)
     # The mesh's platform, where there is a mesh: a program for a TPU may be compiled on a CPU (precompile.py).
     on_cpu = (mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()) == "cpu"

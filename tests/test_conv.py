@@ -1,14 +1,21 @@
 """The convolution in parts (karpjax/models/conv.py) is a convolution."""
+from flax import linen as nn
 from guarantees.harness import mesh_of
 import jax
 import jax.numpy as jnp
 from jax import lax
 from karpjax import sharding
-from karpjax.models.conv import in_parts, part_size
+from karpjax.models import conv
+from karpjax.models.conv import in_parts, max_pool, part_size
 import numpy as np
 import pytest
 
 OPTIONS = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@pytest.fixture(autouse=True)
+def small_ones_are_cut_too(monkeypatch):
+    monkeypatch.setattr(conv, "CACHE", 0)
 
 
 def inputs(batch):
@@ -21,7 +28,7 @@ def loss(convolve):
 
 
 def test_part_sizes():
-    assert [part_size(n) for n in (1, 64, 127, 128, 200, 512, 1000, 2000)] == [1, 64, 127, 64, 40, 64, 40, 80]
+    assert [part_size(n) for n in (1, 64, 127, 128, 200, 512, 1000, 2000)] == [1, 16, 127, 16, 40, 16, 40, 40]
     assert all(n % part_size(n) == 0 for n in range(1, 3000))
 
 
@@ -49,3 +56,12 @@ def test_a_sharded_batch_stays_where_it_is():
         return jnp.concatenate([lax.conv_general_dilated(part, kernel, *args, **options) for part in jnp.split(x, 2)])
     assert "all-reduce" in text(in_parts) and not any(word in text(in_parts) for word in moved)
     assert any(word in text(contiguous) for word in moved)
+
+
+def test_pooling_is_flaxs_and_so_is_its_gradient():
+    x = jax.random.normal(jax.random.key(0), (3, 7, 6, 2))
+    whole = lambda x: nn.max_pool(x, (3, 3), (3, 3))
+    np.testing.assert_array_equal(max_pool(x, 3), whole(x))
+    weight = jax.random.normal(jax.random.key(1), whole(x).shape)
+    gradient = lambda pool: jax.grad(lambda x: jnp.sum(weight * pool(x)))(x)
+    np.testing.assert_array_equal(gradient(lambda x: max_pool(x, 3)), gradient(whole))

@@ -1,12 +1,13 @@
 """The train step of karpjax on one batch of noise: python experiments/speed/jax_worker.py NETWORK BATCH [VARIANT,...]
 
-VARIANT: what was tried for the CPU. "whole" is without convolution in parts; "reshape" pools by a reshape and a maximum.
+VARIANT: without what was changed for the CPU. "whole": convolution in one part; "scatter": XLA's own pooling and its gradient.
 """
 import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent))
 
+from flax import linen as nn  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import optax  # noqa: E402
@@ -19,17 +20,11 @@ NETWORKS = {"cnn": dict(name="cnn", width=32), "resnet20": dict(name="resnet_cif
             "airbench": dict(name="airbench")}
 
 
-def pool_by_reshape(x, n: int):
-    """Its gradient compares and adds, where reduce_window's scatters; equal maxima share it."""
-    B, H, W, C = x.shape
-    return x[:, :H // n * n, :W // n * n].reshape(B, H // n, n, W // n, n, C).max((2, 4))
-
-
 def main(network: str, batch_size: str, variants: str = ""):
     if "whole" in variants.split(","):
-        conv.SMALLEST = float("inf")
-    if "reshape" in variants.split(","):
-        airbench.max_pool = pool_by_reshape
+        conv.CACHE = float("inf")
+    if "scatter" in variants.split(","):
+        airbench.max_pool = lambda x, n: nn.max_pool(x, (n, n), (n, n))
     model = kj.models.make(NETWORKS[network], classes=10)
     image_key, label_key, init_key, run_key = jax.random.split(jax.random.key(0), 4)
     batch = {"image": jax.random.normal(image_key, (int(batch_size), 32, 32, 3)),

@@ -5,7 +5,7 @@
 
 Needs PyTorch (pip install torch), in this Python or another (--torch_python=PATH); without it karpjax is timed against itself.
 The peer has two layouts, channels first and last; the ratio is to the one that is faster in the median. Variants of karpjax
-say what each change gives: "whole" is without convolution in parts (karpjax/models/conv.py).
+say what each change gives (karpjax/models/conv.py): "whole" is without convolution in parts.
 """
 import argparse
 import importlib.util
@@ -30,8 +30,8 @@ def workers(network: str, batch: int, torch_python: str) -> dict[str, Worker]:
     ours = lambda *variant: Worker([sys.executable, str(HERE / "jax_worker.py"), network, str(batch), *variant])
     torch = lambda *layout: Worker([torch_python, str(HERE / "torch_worker.py"), network, str(batch), *layout])
     peers = {"torch": torch(), "torch, channels last": torch("channels_last")} if torch_python else {}
-    tried = {"karpjax, pooling by reshape": ours("reshape")} if network == "airbench" else {}
-    return {"karpjax": ours(), "karpjax, whole": ours("whole"), **tried, **peers}
+    pooled = {"karpjax, XLA's pooling": ours("scatter")} if network == "airbench" else {}
+    return {"karpjax": ours(), "karpjax, whole": ours("whole"), **pooled, **peers}
 
 
 def main():

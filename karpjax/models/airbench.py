@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
-from karpjax.models.conv import Conv
+from karpjax.models.conv import Conv, max_pool
 
 
 class Airbench(nn.Module):
@@ -51,10 +51,6 @@ class Group(nn.Module):
         x = max_pool(conv("conv0")(x), 2)                        # (B, H/2, W/2, F)
         x = nn.gelu(norm("norm0")(x), approximate=False)
         return nn.gelu(norm("norm1")(conv("conv1")(x)), approximate=False)
-
-
-def max_pool(x: Float[Array, "B H W C"], n: int) -> Float[Array, "B h w C"]:
-    return nn.max_pool(x, (n, n), (n, n))
 
 
 def uniform(key, shape, dtype=jnp.float32):

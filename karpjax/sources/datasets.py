@@ -15,7 +15,7 @@ import tempfile
 from ml_collections import ConfigDict
 import numpy as np
 
-from karpjax.errors import UserError, check_keys
+from karpjax.errors import UserError, check_choice, check_keys
 from karpjax.sources.arrays import Arrays
 from karpjax.sources.host import Host
 from karpjax.sources.source import Described, Source
@@ -72,8 +72,7 @@ def images(data, augment=None, mix=None) -> Source:
         return {"image": fit(np.asarray(record["image"]), resize, channels), "label": np.int32(label)}
 
     where = data.get("on_device", "auto")
-    if where not in ("auto", "yes", "no"):
-        raise UserError(f"config.data.on_device: expected 'auto', 'yes' or 'no', found {where!r}")
+    check_choice(where, ("auto", "yes", "no"), "config.data.on_device")
     shape = (*(resize or features["image"].shape[:2]), channels or features["image"].shape[2])
     fixed = None not in shape
     size = len(records["train"]) * int(np.prod([s for s in shape if s])) * np.dtype(features["image"].np_dtype).itemsize

@@ -16,6 +16,7 @@ import optax
 
 import karpjax as kj
 from karpjax import augment
+from karpjax.errors import check_choice
 from karpjax.settings import check_own_keys
 from karpjax.sources.source import Described
 
@@ -30,8 +31,7 @@ def build(config) -> kj.Task:
     classes = check_classes(config, source.classes)
     model = kj.models.make(config.model, classes=classes)
     smoothing, tta = config.get("label_smoothing", 0.0), config.get("tta", "")
-    if tta not in VIEWS:
-        raise kj.UserError(f"config.tta: expected one of {VIEWS}, found {tta!r}")
+    check_choice(tta, VIEWS, "config.tta")
 
     def loss(params, model_state, batch, key):
         logits, model_state = kj.apply(model, params, model_state, batch["image"], key)                   # (B, C)
