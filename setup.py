@@ -15,11 +15,12 @@ extras = {
     "gcs": ["gcsfs"],                              # workdirs and checkpoints on gs://
     "precompile": [f"libtpu; {linux}"],            # compile for a TPU slice on any Linux machine
     "images": ["pillow"],                          # decode image features of TFDS sets
+    "text": ["tokenizers"],                        # sets of texts
     "convert": ["safetensors"],                    # weights of other projects
     "notebook": ["nbclient", "ipykernel"],
 }
-extras["test"] = ["pytest", "pytest-xdist", "beartype", *extras["precompile"], *extras["images"], *extras["convert"],
-                  *extras["notebook"]]
+extras["test"] = ["pytest", "pytest-xdist", "beartype", *extras["precompile"], *extras["images"], *extras["text"],
+                  *extras["convert"], *extras["notebook"]]
 extras["all"] = sorted({requirement for name, extra in extras.items() if name not in ("gpu", "tpu") for requirement in extra})
 
 setup(

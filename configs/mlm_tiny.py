@@ -10,9 +10,9 @@ import karpjax
 
 def get_config():
     return karpjax.config(
-        task="mlm",
+        task="masked_text",
         steps=600,
-        model=dict(name="encoder", layers=2, width=128, heads=4),
+        model=dict(name="masked_lm", layers=2, width=128, heads=4),
         data=dict(path="", length=64, batch_size=32),
         mask_rate=0.15,
         optimizer=dict(name="adamw", weight_decay=0.01, clip=1.0, b2=0.98, learning_rate=dict(

@@ -84,8 +84,8 @@ def check_loss(task: Task, source: Source, state: TrainState) -> None:
 
 def repeat_first(source: Source) -> Any:
     """The same source, its state never advancing: every step sees the first batch (config.overfit)."""
-    names = ("arrays", "chunk", "batch_size", "splits", "sharded", "example", "host_fed", "described", "init", "batch",
-             "prepare", "eval_batches")
+    names = ("arrays", "chunk", "batch_size", "splits", "sharded", "example", "host_fed", "described", "files", "init",
+             "batch", "prepare", "eval_batches")
     begin = lambda arrays, source_state, variables: (source_state, source.begin(arrays, source_state, variables)[1])
     first = functools.cache(lambda seed: source.feed(0, seed))
     same = {name: getattr(source, name) for name in names}

@@ -28,6 +28,18 @@ class Found:
     shape: tuple
     splits: dict[str, Iterable]
 
+    def features(self) -> dict:
+        import tensorflow_datasets as tfds
+        image = tfds.features.Image(shape=self.shape) if None in self.shape else \
+            tfds.features.Tensor(shape=self.shape, dtype=np.uint8)
+        return {"image": image, "label": tfds.features.ClassLabel(names=self.classes)}
+
+    def metadata(self) -> dict:
+        return {}
+
+    def summary(self) -> dict:
+        return {"classes": len(self.classes), "shape": list(self.shape)}
+
 
 @dataclasses.dataclass
 class Rows:
@@ -47,7 +59,7 @@ class Rows:
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 
 
-def imagefolder(folder: pathlib.Path, classes: list[str]) -> Found:
+def imagefolder(folder: pathlib.Path, classes: list[str] = ()) -> Found:
     """DIR/train/CLASS/*.jpg, and any other split beside train (val, validation, test). Pictures are kept as their files are;
     those not RGB (grey, palette, CMYK, transparent) become RGB PNGs. A rotation that EXIF asks for is not applied, as usual.
     """
@@ -112,7 +124,7 @@ def as_rgb(file: pathlib.Path):
 
 # -------------------------------------------------------------------------------------------------------------- IDX
 
-def idx(folder: pathlib.Path, classes: list[str]) -> Found:
+def idx(folder: pathlib.Path, classes: list[str] = ()) -> Found:
     """MNIST's four files, packed with gzip or not: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-..."""
     splits = {}
     for split, prefix in (("train", "train"), ("test", "t10k")):
@@ -141,7 +153,7 @@ def read_idx(file: pathlib.Path, axes: int) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------------------------------ CIFAR
 
-def cifar(folder: pathlib.Path, classes: list[str]) -> Found:
+def cifar(folder: pathlib.Path, classes: list[str] = ()) -> Found:
     """The binary version of CIFAR-10 (data_batch_1.bin to 5, test_batch.bin) or -100 (train.bin, test.bin; fine labels)."""
     if (folder / "train.bin").exists():
         names, skip, parts = "fine_label_names.txt", 1, {"train": ["train.bin"], "test": ["test.bin"]}
@@ -167,7 +179,7 @@ def read_cifar(file: pathlib.Path, skip: int) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------------------------------ NumPy
 
-def npz(file: pathlib.Path, classes: list[str]) -> Found:
+def npz(file: pathlib.Path, classes: list[str] = ()) -> Found:
     """An archive of x_train, y_train and, if you like, x_test, y_test or any other pair x_SPLIT, y_SPLIT (Keras' names); images
     (N, H, W) or (N, H, W, C) of bytes."""
     try:

@@ -20,12 +20,12 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from karpjax import metrics, report, settings, sharding
-from karpjax.checkpoint import Checkpoints, absolute
+from karpjax.checkpoint import Checkpoints, absolute, read_meta
 from karpjax.dispatch import Programs, default_dispatch
 from karpjax.errors import NotFinite, Preempted, UserError
 from karpjax.evaluate import make_evaluator
 from karpjax.experiment import Experiment, assemble
-from karpjax.restore import start_from, variables_to_load
+from karpjax.restore import check_tokens, start_from, variables_to_load
 from karpjax.state import parameter_table, path_name
 
 
@@ -52,6 +52,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
     restored = saves.restore(x.abstract)
     if restored:
         state, meta = restored
+        check_tokens(workdir, meta, source.described)
         step, spent, config.dispatch = meta["step"], meta["seconds"], meta["dispatch"]  # a run keeps its dispatch
         if step > config.steps:
             raise UserError(f"{workdir} is at step {step} already, beyond config.steps = {config.steps}; use a new --workdir, "
@@ -178,6 +179,8 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
              if name.split("/")[0] in while_training}
     if "test" in source.splits:
         final |= evaluated(["test"])
+    if x.task.show and source.splits and jax.process_count() == 1:
+        report.show(x.task, state.eval_variables, source.splits[0], workdir)
     writer.close()
     saves.close()
     summary = {**final, "steps": step, "skipped": int(state.skipped[0]), "resumed": bool(restored),
@@ -213,10 +216,13 @@ def claim(workdir, x: Experiment) -> epath.Path:
         if file.exists():
             settings.check_same(json.loads(file.read_text()), config.to_dict(), workdir)
         elif config.init_from:
-            variables_to_load(config.init_from, x.abstract.variables, config.init_skip)  # a wrong name must leave nothing
+            folder, _ = variables_to_load(config.init_from, x.abstract.variables, config.init_skip)
+            check_tokens(config.init_from, read_meta(folder), x.source.described)  # what is refused must leave nothing
         workdir.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
             metrics.write_whole(file, json.dumps(config.to_dict(), indent=2) + "\n")
+            for name, text in x.source.files.items():
+                metrics.write_whole(workdir / name, text)
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written ({error.strerror or error}); choose another folder") from error
     return workdir

@@ -14,6 +14,8 @@
     decay_all      true: weight_decay on every parameter
     lr_scale       pairs of a regular expression on the parameter's name ("conv0/kernel") and a factor on its learning rate;
                    the first full match counts
+    layer_decay    0.75: of a transformer's layers each learns at that part of the next one's rate, embeddings last, heads
+                   in full (Clark et al. 2020, ELECTRA; He et al. 2022, MAE)
     freeze         regular expressions; what matches gets no gradient (see step.py), no update and no optimizer state
     groups         in place of name: pairs of a regular expression and all of the above but clip and freeze; the first full
                    match counts, and every parameter that trains must have one. The schedule that is logged is the first's
@@ -32,6 +34,7 @@ from karpjax.state import path_name
 
 OWN = {"filter_muon": filter_muon}
 LENGTHS = ("decay_steps", "transition_steps")
+BEFORE_THE_BLOCKS = ("embed", "position", "type", "norm_embed", "patch", "cls")  # of our transformers: see layer_decay
 
 
 def make_optimizer(config, steps: int, params) -> tuple[optax.GradientTransformation, Callable]:
@@ -75,6 +78,7 @@ def one_optimizer(options: dict, steps: int, params, where: str) -> tuple[list, 
     """([transformations], schedule) of one set of options; `where` names it in errors."""
     schedule = make_schedule(options.pop("learning_rate", None), steps, f"{where}.learning_rate")
     lr_scale, decay_all = options.pop("lr_scale", ()), options.pop("decay_all", False)
+    layer_decay = options.pop("layer_decay", 1.0)
     name, weight_decay = options.pop("name", ""), options.pop("weight_decay", 0.0)
     factory = _find(name, f"{where}.name")
     arguments = inspect.signature(factory).parameters
@@ -102,6 +106,7 @@ def one_optimizer(options: dict, steps: int, params, where: str) -> tuple[list, 
         raise UserError(f"{where}: optax.{name} with {options}: {error}") from error
     chain += [decoupled_decay(weight_decay, schedule, decays)] if weight_decay and split else []
     chain += [scale_by_name(lr_scale, params)] if lr_scale else []
+    chain += [scale_by_name(by_layer(layer_decay, params, f"{where}.layer_decay"), params)] if layer_decay != 1 else []
     return chain, schedule
 
 
@@ -154,6 +159,18 @@ def scale_by_name(rules, params) -> optax.GradientTransformation:
     factor_of = {path_name(path): f for path, f in jax.tree.leaves_with_path(factors)}
     scaled = lambda updates: jax.tree.map_with_path(lambda path, u: u * factor_of[path_name(path)], updates)
     return optax.stateless(lambda updates, params: scaled(updates))
+
+
+def by_layer(decay: float, params, where: str) -> list:
+    """Rules for `scale_by_name`: blocks 0 to L-1 learn at decay^(L-i), what comes before them at decay^(L+1), heads in full."""
+    blocks = sorted({int(match[1]) for name in names_of(params) if (match := re.match(r"block(\d+)/", name))})
+    if not blocks or not 0 < decay <= 1:
+        raise UserError(f"{where} = {decay}: expected a factor up to 1 and a model of block0, block1, ...; found "
+                        f"{len(blocks)} blocks")
+    L = len(blocks)
+    before = "(" + "|".join(BEFORE_THE_BLOCKS) + ")(/.*)?"
+    present = [rule for rule in [[before, decay ** (L + 1)]] if any(re.fullmatch(before, name) for name in names_of(params))]
+    return present + [[f"block{i}/.*", decay ** (L - i)] for i in blocks]
 
 
 def names_of(params) -> list[str]:

@@ -4,27 +4,33 @@
     python -m karpjax.prepare --format=idx --from=DIR --name=fashion_mnist     MNIST's files, train-images-idx3-ubyte.gz, ...
     python -m karpjax.prepare --format=cifar --from=DIR --name=cifar10         CIFAR's binary files, data_batch_1.bin, ...
     python -m karpjax.prepare --format=npz --from=FILE --name=my_set           a NumPy archive of x_train, y_train, x_test, ...
+    python -m karpjax.prepare --format=text --from=DIR --name=imdb --length=256 --vocabulary=8192        DIR/train.jsonl, ...
 
     --data_dir=DIR     where to ("": $TFDS_DATA_DIR, or TFDS's default)
     --classes=a,b,c    names of the classes, for idx, cifar and npz
     --overwrite        replace a set of that name
+    for text (karpjax/corpora.py): train.jsonl or train.txt; --length of a row, in tokens
+    --vocabulary=N     train a tokenizer of that size, on all splits but test and validation; or --tokenizer=FILE, one's JSON
+    --lowercase        it does not tell upper case from lower
+    --pack             for pretraining: documents one after another in full rows; else each in a row of its own, with its label
+    --without=FILE     leave out of these splits what stands in that file too: a test set's texts
 
-Rows keep the files' order, so that train[:54000] are the first 54,000 images; an ImageFolder's are shuffled, alike every time.
+Rows keep the files' order, so that train[:54000] are the first 54,000 images; those of an ImageFolder and of texts are
+shuffled, alike every time.
 """
 import pathlib
 
-import numpy as np
-
-from karpjax import cli, importers
+from karpjax import cli, corpora, importers
 from karpjax.errors import UserError, did_you_mean
 from karpjax.sources.datasets import default_data_dir, prepare_once
 
-FORMATS = {"imagefolder": importers.imagefolder, "idx": importers.idx, "cifar": importers.cifar, "npz": importers.npz}
+FORMATS = {"imagefolder": importers.imagefolder, "idx": importers.idx, "cifar": importers.cifar, "npz": importers.npz,
+           "text": corpora.text}
 VERSION = "1.0.0"
 
 
-def prepare(format: str, source, name: str, data_dir: str = "", classes=(), overwrite: bool = False) -> dict:
-    """Import `source` and write it as data set `name`; what was written, as main prints it."""
+def prepare(format: str, source, name: str, data_dir: str = "", overwrite: bool = False, **options) -> dict:
+    """Import `source` and write it as data set `name`; what was written, as main prints it. `options` are the importer's."""
     source, data_dir = pathlib.Path(source).expanduser(), pathlib.Path(default_data_dir(str(data_dir)))
     if format not in FORMATS:
         raise UserError(f"--format={format}{did_you_mean(format, FORMATS)}")
@@ -35,30 +41,29 @@ def prepare(format: str, source, name: str, data_dir: str = "", classes=(), over
                         f"{'nothing' if not source.exists() else 'another kind of thing'}")
     if (data_dir / name).exists() and not overwrite:
         raise UserError(f"data set {name!r} is already in {data_dir}; take another --name, or replace it with --overwrite")
-    found = FORMATS[format](source, [each.strip() for each in classes])
+    found = FORMATS[format](source, **options)
     write(name, found, data_dir, replace=overwrite)
-    return {"name": name, "data_dir": str(data_dir), "classes": len(found.classes), "shape": list(found.shape),
+    return {"name": name, "data_dir": str(data_dir), **found.summary(),
             "examples": {split: len(rows) for split, rows in found.splits.items()}}
 
 
-def write(name: str, found: importers.Found, data_dir="", replace: bool = False) -> None:
+def write(name: str, found: importers.Found | corpora.FoundText, data_dir="", replace: bool = False) -> None:
     """Write what was found as data set `name`, whole or not at all."""
     data_dir = pathlib.Path(default_data_dir(str(data_dir)))
     prepare_once(builder_class(name, found), data_dir, data_dir / name / VERSION, replace)
 
 
-def builder_class(name: str, found: importers.Found) -> type:
+def builder_class(name: str, found: importers.Found | corpora.FoundText) -> type:
     """A TFDS builder that writes what was found, in its order."""
     import tensorflow_datasets as tfds
-    image = tfds.features.Image(shape=found.shape) if None in found.shape else \
-        tfds.features.Tensor(shape=found.shape, dtype=np.uint8)
-    features = tfds.features.FeaturesDict({"image": image, "label": tfds.features.ClassLabel(names=found.classes)})
+    features, metadata = tfds.features.FeaturesDict(found.features()), tfds.core.MetadataDict(found.metadata())
 
     class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version(VERSION)
 
         def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+            return tfds.core.DatasetInfo(builder=self, features=features, metadata=metadata,
+                                         disable_shuffling=True)
 
         def _split_generators(self, dl_manager):
             return {split: self._generate_examples(rows) for split, rows in found.splits.items()}
@@ -70,9 +75,14 @@ def builder_class(name: str, found: importers.Found) -> type:
 
 
 def main(argv):
-    options = cli.parse(argv, __doc__, **{"from": str}, format=str, name=str, data_dir="", classes="", overwrite=False)
-    classes = options.classes.split(",") if options.classes else ()
-    cli.print_json(prepare(options.format, options["from"], options.name, options.data_dir, classes, options.overwrite))
+    options = cli.parse(argv, __doc__, **{"from": str}, format=str, name=str, data_dir="", classes="", overwrite=False,
+                        length=128, vocabulary=8192, tokenizer="", lowercase=False, pack=False, without="")
+    if options.format == "text":
+        own = {name: options[name] for name in ("length", "vocabulary", "lowercase", "pack", "without")}
+        own["tokenizer_file"] = options.tokenizer
+    else:
+        own = {"classes": [each.strip() for each in options.classes.split(",")] if options.classes else []}
+    cli.print_json(prepare(options.format, options["from"], options.name, options.data_dir, options.overwrite, **own))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""`curves.png`: every metric of a run against its step, training and evaluation in one panel.
+"""For a person to look at: `curves.png`, every metric of a run against its step, and what a task shows of its examples.
 
-    python -m karpjax.report --workdir=DIR      # draw it again
+    python -m karpjax.report --workdir=DIR      # draw the curves again
 """
 from etils import epath
+import jax
+import jax.numpy as jnp
 
 from karpjax import metrics
 
@@ -31,6 +33,18 @@ def curves(rows: list[dict], path) -> None:
         axes.legend()
     with epath.Path(path).open("wb") as file:
         figure.savefig(file, format="png", dpi=100)
+
+
+def show(task, variables, split: str, workdir) -> None:
+    """What `Task.show` makes of the first batch of a split, in the workdir."""
+    from matplotlib.image import imsave
+    batch = jax.tree.map(jnp.asarray, next(iter(task.source.eval_batches(split))))
+    for name, found in task.show(jax.device_get(variables), task.source.prepare(batch)).items():
+        if name.endswith(".png"):
+            with (epath.Path(workdir) / name).open("wb") as file:
+                imsave(file, found, format="png")
+        else:
+            metrics.write_whole(epath.Path(workdir) / name, found)
 
 
 def main(argv):

@@ -106,6 +106,14 @@ def start_from(path, state: TrainState, skip=()) -> TrainState:
     return state.replace(params=params, model_state=model_state, ema=jax.tree.map(jnp.copy, params) if state.ema else state.ema)
 
 
+def check_tokens(path, meta: dict, described: dict) -> None:
+    """What was trained on one tokenizer's tokens means nothing on another's."""
+    was, now = (meta.get("source") or {}).get("fingerprint"), described.get("fingerprint")
+    if was and now and was != now:
+        raise UserError(f"{path} was trained on the tokens of another tokenizer ({was[:12]}) than config.data ({now[:12]}); "
+                        "prepare the texts with the tokenizer.json in its workdir: python -m karpjax.prepare --tokenizer=FILE")
+
+
 def by_name(variables: dict) -> dict:
     return {variable_name(path): leaf for path, leaf in jax.tree.leaves_with_path(variables)}
 

@@ -41,6 +41,8 @@ class Task:
     predict   (variables, prepared inputs) -> outputs, for `karpjax.restore(...).predict`. Default: the model's output.
     inputs    the batch entry the model reads; it also gives the shapes for `model.init`.
     start     () -> {"whiten/kernel": array}: parameters that the data gives, over those of `model.init`
+    show      (variables, prepared batch) -> {"name.png": (H, W, 3) in 0 to 1, "name.txt": text}: what the model makes of a few
+              examples, for a person to look at; in the workdir when the run ends.
     """
     model: nn.Module
     source: Any
@@ -49,6 +51,7 @@ class Task:
     predict: Callable | None = None
     inputs: str = "image"
     start: Callable | None = None
+    show: Callable | None = None
 
     def init(self, key) -> dict:
         """Model variables {"params": ..., "batch_stats": ...} for one example of the source."""

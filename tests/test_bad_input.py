@@ -56,7 +56,7 @@ def test_value_of_a_wrong_type(tmp_path, flag, expected):
 
 
 @pytest.mark.parametrize("flag, expected", [("--config.steps=0", "at least 1, found 0"),
-                                            ("--config.precision=fp16", "one of ('fp32', 'bf16'), found 'fp16'"),
+                                            ("--config.precision=fp16", "one of 'fp32', 'bf16', found 'fp16'"),
                                             ("--config.best=accuracy", "'max validation/accuracy', found 'accuracy'"),
                                             ("--config.optimizer.name=adamm", "did you mean 'adam'?"),
                                             ("--config.mesh.fsdp=3", "data x fsdp must be the number of devices, 1; found")])

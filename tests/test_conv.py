@@ -58,10 +58,20 @@ def test_a_sharded_batch_stays_where_it_is():
     assert any(word in text(contiguous) for word in moved)
 
 
-def test_pooling_is_flaxs_and_so_is_its_gradient():
+@pytest.mark.parametrize("kind", ["all differ", "ties"])
+def test_pooling_is_flaxs_and_so_is_its_gradient(kind):
+    """Bit by bit; of equal values the first has all of the gradient."""
     x = jax.random.normal(jax.random.key(0), (3, 7, 6, 2))
+    x = jnp.round(x) if kind == "ties" else x
     whole = lambda x: nn.max_pool(x, (3, 3), (3, 3))
     np.testing.assert_array_equal(max_pool(x, 3), whole(x))
     weight = jax.random.normal(jax.random.key(1), whole(x).shape)
     gradient = lambda pool: jax.grad(lambda x: jnp.sum(weight * pool(x)))(x)
     np.testing.assert_array_equal(gradient(lambda x: max_pool(x, 3)), gradient(whole))
+
+
+def test_pooling_keeps_what_is_not_a_number():
+    """Wherever it stands in its window: or a bad step would pass for a good one (G9)."""
+    for at in np.ndindex(2, 2):
+        x = jnp.ones((1, 2, 2, 1)).at[0, *at, 0].set(jnp.nan)
+        assert jnp.isnan(max_pool(x, 2)).all()

@@ -90,18 +90,25 @@ def test_no_machine_in_the_tree():
 
 STUDIES = {
     "experiments/toys/run.py": ["--only=poly", "--seeds=1", "--steps=4"],
-    "experiments/image_sets/run.py": ["--quick", "--seeds=2"],
+    "experiments/image_sets/run.py": ["--quick", "--only=fashion_mnist", "--seeds=2"],
     "experiments/input_pipeline/run.py": ["--quick"],
     "experiments/published_weights/run.py": ["--only=resnet20", "--limit=256"],
     "experiments/speed/run.py": ["--quick"],
+    "experiments/bert_curve/run.py": ["--quick"],
+    "experiments/imdb/run.py": ["--quick", "--size=tiny", "--shares=10"],
+    "experiments/mae/run.py": ["--quick"],
+    "experiments/masked_ablation/run.py": ["--quick"],
     "experiments/kill_resume/run.py": ["--kills=1", "--steps=6", "--tasks=poly"],
 }
+
+
+READ_SHARED_DATA = ("experiments/published_weights/run.py", "experiments/imdb/run.py")
 
 
 @pytest.mark.parametrize("script", STUDIES)
 def test_studies_still_run(script, tmp_path):
     log = tmp_path / "log.jsonl"
-    if "published_weights" in script and not SHARED.exists():
+    if script in READ_SHARED_DATA and not SHARED.exists():
         pytest.skip("KARPJAX_TEST_DATA: no shared data here")
     done = run([script, *STUDIES[script], f"--log={log}"])
     assert done.returncode == 0, done.stderr[-2000:]

@@ -66,7 +66,7 @@ def write_folder(folder, splits=("train", "val"), classes=("ants", "bees"), n=3)
 def test_idx_keeps_every_row_in_its_place(tmp_path):
     train, test = image_set(11, (6, 5)), image_set(4, (6, 5))
     write_idx(tmp_path / "raw", train, test)
-    report = prepare("idx", tmp_path / "raw", "letters", str(tmp_path / "tfds"), ["a", "b", "c"])
+    report = prepare("idx", tmp_path / "raw", "letters", str(tmp_path / "tfds"), classes=["a", "b", "c"])
     assert report["examples"] == {"train": 11, "test": 4} and report["shape"] == [6, 5, 1]
     images, labels, source = read_back("letters", tmp_path / "tfds")
     assert (images[..., 0] == train[0]).all() and (labels == train[1]).all() and source.classes == 3

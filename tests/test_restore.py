@@ -224,7 +224,6 @@ def test_start_from_a_run_that_does_not_fit(made, tmp_path, values, skip, messag
 def test_predictions_need_no_data(name, on_device, tmp_path, monkeypatch):
     """Where the data set is not, the model still predicts; only its evaluation says what is missing."""
     from guarantees.registry import config_of
-    from karpjax.sources import datasets
     config, record = config_of(name, steps=4, eval_every=4, **{"data.on_device": on_device})
     loop.train(config, tmp_path, record=record)
     images = np.arange(2 * 64, dtype=np.uint8).reshape(2, 8, 8, 1)
@@ -232,7 +231,7 @@ def test_predictions_need_no_data(name, on_device, tmp_path, monkeypatch):
 
     def not_here(name, data_dir=""):
         raise UserError(f"data set {name!r} is not here")
-    monkeypatch.setattr(datasets, "prepared_builder", not_here)
+    monkeypatch.setattr(sys.modules["karpjax.sources.images"], "prepared_builder", not_here)
     run = restore(tmp_path)
     np.testing.assert_array_equal(run.predict(images), expected)
     with pytest.raises(UserError, match="is not here"):

@@ -38,7 +38,7 @@ def test_own_loop_in_five_lines():
 
 def test_one_all_reduce_for_the_gradient():
     """Without batch statistics the program of 8 devices has all-reduces and no other collective."""
-    config, record = config_of("mlm")
+    config, record = config_of("masked_text")
     config.data.batch_size = 16
     config.dispatch = "step"
     from karpjax import sharding
@@ -80,7 +80,7 @@ def test_bf16_computes_in_bf16_and_keeps_fp32():
 
 def test_dropout_differs_by_step_and_example():
     """Without learning, the same batch gives another loss each step: keys are fresh. (overfit repeats the batch.)"""
-    config, record = config_of("mlm", overfit=True)
+    config, record = config_of("masked_text", overfit=True)
     config.optimizer = {"name": "sgd", "learning_rate": 0.0}
     losses = run(config, record, mesh_of(1), steps=4).metrics["loss"]
     assert len(set(losses.tolist())) == 4

@@ -11,9 +11,7 @@ from karpjax.envs.cartpole import CartPole
 from karpjax.envs.protocol import auto_reset
 from karpjax.experiment import assemble
 from karpjax.loop import train
-from karpjax.sources.text import unigram_entropy
 from karpjax.tasks.classify import mean_of_views
-from karpjax.tasks.mlm import MASK, masked
 from karpjax.tasks.reinforce import returns_to_go
 
 
@@ -34,29 +32,7 @@ def test_reinforce_solves_cartpole(tmp_path):
     assert summary["eval/return"] >= 195
 
 
-def test_masked_model_beats_the_unigram_entropy(tmp_path):
-    config = config_file("mlm_tiny.py")
-    config.model.width, config.steps, config.eval_every = 64, 300, 300
-    summary = train(config, tmp_path, mesh=mesh_of(1))
-    text = kj.sources.text(config.data).data["test"]["tokens"]
-    assert summary["test/mlm"] < unigram_entropy(text) - 0.3  # nats a byte
-
-
 # ---------------------------------------------------------------------------------------------------------- parts
-
-@pytest.mark.parametrize("rate, count", [(0.15, 10), (0.3, 19), (0.001, 1)])
-def test_masks_exactly_k(rate, count):
-    tokens = jnp.arange(64)
-    out = masked({"tokens": tokens}, jax.random.key(0), rate)
-    assert out["masked"].sum() == count
-    assert ((out["inputs"] == MASK) == (out["masked"] == 1)).all()
-    assert (jnp.where(out["masked"] == 1, tokens, out["inputs"]) == tokens).all()
-
-
-def test_masks_are_uniform():
-    out = jax.vmap(lambda k: masked({"tokens": jnp.arange(20)}, k, 0.25)["masked"])(jax.random.split(jax.random.key(0), 4000))
-    np.testing.assert_allclose(out.mean(0), 0.25, atol=0.03)  # 4 standard deviations
-
 
 def test_returns_to_go_by_hand():
     """Two environments, discount 1/2: an episode of 2 steps then an unfinished one; one that ends at the last step."""
@@ -154,17 +130,3 @@ def test_policy_gradient_theorem():
     action = jax.random.categorical(jax.random.key(0), theta, shape=(20_000,))
     score = jax.grad(lambda t: jnp.mean(jax.nn.log_softmax(t)[action] * (reward[action] - 2.0)))(theta)
     np.testing.assert_allclose(score, exact, atol=0.02)
-
-
-def test_encoder_sees_both_sides_and_distances():
-    """A change at one end reaches the other, and a rotation depends on the distance alone."""
-    from karpjax.models.transformer import Encoder, rotate
-    model = Encoder(vocabulary=10, layers=1, width=16, heads=2)
-    tokens = jnp.zeros((1, 8), jnp.int32)
-    variables = model.init(jax.random.key(0), tokens)
-    out = lambda t: model.apply(variables, t)
-    assert not jnp.allclose(out(tokens)[0, 0], out(tokens.at[0, 7].set(3))[0, 0])
-    assert not jnp.allclose(out(tokens)[0, 7], out(tokens.at[0, 0].set(3))[0, 7])
-    q, k = jax.random.normal(jax.random.key(1), (2, 8))
-    at = lambda v: rotate(jnp.broadcast_to(v, (1, 6, 1, 8)))[0, :, 0]                 # v at positions 0 .. 5
-    np.testing.assert_allclose(jnp.diagonal(at(q) @ at(k).T, 2), jnp.full(4, (at(q) @ at(k).T)[0, 2]), rtol=1e-4)

@@ -8,7 +8,6 @@ standard deviation of every metric. The hyper-parameters in configs/ were chosen
 evaluated once, at the end of each run.
 """
 import argparse
-import importlib.util
 import json
 import pathlib
 import sys
@@ -18,18 +17,11 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from karpjax.loop import train  # noqa: E402
+from experiments.runs import config_of, trained  # noqa: E402
 from karpjax.sources.text import text, unigram_entropy  # noqa: E402
 from karpjax.sweep import over_seeds, table  # noqa: E402
 
 CONFIGS = ("digits_cnn", "poly", "mlm_tiny", "reinforce_cartpole")
-
-
-def config_of(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
 
 
 def main():
@@ -51,13 +43,13 @@ def main():
         for name in names:
             summaries = []
             for seed in range(options.seeds):
-                config = config_of(name)
-                config.seed, config.steps = seed, options.steps or config.steps
-                source = (ROOT / "configs" / f"{name}.py").read_text()
+                steps = {"steps": options.steps} if options.steps else {}
                 with tempfile.TemporaryDirectory() as workdir:
-                    summaries.append(train(config, workdir, record={"path": f"configs/{name}.py", "text": source}))
+                    summaries.append(trained(name, workdir, seed=seed, **steps))
                 log({"config": name, "seed": seed, **summaries[-1]})
-            extra = {"unigram_entropy": unigram_entropy(text(config.data).data["test"]["tokens"])} if name == "mlm_tiny" else {}
+            extra = {}
+            if name == "mlm_tiny":
+                extra["unigram_entropy"] = unigram_entropy(text(config_of(name)[0].data).data["test"]["tokens"])
             log({"config": name, "seeds": options.seeds, **extra, "metrics": over_seeds(summaries)})
             print(f"{name}\n{table(over_seeds(summaries))}", extra, flush=True)
 

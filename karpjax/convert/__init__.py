@@ -11,18 +11,21 @@ import jax
 import numpy as np
 
 from karpjax.checkpoint import check_names
-from karpjax.convert import efficientnet_lite, resnet, resnet_cifar
+from karpjax.convert import bert, efficientnet_lite, resnet, resnet_cifar, vit
 from karpjax.convert.files import read, write
-from karpjax.convert.names import ignored, places
+from karpjax.convert.names import cleaned, places
 from karpjax.errors import UserError
 from karpjax.models.efficientnet_lite import EfficientNetLite0
+from karpjax.models.encoder import BERT, MaskedLM
 from karpjax.models.resnet import ResNet
 from karpjax.models.resnet_cifar import CifarResNet
+from karpjax.models.vit import MAE, ViT
 from karpjax.restore import by_name, variable_name
 
 __all__ = ["read", "to_karpjax", "to_pytorch", "write"]
 
-TABLES = {CifarResNet: resnet_cifar.TABLE, ResNet: resnet.TABLE, EfficientNetLite0: efficientnet_lite.TABLE}
+TABLES = {CifarResNet: resnet_cifar.TABLE, ResNet: resnet.TABLE, EfficientNetLite0: efficientnet_lite.TABLE,
+          MaskedLM: bert.TABLE, ViT: vit.TABLE, MAE: vit.TABLE}
 
 
 def to_karpjax(model, like: dict, arrays: dict, where) -> dict:
@@ -31,8 +34,7 @@ def to_karpjax(model, like: dict, arrays: dict, where) -> dict:
     Every array must have its place and every place its array, of the same shape, or the error lists what differs.
     """
     wanted = by_name(like)
-    found = {name.removeprefix("module."): array for name, array in arrays.items()}        # "module.": DataParallel's
-    found = {name: array for name, array in found.items() if not ignored(name)}
+    found = cleaned(arrays, where)
     table = places(table_of(model), wanted)
     expected = {name: shape for ours, place in table.items() for name, shape in place.shapes(wanted[ours].shape).items()}
     check_names({name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in expected.items()},
@@ -53,6 +55,8 @@ def to_pytorch(model, variables: dict) -> dict:
 
 
 def table_of(model) -> list:
+    if isinstance(model, MaskedLM) and any(getattr(model, field) != value for field, value in BERT.items()):
+        raise UserError(f"config.model: only a masked_lm in BERT's form has PyTorch's names, with {BERT}, and a context")
     for architecture, table in TABLES.items():
         if isinstance(model, architecture):
             return table

@@ -4,8 +4,9 @@
              ("stage{s}_block{b}/norm{i}", "layer{s}.{b}.bn{i}", NORM), ...]
 
 A row is (our module, theirs, layout); {s} stands for a number, the same on both sides. A layout maps each of our leaves to
-their leaf and the order of its axes: ours = theirs.transpose(order). Where several of their modules are one of ours (a fused
-query, key, value) the row names them in a tuple: equal parts, joined along our last axis.
+their leaf and the order of its axes: ours = theirs.transpose(order); None is an axis of 1 that ours lacks. Where several of
+their modules are one of ours (a fused query, key, value) the row names them in a tuple: equal parts, joined along our last
+axis.
 """
 from collections.abc import Iterable
 import dataclasses
@@ -19,22 +20,38 @@ VECTOR = (0,)
 CONV = {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", VECTOR)}          # theirs OIHW, ours HWIO; depthwise too
 DENSE = {"kernel": ("weight", (1, 0)), "bias": ("bias", VECTOR)}               # theirs OI, ours IO
 NORM = {"scale": ("weight", VECTOR), "bias": ("bias", VECTOR), "mean": ("running_mean", VECTOR), "var": ("running_var", VECTOR)}
-IGNORED = ("num_batches_tracked",)                                             # their leaves that have no place in ours
+# What has no place in ours: counters, and the parts of BERT that only its other tasks use.
+IGNORED = r".*\.num_batches_tracked|bert\.pooler\..*|cls\.seq_relationship\..*|.*\.position_ids"
+# Other names of the same arrays: BERT's first files; MAE as transformers 5 saves it.
+RENAMED = [(r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"),
+           (r"^decoder\.decoder_encoder\.layer\.", "decoder.decoder_layers.")]
+# Copies of other arrays, which files may hold or leave out: ours is one array.
+TIED = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias"}
 
 
 @dataclasses.dataclass
 class Place:
     """One of our variables in their file."""
     names: list[str]          # its parts, joined along our last axis
-    order: tuple[int, ...]
+    order: tuple[int | None, ...]
 
     def ours(self, arrays: dict) -> np.ndarray:
-        return np.concatenate([np.transpose(arrays[name], self.order) for name in self.names], axis=-1)
+        parts = [arrays[name].squeeze(self.ones).transpose(self.axes) for name in self.names]
+        return np.concatenate(parts, axis=-1)
 
     def theirs(self, array: np.ndarray) -> dict[str, np.ndarray]:
-        back = np.argsort(self.order)
-        parts = np.split(array, len(self.names), axis=-1)
-        return {name: np.ascontiguousarray(part.transpose(back)) for name, part in zip(self.names, parts)}
+        parts = [np.expand_dims(part.transpose(np.argsort(self.axes)), self.ones)
+                 for part in np.split(array, len(self.names), axis=-1)]
+        return {name: np.ascontiguousarray(part) for name, part in zip(self.names, parts)}
+
+    @property
+    def ones(self) -> tuple[int, ...]:
+        return tuple(i for i, axis in enumerate(self.order) if axis is None)
+
+    @property
+    def axes(self) -> list[int]:
+        return [axis for axis in self.order if axis is not None]
 
     def shapes(self, ours: tuple) -> dict[str, tuple]:
         """{their name: its shape} for our variable's shape."""
@@ -57,5 +74,16 @@ def places(table: list, names: Iterable[str]) -> dict[str, Place]:
     return found
 
 
-def ignored(name: str) -> bool:
-    return name.rpartition(".")[2] in IGNORED
+def cleaned(arrays: dict, where) -> dict:
+    """Their arrays by the names of the tables: without DataParallel's prefix, counters and copies; old names made new."""
+    found = {}
+    for name, array in arrays.items():
+        name = name.removeprefix("module.")
+        for pattern, new in RENAMED:
+            name = re.sub(pattern, new, name)
+        found[name] = array
+    untied = [f"{copy} from {name}" for copy, name in TIED.items()
+              if copy in found and name in found and not np.array_equal(found[copy], found[name])]
+    if untied:
+        raise UserError(f"{where}: {', '.join(untied)} differs, but the model has one array for both; expected tied weights")
+    return {name: array for name, array in found.items() if name not in TIED and not re.fullmatch(IGNORED, name)}

@@ -40,9 +40,18 @@ Conv = functools.partial(nn.Conv, conv_general_dilated=in_parts)
 
 
 def max_pool(x, n: int):
-    """(B, H, W, C) -> (B, H // n, W // n, C): the largest of n x n. Its gradient, on CPUs, compares and adds where XLA's own
-    scatters: an airbench step takes 0.8 of its time. (Largest values that are equal share it there, elsewhere the first has it.)
-    """
+    """(B, H, W, C) -> (B, H // n, W // n, C): the largest of n x n. On CPUs its gradient selects where XLA's scatters."""
     B, H, W, C = x.shape
-    windows = lambda x: x[:, :H // n * n, :W // n * n].reshape(B, H // n, n, W // n, n, C).max((2, 4))
+
+    def windows(x):
+        x = x[:, :H // n * n, :W // n * n].reshape(B, H // n, n, W // n, n, C)
+        x = functools.reduce(larger, jnp.unstack(x, axis=4))                               # (B, H/n, n, W/n, C)
+        return functools.reduce(larger, jnp.unstack(x, axis=2))
     return lax.platform_dependent(x, cpu=windows, default=lambda x: nn.max_pool(x, (n, n), (n, n)))
+
+
+def larger(a, b):
+    """Elementwise; of equals the first; NaN stays. Not jnp.max: its gradient asks which inputs equal the result, and where XLA
+    computes those anew, rounded otherwise, none may: 0 / 0, as the guarantee tests found with the airbench network.
+    """
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)

@@ -1,60 +1,104 @@
-"""A small bidirectional transformer encoder: pre-norm (Xiong et al. 2020), rotary positions (RoPE, Su et al. 2021), tied
-embeddings. The toy of masked modelling: see configs/mlm_tiny.py for what it reaches on the bytes of a novel.
+"""Transformer blocks that text and image encoders share, in the forms that the field compares.
+
+The default is today's: norm first (Xiong et al. 2020), rotary positions (RoPE, Su et al. 2021), gated MLP (GeGLU, Shazeer
+2020), no biases. BERT's (Devlin et al. 2019) is norm="post", mlp="gelu", bias=True, rotary=False; ViT's (Dosovitskiy et al.
+2021) the same with norm="pre".
 """
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+from karpjax.errors import UserError, check_choice
+
+NORMS, MLPS = ("pre", "post"), ("geglu", "gelu")
+
+
+class Block(nn.Module):
+    """Attention and MLP, each with its norm and residual."""
+    heads: int
+    norm: str = "pre"          # "post": after the residual sum, as in BERT
+    mlp: str = "geglu"
+    bias: bool = False
+    rotary: bool = True
+    eps: float = 1e-6          # of the norms
+    dropout: float = 0.0
+    drop_path: float = 0.0     # chance that a row skips the branch (Huang et al. 2016)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "B 1 T T"] | None = None,
+                 positions: Int[Array, "B T"] | None = None, train: bool = False) -> Float[Array, "B T D"]:
+        check_choice(self.norm, NORMS, "config.model.norm")
+        check_choice(self.mlp, MLPS, "config.model.mlp")
+        attention = Attention(self.heads, self.bias, self.rotary, name="attention")
+        mlp = MLP(self.mlp, self.bias, name="mlp")
+        norms = [norm(self.eps, self.bias, f"norm_{part}") for part in ("attention", "mlp")]
+        for branch, normed in zip((lambda x: attention(x, mask, positions), mlp), norms):
+            if self.norm == "pre":
+                x = x + self.skip(branch(normed(x)), train)
+            else:
+                x = normed(x + self.skip(branch(x), train))
+        return x
+
+    def skip(self, y, train: bool):
+        y = nn.Dropout(self.dropout, deterministic=not train)(y)
+        return nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not train)(y)
 
 
 class Attention(nn.Module):
     heads: int
+    bias: bool
+    rotary: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], mask=None, positions=None) -> Float[Array, "B T D"]:
+        B, T, D = x.shape
+        if D % self.heads:
+            raise UserError(f"a transformer of width {D}: expected a number of heads that divides it, found {self.heads}")
+        qkv = nn.Dense(3 * D, use_bias=self.bias, kernel_init=init, name="qkv")(x)        # (B, T, 3D)
+        q, k, v = jnp.unstack(qkv.reshape(B, T, 3, self.heads, D // self.heads), axis=2)  # (B, T, H, D/H) each
+        if self.rotary:
+            q, k = rotate(q, positions), rotate(k, positions)
+        y = jax.nn.dot_product_attention(q, k, v, mask=mask)                              # (B, T, H, D/H)
+        return nn.Dense(D, use_bias=self.bias, kernel_init=init, name="out")(y.reshape(B, T, D))
+
+
+class MLP(nn.Module):
+    kind: str
+    bias: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        B, T, D = x.shape
-        qkv = nn.Dense(3 * D, use_bias=False, name="qkv")(x).reshape(B, T, 3, self.heads, D // self.heads)
-        q, k, v = rotate(qkv[:, :, 0]), rotate(qkv[:, :, 1]), qkv[:, :, 2]     # (B, T, H, D/H)
-        y = jax.nn.dot_product_attention(q, k, v)                              # (B, T, H, D/H)
-        return nn.Dense(D, use_bias=False, name="out")(y.reshape(B, T, D))
+        D = x.shape[-1]
+        dense = lambda width, name: nn.Dense(width, use_bias=self.bias, kernel_init=init, name=name)
+        if self.kind == "gelu":
+            y = nn.gelu(dense(4 * D, "up")(x), approximate=False)                         # (B, T, 4D)
+        else:  # two thirds as wide, so that both kinds have the same number of parameters
+            F = round(8 * D / 3 / 32) * 32 or 32
+            gate, y = jnp.split(dense(2 * F, "up")(x), 2, axis=-1)                        # (B, T, F) each
+            y = nn.gelu(gate, approximate=False) * y
+        return dense(D, "down")(y)
 
 
-def rotate(x: Float[Array, "B T H C"]) -> Float[Array, "B T H C"]:
+def norm(eps: float, bias: bool, name: str) -> nn.LayerNorm:
+    # Flax's fast variance, E[x^2] - E[x]^2, loses digits where PyTorch's does not.
+    return nn.LayerNorm(epsilon=eps, use_bias=bias, use_fast_variance=False, name=name)
+
+
+def init(key, shape, dtype=jnp.float32):
+    return nn.initializers.normal(0.02)(key, shape, dtype)                                # BERT's and ViT's
+
+
+def rotate(x: Float[Array, "B T H C"], positions: Int[Array, "B T"] | None = None) -> Float[Array, "B T H C"]:
     """RoPE: pair (i, i + C/2) turns by position / 10000^(2i/C), so that q.k depends on the distance alone."""
     T, C = x.shape[1], x.shape[3]
-    angle = jnp.arange(T)[:, None] * 10000.0 ** (-jnp.arange(0, C, 2) / C)     # (T, C/2)
-    cos, sin = (f(angle)[:, None].astype(x.dtype) for f in (jnp.cos, jnp.sin)) # (T, 1, C/2)
+    positions = jnp.arange(T)[None] if positions is None else positions                   # (1 or B, T)
+    angle = positions[..., None] * 10000.0 ** (-jnp.arange(0, C, 2) / C)                  # (B, T, C/2)
+    cos, sin = (f(angle)[:, :, None].astype(x.dtype) for f in (jnp.cos, jnp.sin))         # (B, T, 1, C/2)
     a, b = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 
 
-class Block(nn.Module):
-    heads: int
-    dropout: float
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], train: bool) -> Float[Array, "B T D"]:
-        D = x.shape[-1]
-        drop = nn.Dropout(self.dropout, deterministic=not train)
-        x = x + drop(Attention(self.heads, name="attention")(nn.LayerNorm(name="norm_attention")(x)))
-        y = nn.Dense(4 * D, name="up")(nn.LayerNorm(name="norm_mlp")(x))       # (B, T, 4D)
-        return x + drop(nn.Dense(D, name="down")(nn.gelu(y)))                  # (B, T, D)
-
-
-class Encoder(nn.Module):
-    """Tokens (B, T) -> logits (B, T, vocabulary); input and output embeddings are tied."""
-    vocabulary: int
-    layers: int = 2
-    width: int = 128
-    heads: int = 4
-    dropout: float = 0.0
-
-    @nn.compact
-    def __call__(self, tokens: Int[Array, "B T"], train: bool = False) -> Float[Array, "B T V"]:
-        embed = nn.Embed(self.vocabulary, self.width, embedding_init=nn.initializers.normal(0.02), name="embed")
-        x = embed(tokens)                                                      # (B, T, D)
-        for i in range(self.layers):
-            x = Block(self.heads, self.dropout, name=f"block{i}")(x, train)
-        x = nn.LayerNorm(name="norm")(x)
-        bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,))
-        return embed.attend(x) + bias                                          # (B, T, V)
+def same_segment(segments: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
+    """Who sees whom: tokens of one document that share a row. Padding, segment 0, is seen by nobody but itself."""
+    return segments[:, None, :, None] == segments[:, None, None, :]

@@ -1,6 +1,6 @@
 """Where batches come from. `arrays` for your own data, `images` for TFDS by name, `Rollout` for environments."""
 from karpjax.sources.arrays import Arrays, Arrays as arrays
-from karpjax.sources.datasets import images
+from karpjax.sources.images import images
 from karpjax.sources.host import Host
 from karpjax.sources.rollout import Rollout
 from karpjax.sources.source import Source

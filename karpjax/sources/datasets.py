@@ -1,10 +1,8 @@
 """Any TFDS data set by name, without TensorFlow: on the device where it fits, through grain where it does not.
 
-    config.data = dict(name="cifar10", train="train[:90%]", validation="train[90%:]", test="test", batch_size=128,
-                       mean=[125.3, 123.0, 113.9], std=[63.0, 62.1, 66.7])
-
-TFDS reads and writes array_record files without TensorFlow; a set that was prepared as tfrecord must be prepared again with
-`file_format="array_record"`. karpjax's own sets (digits) are prepared from the package on first use, offline.
+What images (images.py) and texts (text.py) have in common. TFDS reads and writes array_record files without TensorFlow; a
+set that was prepared as tfrecord must be prepared again with `file_format="array_record"`. karpjax's own sets (digits) are
+prepared from the package on first use, offline.
 """
 import importlib
 import os
@@ -12,79 +10,36 @@ import pathlib
 import shutil
 import tempfile
 
-from ml_collections import ConfigDict
 import numpy as np
 
-from karpjax.errors import UserError, check_choice, check_keys
+from karpjax.errors import UserError, check_choice
 from karpjax.sources.arrays import Arrays
 from karpjax.sources.host import Host
-from karpjax.sources.source import Described, Source
+from karpjax.sources.source import Source
 
 EMBEDDED = {"digits": ("karpjax.sources.digits", "Digits")}  # made from the package's own files
 ON_DEVICE_BYTES = 2 << 30                                    # larger sets are fed from the host
-KEYS = ("name", "data_dir", "train", "validation", "test", "batch_size", "mean", "std", "resize", "channels", "on_device",
-        "described")
 
 
-def images(data, augment=None, mix=None) -> Source:
-    """A source of {"image": (B, H, W, C) float32, "label": (B,) int32} from config.data, a dict:
-
-    name, data_dir      the TFDS set and where it is prepared ("": TFDS's default, or $TFDS_DATA_DIR)
-    train, validation, test   splits in TFDS's syntax, "" for none
-    batch_size          global
-    mean, std           per channel, in the units of the stored pixels: image = (stored - mean) / std
-    resize              [H, W]: the largest part in the middle of that shape, scaled (bilinear, antialiased), on the host
-    channels            3: grey images repeated to three channels
-    on_device           "auto", "yes" or "no" (fed from the host)
-    described           set by karpjax.restore: classes and shape, for where the data set is not
-    """
-    data = ConfigDict(dict(data))
-    check_keys(data, KEYS, "config.data", required=("name", "train", "batch_size"))
-    mean, std = (np.asarray(data.get(k, default), np.float32) for k, default in (("mean", 0.0), ("std", 1.0)))
-
-    def prepare(batch):
-        return {**batch, "image": (batch["image"].astype(np.float32) - mean) / std}         # (B, H, W, C)
-
-    try:
-        builder = prepared_builder(data.name, data.get("data_dir", ""))
-    except UserError as error:
-        if not data.get("described"):
-            raise
-        source = Described({"image": np.zeros((1, *data.described["shape"]), np.uint8)}, prepare, error)
-        source.classes = data.described["classes"]
-        return source
+def open_splits(builder, data) -> tuple[dict, dict]:
+    """({"train": its expression, ...}, {"train": records by index, ...}) of the splits that config.data names."""
     wanted = {split: data.get(split, "") for split in ("train", "validation", "test") if data.get(split, "")}
-    records = {split: open_split(builder, expression) for split, expression in wanted.items()}
-    features = builder.info.features
-    for name in ("image", "label"):
-        if name not in features:
-            raise UserError(f"data set {data.name!r}: expected features image and label, found {sorted(features)}")
-    if not hasattr(features["label"], "num_classes"):
-        raise UserError(f"data set {data.name!r}: expected the feature label to be a ClassLabel, found "
-                        f"{type(features['label']).__name__}; prepare the set again with tfds.features.ClassLabel")
-    classes, resize, channels = features["label"].num_classes, tuple(data.get("resize", ())), data.get("channels", 0)
+    return wanted, {split: open_split(builder, expression) for split, expression in wanted.items()}
 
-    def decode(record):
-        label = int(record["label"])
-        if not 0 <= label < classes:
-            raise UserError(f"data set {data.name!r}: a label is {label}, expected 0 to {classes - 1}; "
-                            "prepare the set again with the right num_classes")
-        return {"image": fit(np.asarray(record["image"]), resize, channels), "label": np.int32(label)}
 
+def source_of(data, wanted: dict, records: dict, decode, row_bytes: int | None, **options) -> Source:
+    """A source of these records: in device memory where asked for or where they fit, else fed from the host.
+
+    row_bytes    of a decoded row; None where rows are of many sizes
+    """
     where = data.get("on_device", "auto")
     check_choice(where, ("auto", "yes", "no"), "config.data.on_device")
-    shape = (*(resize or features["image"].shape[:2]), channels or features["image"].shape[2])
-    fixed = None not in shape
-    size = len(records["train"]) * int(np.prod([s for s in shape if s])) * np.dtype(features["image"].np_dtype).itemsize
-    options = dict(batch_size=data.batch_size, prepare=prepare, augment=augment, mix=mix)
-    if where == "yes" or (where == "auto" and fixed and size <= ON_DEVICE_BYTES):
+    fits = row_bytes is not None and len(records["train"]) * row_bytes <= ON_DEVICE_BYTES
+    if where == "yes" or where == "auto" and fits:
         columns = {split: read_all(rows, decode, f"{data.name}/{wanted[split]}") for split, rows in records.items()}
-        source = Arrays(columns.pop("train"), splits=columns, **options)
-    else:
-        named = {split: Named(rows, f"{data.name}/{wanted[split]}") for split, rows in records.items()}
-        source = Host(named.pop("train"), splits=named, decode=decode, **options)
-    source.classes, source.described = classes, {"classes": classes, "shape": list(source.example["image"].shape[1:])}
-    return source
+        return Arrays(columns.pop("train"), splits=columns, batch_size=data.batch_size, **options)
+    named = {split: Named(rows, f"{data.name}/{wanted[split]}") for split, rows in records.items()}
+    return Host(named.pop("train"), splits=named, decode=decode, batch_size=data.batch_size, **options)
 
 
 def prepared_builder(name: str, data_dir: str = ""):
@@ -154,34 +109,13 @@ def read_record(rows, i: int, name: str):
                         "the file is damaged: prepare the set again, or leave the record out by its split") from error
 
 
-def fit(image, resize: tuple, channels: int):
-    """An image (h, w, c) as (H, W, C): see `resize` and `channels` in `images`."""
-    if channels and image.shape[-1] != channels:
-        if image.shape[-1] != 1:
-            raise UserError(f"config.data.channels = {channels}: expected images of 1 or {channels} channels, found "
-                            f"{image.shape[-1]}")
-        image = np.repeat(image, channels, axis=-1)
-    if not resize or image.shape[:2] == resize:
-        return image
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise UserError('config.data.resize needs Pillow; pip install "karpjax[images]"') from error
-    (h, w, c), (H, W) = image.shape, resize
-    scale = min(h / H, w / W)                                             # of the part: scale H x scale W, in the middle
-    top, left = (h - scale * H) / 2, (w - scale * W) / 2
-    picture = Image.fromarray(image if c > 1 else image[..., 0])
-    resized = picture.resize((W, H), Image.Resampling.BILINEAR, box=(left, top, left + scale * W, top + scale * H))
-    return np.asarray(resized).reshape(H, W, c)
-
-
 def read_all(rows, decode, name: str) -> dict:
     """A whole split as columns in host memory: {"image": (N, H, W, C), "label": (N,)}."""
     decoded = [decode(read_record(rows, i, name)) for i in range(len(rows))]
-    shapes = {row["image"].shape for row in decoded}
+    shapes = {tuple(column.shape for column in row.values()) for row in decoded}
     if len(shapes) != 1:
-        raise UserError(f"data set {name}: images of {len(shapes)} shapes, expected one to hold them in one array; resize them "
-                        "when preparing the set")
+        raise UserError(f"data set {name}: rows of {len(shapes)} shapes, expected one to hold them in one array; give images "
+                        "one shape with config.data.resize")
     return {key: np.stack([row[key] for row in decoded]) for key in decoded[0]}
 
 

@@ -26,6 +26,7 @@ class Source:
     example: dict = {}              # a prepared batch of 1, for shapes
     host_fed: bool = False          # True: `arrays` is fresh for every step, from feed(step)
     described: dict = {}            # JSON, kept in checkpoints: what `Described` needs where the data is not at hand
+    files: dict[str, str] = {}      # texts that belong to the data, kept in the workdir: {"tokenizer.json": ...}
 
     def init(self, key) -> dict:
         """The state at step 0; checkpointed. The key is the source's own."""

@@ -1,30 +1,71 @@
-"""Text as rows of byte tokens: an embedded public-domain novel, or any text file. Vocabulary 256 bytes.
+"""Rows of tokens: from sets that karpjax.prepare made of texts, or the bytes of one file.
 
-The default is the first volume of Jane Austen's "Pride and Prejudice" (1813, public domain), 231 kB: the last tenth is the
-test split, the tenth before it validation.
+    config.data = dict(name="imdb_packed", train="train[:99%]", validation="train[99%:]", batch_size=64)
+    config.data = dict(path="", length=64, batch_size=32)
+
+The second is for first steps: rows of bytes of a text file, by default the first volume of Jane Austen's "Pride and Prejudice"
+(1813, public domain), 231 kB; the last tenth is the test split, the tenth before it validation.
 """
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 
 from karpjax.errors import UserError, check_keys
 from karpjax.sources.arrays import Arrays
+from karpjax.sources.datasets import open_splits, prepared_builder, source_of
 from karpjax.sources.source import Described, Source
+from karpjax.tokenizer import BYTES, vocabulary_of
 
 EMBEDDED = pathlib.Path(__file__).parent.parent / "data" / "pride_and_prejudice.txt"
-VOCABULARY = 256
+PREPARED = ("name", "data_dir", "train", "validation", "test", "batch_size", "on_device", "described")
+BYTES_OF_A_FILE = ("path", "length", "batch_size", "described")
 
 
 def text(data, augment=None) -> Source:
-    """A source of {"tokens": (B, length) int32} from config.data: path ("": the embedded novel), length, batch_size."""
-    check_keys(data, ("path", "length", "batch_size", "described"), "config.data", required=("length", "batch_size"))
-    path = pathlib.Path(data.get("path", "") or EMBEDDED)
-    prepare = lambda batch: {**batch, "tokens": batch["tokens"].astype(np.int32)}
+    """A source of {"tokens": (B, T) int32}, and its `vocabulary`. From config.data, a dict of either:
+
+    name, data_dir, train, validation, test, batch_size, on_device    as for images (images.py), of a set that was prepared
+        with python -m karpjax.prepare --format=text. Packed sets add "segments" (B, T), the number of each token's document in
+        its row from 1, 0 where there is none; sets with labels "label" (B,), and `classes`
+    path ("": the embedded novel), length, batch_size                 bytes
+    """
+    return prepared_text(data, augment) if data.get("name", "") else bytes_of_a_file(data, augment)
+
+
+def prepared_text(data, augment=None) -> Source:
+    check_keys(data, PREPARED, "config.data", required=("name", "train", "batch_size"))
+    try:
+        builder = prepared_builder(data.name, data.get("data_dir", ""))
+    except UserError as error:
+        if not data.get("described"):
+            raise
+        return with_vocabulary(Described({"tokens": np.zeros((1, data.described["length"]), np.uint16)}, as_integers, error),
+                               data.described)
+    features, metadata = builder.info.features, builder.info.metadata or {}
+    if "tokens" not in features or "tokenizer" not in metadata:
+        raise UserError(f"data set {data.name!r}: expected tokens and their tokenizer, found the features {sorted(features)}; "
+                        "prepare its texts with python -m karpjax.prepare --format=text")
+    names = [name for name in ("tokens", "segments", "label") if name in features]
+
+    def decode(record):
+        return {name: np.asarray(record[name]) for name in names}
+
+    length = features["tokens"].shape[0]
+    row_bytes = 2 * length * (1 + ("segments" in features)) + 8
+    source = source_of(data, *open_splits(builder, data), decode, row_bytes, prepare=as_integers, augment=augment)
+    classes = features["label"].num_classes if "label" in features else 0
+    return with_vocabulary(source, {"length": length, "classes": classes, "tokenizer": metadata["tokenizer"]})
+
+
+def bytes_of_a_file(data, augment=None) -> Source:
+    check_keys(data, BYTES_OF_A_FILE, "config.data", required=("length", "batch_size"))
+    path, described = pathlib.Path(data.get("path", "") or EMBEDDED), {"length": data.length, "classes": 0, "tokenizer": ""}
     if not path.is_file():
         missing = UserError(f"config.data.path: no text file {str(path)!r}; leave it empty for the embedded novel")
         if not data.get("described"):
             raise missing
-        return Described({"tokens": np.zeros((1, data.length), np.uint8)}, prepare, missing)
+        return with_vocabulary(Described({"tokens": np.zeros((1, data.length), np.uint8)}, as_integers, missing), described)
     tokens = np.frombuffer(path.read_bytes(), np.uint8)
     rows = len(tokens) // data.length
     if rows < 10:
@@ -32,13 +73,27 @@ def text(data, augment=None) -> Source:
                         "use a longer text or a smaller config.data.length")
     tokens = tokens[:rows * data.length].reshape(rows, data.length)
     tenth = rows // 10
-    source = Arrays({"tokens": tokens[:-2 * tenth]}, batch_size=data.batch_size, prepare=prepare, augment=augment,
+    source = Arrays({"tokens": tokens[:-2 * tenth]}, batch_size=data.batch_size, prepare=as_integers, augment=augment,
                     splits={"validation": {"tokens": tokens[-2 * tenth:-tenth]}, "test": {"tokens": tokens[-tenth:]}})
-    source.described = {"length": data.length}
+    return with_vocabulary(source, described)
+
+
+def as_integers(batch: dict) -> dict:
+    """Stored as uint8 or uint16, read as int32."""
+    integers = {name: jnp.asarray(batch[name], jnp.int32) for name in ("tokens", "segments", "label") if name in batch}
+    return {**batch, **integers}
+
+
+def with_vocabulary(source: Source, described: dict) -> Source:
+    """What a checkpoint must know of the texts goes along: the length of a row, the classes, the tokenizer."""
+    source.vocabulary = vocabulary_of(described["tokenizer"]) if described["tokenizer"] else BYTES
+    source.classes, source.encode = described["classes"], lambda texts: source.vocabulary.encode(texts, described["length"])
+    source.described = {**described, "fingerprint": source.vocabulary.fingerprint}
+    source.files = {"tokenizer.json": described["tokenizer"]} if described["tokenizer"] else {}
     return source
 
 
 def unigram_entropy(tokens: np.ndarray) -> float:
-    """Entropy in nats of the byte frequencies: the loss of the best predictor that ignores context."""
-    p = np.bincount(tokens.reshape(-1), minlength=VOCABULARY) / tokens.size
+    """Entropy in nats of the token frequencies: the loss of the best predictor that ignores context."""
+    p = np.bincount(tokens.reshape(-1)) / tokens.size
     return float(-np.sum(p[p > 0] * np.log(p[p > 0])))

@@ -1,6 +1,6 @@
 """Image classification: cross-entropy with label smoothing (Szegedy et al. 2016, section 7) on any TFDS image set.
 
-    config.task = "classify"; config.model, config.data (karpjax/sources/datasets.py), config.augment (karpjax/augment.py),
+    config.task = "classify"; config.model, config.data (karpjax/sources/images.py), config.augment (karpjax/augment.py),
     config.label_smoothing, config.tta
 
 Metrics: "accuracy" (top 1); with config.tta evaluation adds "accuracy_tta", of the mean over several views of each image:

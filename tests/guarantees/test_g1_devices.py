@@ -35,9 +35,9 @@ def test_the_batch_is_sharded(name):
 
 def test_mutant_unsharded_batch(monkeypatch):
     """The same numbers on every device, each doing all the work: only the arithmetic shows it."""
-    one = trained("mlm", (1, 1)).flops
+    one = trained("masked_text", (1, 1)).flops
     monkeypatch.setattr(sharding, "batch_sharding", sharding.replicated)
-    assert run(*config_of("mlm"), mesh_of(8), steps=1).flops > 0.5 * one
+    assert run(*config_of("masked_text"), mesh_of(8), steps=1).flops > 0.5 * one
 
 
 def mean_of_means(parts: int):
@@ -56,7 +56,7 @@ def mean_of_means(parts: int):
     return change
 
 
-@pytest.mark.parametrize("name", ["mlm", "reinforce"])
+@pytest.mark.parametrize("name", ["masked_text", "reinforce"])
 def test_mutant_mean_of_means(name):
     config, record = config_of(name, exact=True)
     one = run(config, record, mesh_of(1), steps=4, change=uneven).state

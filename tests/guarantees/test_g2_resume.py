@@ -65,7 +65,7 @@ def test_killed_and_resumed_is_bitwise_equal(name, tmp_path, never_stopped):
     assert checksums == expected_checksums
 
 
-@pytest.mark.parametrize("mutant, task", [("key_not_saved", "digits"), ("position_not_saved", "mlm"),
+@pytest.mark.parametrize("mutant, task", [("key_not_saved", "digits"), ("position_not_saved", "masked_text"),
                                           ("position_not_saved", "reinforce"), ("rows_not_cut", "poly")])
 def test_mutants(mutant, task, tmp_path, never_stopped):
     """The same comparison must notice a run that forgets something."""

@@ -27,6 +27,6 @@ def test_mutant_gradients_not_summed(monkeypatch):
     """A pmap step that forgets its psum is caught."""
     from karpjax import step
     monkeypatch.setattr(step.lax, "psum", lambda tree, axis: tree)
-    jit = run(*config_of("mlm", exact=True), mesh_of(8), steps=3, change=uneven)
-    pmap = run(*config_of("mlm", exact=True, parallel="pmap"), mesh_of(8), steps=3, change=uneven)
+    jit = run(*config_of("masked_text", exact=True), mesh_of(8), steps=3, change=uneven)
+    pmap = run(*config_of("masked_text", exact=True, parallel="pmap"), mesh_of(8), steps=3, change=uneven)
     assert differences(pmap.state, jit.state) != []

@@ -1,0 +1,62 @@
+"""MAE on CIFAR-10: a small ViT from scratch beside one that was pretrained by masking, at equal epochs; and a linear probe.
+
+    python experiments/mae/run.py --workdir=runs/mae                                          # two to three hours on 2 cores
+    python experiments/mae/run.py --quick --log=/tmp/quick.jsonl
+
+CIFAR-10 must be prepared (python -m karpjax.prepare). Trains configs/cifar10_mae.py, then configs/cifar10_vit.py from it and
+from scratch with the same recipe but for layer_decay, and a probe that trains the head alone; then k nearest neighbours,
+without training. Choices are for the validation split; the test split is evaluated once a run, at its end. A line a run in
+results.jsonl. Started again it goes on where it stopped. --quick: a few steps, for tests.
+"""
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent.parent))
+
+from experiments.runs import config_of, trained  # noqa: E402
+from karpjax.knn import knn  # noqa: E402
+
+QUICK = {"steps": 3, "eval_every": 3, "save_every": 3, "data.batch_size": 16, "model.width": 16, "model.layers": 1,
+         "model.patch": 8, "optimizer.learning_rate.warmup_steps": 1}
+PROBE = {"optimizer.freeze": ("(?!head/).*",), "model.drop_path": 0.0}
+
+
+def study(options, workdir: pathlib.Path):
+    rows = []
+
+    def log(row):
+        rows.append(row)
+        pathlib.Path(options.log).write_text("".join(json.dumps(each) + "\n" for each in rows))
+        print({name: value for name, value in row.items() if name == "run" or "/" in name}, flush=True)
+    quick = QUICK if options.quick else {}
+    steps = lambda name, epochs: {} if options.quick or not epochs else \
+        {"steps": epochs * 45_000 // config_of(name)[0].data.batch_size}
+    mae = workdir / "mae"
+    log({"run": "mae", **trained("cifar10_mae", mae, **quick, **steps("cifar10_mae", options.pretrain_epochs))})
+    for run, own in (("scratch", {}),
+                     ("pretrained", {"init_from": str(mae), "optimizer.layer_decay": 0.75}),
+                     ("linear probe, pretrained", {"init_from": str(mae), **PROBE}),
+                     ("linear probe, random encoder", PROBE)):
+        log({"run": run, **trained("cifar10_vit", workdir / run.replace(", ", "_").replace(" ", "_"),
+                                   **{**quick, **steps("cifar10_vit", options.epochs), **own})})
+    log({"run": "neighbours, pretrained", **knn(mae, "cifar10", "train[:90%]", "train[90%:]")})
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pretrain_epochs", type=int, default=0, help="0: the config's own")
+    parser.add_argument("--epochs", type=int, default=0, help="of each classifier; 0: the config's own")
+    parser.add_argument("--workdir", default="", help="where a study that was stopped goes on; empty: nowhere")
+    parser.add_argument("--log", default=str(HERE / "results.jsonl"))
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        study(options, pathlib.Path(options.workdir or folder).resolve())
+
+
+if __name__ == "__main__":
+    main()

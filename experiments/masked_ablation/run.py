@@ -1,0 +1,99 @@
+"""Masked language modelling, one change at a time, at equal tokens: masks, norms, activations, positions, optimizer.
+
+    python experiments/masked_ablation/run.py --workdir=runs/ablation                        # some hours on 2 cores
+    python experiments/masked_ablation/run.py --quick --log=/tmp/quick.jsonl
+
+Tiny (2 layers, 128 wide) on 5M tokens of IMDB's reviews, prepared as configs/imdb_mlm.py says (or by experiments/imdb: then
+--data_dir=runs/imdb/tfds). Three seeds of each; the loss is that of the same held-out rows under the same masks, 15 % whatever
+the training rate. A line a run in results.jsonl, then mean and deviation; ablation.png shows them. Started again it goes on
+where it stopped. --quick: a few steps of three variants, for tests.
+"""
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent.parent))
+
+from experiments.runs import config_of, trained  # noqa: E402
+from karpjax.sweep import over_seeds, table  # noqa: E402
+
+TOKENS, SEEDS = 5_000_000, 3
+RATE = dict(name="warmup_cosine_decay_schedule", init_value=0.0, peak_value=1e-3, warmup_steps=60)
+MUON = {"clip": 1.0, "groups": [
+    ["block.*/kernel", dict(name="muon", learning_rate={**RATE, "peak_value": 1e-2}, weight_decay=0.01)],
+    [".*", dict(name="adamw", learning_rate=RATE, weight_decay=0.01, b2=0.98)]]}
+VARIANTS = {
+    "base: 30 % masked, pre-norm, GeGLU, RoPE, AdamW": {},
+    "15 % masked": {"mask_rate": 0.15},
+    "40 % masked": {"mask_rate": 0.4},
+    "80/10/10": {"replace": True},
+    "post-norm": {"model.norm": "post"},
+    "GELU": {"model.mlp": "gelu"},
+    "learned positions": {"model.positions": "learned", "model.context": 128},
+    "Muon": {"optimizer": MUON},
+}
+LOSS = "validation/mlm"
+
+
+def base(options) -> dict:
+    """What all variants share."""
+    if options.quick:
+        return {"steps": 3, "eval_every": 3, "save_every": 3, "data.batch_size": 8, "model.layers": 1, "model.width": 32,
+                "model.heads": 2, "data.train": "train[:90%]", "data.validation": "train[90%:]",
+                "optimizer.learning_rate.warmup_steps": 1}
+    config, _ = config_of("imdb_mlm")
+    steps = round(TOKENS / config.data.batch_size / 128)
+    return {"steps": steps, "eval_every": steps, "save_every": steps, "data.data_dir": options.data_dir, "model.layers": 2,
+            "model.width": 128, "model.heads": 2, "optimizer.learning_rate": RATE,
+            "data.train": "train[:95%]+unsup[:95%]", "data.validation": "train[98%:]"}
+
+
+def draw(rows: list[dict], path) -> None:
+    """Mean and deviation of each variant's loss, beside the base's."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    names = [row["variant"] for row in rows][::-1]
+    means, deviations = ([row["metrics"][LOSS][what] or 0.0 for row in rows][::-1] for what in ("mean", "sd"))
+    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    axes.errorbar(means, range(len(names)), xerr=deviations, fmt="o", capsize=3)
+    axes.axvline(means[-1], color="grey", linewidth=0.8)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("validation loss, nats a masked token (15 % masked)")
+    figure.savefig(path, dpi=100)
+
+
+def study(options, workdir: pathlib.Path):
+    rows, means = [], []
+
+    def log(row):
+        rows.append(row)
+        pathlib.Path(options.log).write_text("".join(json.dumps(each) + "\n" for each in rows))
+    for i, (variant, own) in enumerate(list(VARIANTS.items())[::3 if options.quick else 1]):
+        summaries = []
+        for seed in range(1 if options.quick else SEEDS):
+            summaries.append(trained("imdb_mlm", workdir / f"{i}_{seed}", seed=seed, **{**base(options), **own}))
+            log({"variant": variant, "seed": seed, **summaries[-1]})
+        means.append({"variant": variant, "seeds": len(summaries), "metrics": over_seeds(summaries)})
+        print(f"{variant}\n{table(means[-1]['metrics'])}", flush=True)
+    for row in means:
+        log(row)
+    draw(means, pathlib.Path(options.log).with_name("ablation.png"))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data_dir", default="", help="where imdb_packed is prepared; empty: TFDS's default")
+    parser.add_argument("--workdir", default="", help="where a study that was stopped goes on; empty: nowhere")
+    parser.add_argument("--log", default=str(HERE / "results.jsonl"))
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        study(options, pathlib.Path(options.workdir or folder).resolve())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Classification of texts: cross-entropy on a set that was prepared a document a row (karpjax/corpora.py).
+
+    config.task = "classify_text"; config.model (name="text_classifier"), config.data (karpjax/sources/text.py),
+    config.label_smoothing
+
+From a pretrained encoder: config.init_from = a masked_text run, config.init_skip = its head and ours; learning rates that fall
+with depth: config.optimizer.layer_decay; a linear probe: config.optimizer.freeze all but the head. Metrics: "accuracy". What it
+gives: configs/imdb_sentiment.py.
+"""
+import jax.numpy as jnp
+import optax
+
+import karpjax as kj
+from karpjax.settings import check_own_keys
+from karpjax.task import split_variables
+
+
+def build(config) -> kj.Task:
+    check_own_keys(config, "label_smoothing")
+    source, smoothing = kj.sources.text(config.data), config.get("label_smoothing", 0.0)
+    if not source.classes:
+        raise kj.UserError(f"data set {config.data.get('name', '')!r} has no labels; prepare its texts without --pack, from "
+                           'lines {"text": ..., "label": ...}')
+    model = kj.models.make(config.model, vocabulary=source.vocabulary.size, classes=source.classes)
+
+    def logits_of(params, model_state, tokens, key=None):
+        return kj.apply(model, params, model_state, tokens, key, segments=source.vocabulary.segments(tokens))   # (B, C)
+
+    def loss(params, model_state, batch, key):
+        logits, model_state = logits_of(params, model_state, batch["tokens"], key)
+        target = jnp.eye(source.classes)[batch["label"]]                                                  # (B, C)
+        xent = optax.softmax_cross_entropy(logits, optax.smooth_labels(target, smoothing if key is not None else 0.0))
+        correct = (logits.argmax(-1) == batch["label"]).astype(jnp.float32)                               # (B,)
+        return {"xent": kj.mean(xent, batch["weight"])}, {"accuracy": kj.mean(correct, batch["weight"])}, model_state
+
+    def predict(variables, tokens):
+        return logits_of(*split_variables(variables), tokens)[0]
+
+    return kj.Task(model, source, loss, predict=predict, inputs="tokens")

@@ -1,0 +1,96 @@
+"""Masked autoencoding of images (MAE, He et al. 2022): predict the patches that were left out from those that were not.
+
+    config.task = "masked_image"; config.model (name="mae"), config.data (karpjax/sources/images.py), config.augment,
+    config.mask_rate     0.75, in training and evaluation
+    config.normalise     true: each target patch to mean 0 and deviation 1, as in the paper's best runs
+
+The encoder sees visible patches only. Which they are is keyed by the row's draw number, in evaluation by its position in the
+split. Metrics: "mae", the mean squared error of masked patches; 1 is what the mean of each patch gives, where normalised.
+"""
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+import numpy as np
+
+import karpjax as kj
+from karpjax import augment
+from karpjax.models.vit import images_of, patches_of
+from karpjax.settings import check_own_keys
+from karpjax.sources.source import example_keys
+from karpjax.task import split_variables
+
+SHOWN = 8  # pictures at the end of a run
+
+
+def build(config) -> kj.Task:
+    check_own_keys(config, "augment", "mask_rate", "normalise")
+    rate, normalise = config.mask_rate, config.get("normalise", True)
+    if not 0 < rate < 1:
+        raise kj.UserError(f"config.mask_rate: expected a share between 0 and 1, found {rate}")
+    each, together = augment.make(config.get("augment", ()), seed=config.seed)
+    if together:
+        raise kj.UserError("config.augment: mixup and cutmix mix labels, which masked_image has none of; leave them out")
+    model = kj.models.make(config.model)
+
+    def ordered(example, key):
+        """+ order (N,): the patches, those that stay visible first."""
+        H, W, _ = example["image"].shape
+        return {**example, "order": jnp.argsort(jax.random.uniform(key, (H * W // model.patch**2,)))}
+
+    def changed(example, key):
+        augmenting, masking = jax.random.split(key)
+        return ordered(each(example, augmenting) if each else example, masking)
+
+    def loss(params, model_state, batch, key):
+        if key is None:
+            keys = example_keys(jax.random.key(0), batch["index"])
+            batch = {**batch, **jax.vmap(ordered)({"image": batch["image"]}, keys)}
+        N = batch["order"].shape[1]
+        keep = visible(N, rate)
+        pixels, model_state = kj.apply(model, params, model_state, batch["image"], key, order=batch["order"], keep=keep)
+        error = error_of_masked(pixels, batch["image"], batch["order"], keep, model.patch, normalise, batch["weight"])
+        return {"mae": error}, {}, model_state
+
+    def show(variables, batch):
+        """Each row of pictures: as it is, what the encoder sees, what comes out (masked patches; in colours of their own)."""
+        images = batch["image"][:SHOWN]
+        order = jax.vmap(lambda image, key: ordered({"image": image}, key)["order"])(
+            images, example_keys(jax.random.key(0), batch["index"][:SHOWN]))
+        keep = visible(order.shape[1], rate)
+        found, _ = kj.apply(model, *split_variables(variables), images, order=order, keep=keep)
+        patches = patches_of(images, model.patch)
+        if normalise:
+            mean, deviation = mean_and_deviation(patches)
+            found = found * deviation + mean
+        hidden = (jnp.argsort(order, axis=1) >= keep)[..., None]                              # (B, N, 1)
+        columns = [patches, jnp.where(hidden, 0.0, patches), jnp.where(hidden, found, patches)]
+        pictures = [source.pixels(images_of(each, model.patch, images.shape[1:])) for each in columns]
+        table = np.concatenate(np.concatenate(pictures, axis=2), axis=0)                      # (B H, 3 W, C)
+        return {"reconstructions.png": np.broadcast_to(table, (*table.shape[:2], 3))}
+
+    source = kj.sources.images(config.data, augment=changed)
+    return kj.Task(model, source, loss, show=show)
+
+
+def visible(N: int, rate: float) -> int:
+    return max(1, int(N * (1 - rate)))                                                        # as in the paper's code
+
+
+def error_of_masked(pixels, images, order, keep: int, P: int, normalise: bool, weight=1.0):
+    """(total, count) of the mean squared error of each masked patch."""
+    error = ((pixels - targets(images, P, normalise)) ** 2).mean(-1)                          # (B, N)
+    masked = (jnp.argsort(order, axis=1) >= keep).astype(jnp.float32)                         # (B, N)
+    return kj.mean(error, masked * jnp.reshape(weight, (-1, 1)))
+
+
+def targets(images: Float[Array, "B H W C"], P: int, normalise: bool) -> Float[Array, "B N F"]:
+    patches = patches_of(images, P)
+    if not normalise:
+        return patches
+    mean, deviation = mean_and_deviation(patches)
+    return (patches - mean) / deviation
+
+
+def mean_and_deviation(patches):
+    """(B, N, 1) each: of the pixels of a patch."""
+    return patches.mean(-1, keepdims=True), jnp.sqrt(patches.var(-1, keepdims=True, ddof=1) + 1e-6)

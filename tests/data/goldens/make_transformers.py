@@ -1,0 +1,126 @@
+"""What Hugging Face's PyTorch transformers give, for tests/test_transformers.py: made once, in an environment of its own.
+
+    pip install torch==2.13.0 numpy transformers==5.23.0
+    python tests/data/goldens/make_transformers.py
+
+bert.npz    BertForMaskedLM: every hidden state, the logits, the loss at masked tokens and its gradient
+vit.npz     ViTForImageClassification: the same
+mae.npz     ViTMAEForPreTraining: predicted pixels, the loss at masked patches and its gradient
+
+Weights are drawn from a seed by name, so that none need be stored. Every file also holds the versions it was made with. Where
+PyTorch and transformers are installed the test calls these functions instead of reading the files.
+"""
+import json
+import pathlib
+import platform
+import re
+import sys
+
+import numpy as np
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent.parent))
+
+from data.goldens.make_vision import images, weights  # noqa: E402
+
+SIZE = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+
+
+def tokens():
+    """(2, 12) ids of 40, the second row with 4 of padding; which are masked, and what was there."""
+    rng = np.random.default_rng(2)
+    ids = rng.integers(5, 40, (2, 12))
+    there = np.ones((2, 12), np.int64)
+    ids[1, 8:] = there[1, 8:] = 0
+    chosen = (rng.uniform(size=ids.shape) < 0.3) & (there > 0)
+    return {"tokens": ids, "there": there, "chosen": chosen, "inputs": np.where(chosen, 3, ids)}
+
+
+def bert() -> dict:
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+    model = BertForMaskedLM(BertConfig(vocab_size=40, max_position_embeddings=16, attn_implementation="eager", **SIZE)).eval()
+    draw(model)
+    rows = {name: torch.from_numpy(value) for name, value in tokens().items()}
+    labels = torch.where(rows["chosen"], rows["tokens"], -100)
+    out = model(rows["inputs"], attention_mask=rows["there"], labels=labels, output_hidden_states=True)
+    out.loss.backward()
+    states = {f"state{i}": state.detach().numpy() for i, state in enumerate(out.hidden_states)}
+    return {**states, "logits": out.logits.detach().numpy(), "loss": out.loss.item(), **gradients(model)}
+
+
+def pictures():
+    """(2, 8, 8, 3) in -1 to 1, their labels, and an order of the 4 patches of each."""
+    return {"images": images(2, 8) / 128 - 1, "labels": np.array([2, 0]), "order": np.array([[2, 0, 3, 1], [1, 3, 0, 2]])}
+
+
+def vit() -> dict:
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification
+    model = ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, num_labels=3, **SIZE)).eval()
+    draw(model)
+    given = pictures()
+    out = model(channels_first(given["images"]), output_hidden_states=True)
+    loss = torch.nn.functional.cross_entropy(out.logits, torch.from_numpy(given["labels"]))
+    loss.backward()
+    states = {f"state{i}": state.detach().numpy() for i, state in enumerate(out.hidden_states)}
+    return {**states, "logits": out.logits.detach().numpy(), "loss": loss.item(), **gradients(model)}
+
+
+def mae() -> dict:
+    """Half of the patches masked, targets normalised; the noise has the order of `pictures`."""
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+    model = ViTMAEForPreTraining(ViTMAEConfig(
+        image_size=8, patch_size=4, mask_ratio=0.5, norm_pix_loss=True, decoder_hidden_size=8, decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=2, decoder_intermediate_size=32, **SIZE)).eval()
+    draw(model)
+    given = pictures()
+    noise = np.argsort(given["order"], axis=1).astype(np.float32)
+    import torch
+    out = model(channels_first(given["images"]), noise=torch.from_numpy(noise))
+    out.loss.backward()
+    return {"logits": out.logits.detach().numpy(), "loss": out.loss.item(), **gradients(model)}
+
+
+def channels_first(batch):
+    import torch
+    return torch.from_numpy(batch.transpose(0, 3, 1, 2).copy()).float()
+
+
+def draw(model) -> None:
+    """Weights from the seed; arrays that are one, such as tied embeddings, are drawn as one."""
+    import torch
+    named = {published(name): parameter for name, parameter in model.named_parameters()}
+    for name, value in weights({name: tuple(p.shape) for name, p in named.items()}).items():
+        named[name].data = torch.from_numpy(value)
+
+
+def gradients(model) -> dict:
+    """Positions of MAE have none: they stay as they are."""
+    return {f"gradient/{published(name)}": parameter.grad.numpy() for name, parameter in model.named_parameters()
+            if parameter.grad is not None}
+
+
+def published(name: str) -> str:
+    """A parameter of transformers 5 by its name in published files."""
+    for new, old in ((r"^vit\.layers\.", "vit.encoder.layer."), (r"\.attention\.q_proj\.", ".attention.attention.query."),
+                     (r"\.attention\.k_proj\.", ".attention.attention.key."),
+                     (r"\.attention\.v_proj\.", ".attention.attention.value."),
+                     (r"\.attention\.o_proj\.", ".attention.output.dense."), (r"\.mlp\.fc1\.", ".intermediate.dense."),
+                     (r"\.mlp\.fc2\.", ".output.dense.")):
+        name = re.sub(new, old, name)
+    return name
+
+
+def main():
+    import torch
+    import transformers
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+                "numpy": np.__version__}
+    for make in (bert, vit, mae):
+        np.savez_compressed(HERE / f"{make.__name__}.npz", **make(), versions=json.dumps(versions))
+        print(make.__name__, (HERE / f"{make.__name__}.npz").stat().st_size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""python -m karpjax.prepare --format=text: every token where it should be, and what is wrong with texts in one line."""
+import json
+
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+import karpjax as kj
+from karpjax import corpora, tokenizer
+from karpjax.errors import UserError
+from karpjax.prepare import prepare
+from test_prepare import command, done
+
+REVIEWS = [{"text": f"A {word} film, number {i}. " + "It goes on and on. " * (i % 4), "label": i % 2}
+           for i, word in enumerate(["dull", "fine"] * 20)]
+
+
+def jsonl(file, rows):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    jsonl(tmp_path / "raw" / "train.jsonl", REVIEWS)
+    jsonl(tmp_path / "raw" / "test.jsonl", REVIEWS[:6])
+    return tmp_path
+
+
+def make(folder, name="reviews", **options):
+    return prepare("text", folder / "raw", name, str(folder / "tfds"), **{"length": 16, "vocabulary": 300, **options})
+
+
+def source_of(folder, name="reviews", **data):
+    default = dict(name=name, data_dir=str(folder / "tfds"), train="train", test="test", batch_size=4)
+    return kj.sources.text(ConfigDict({**default, **data}))
+
+
+@pytest.mark.parametrize("on_device", ["yes", "no"])
+def test_a_document_a_row(reviews, on_device):
+    report = make(reviews)
+    assert report["examples"] == {"train": 40, "test": 6} and report["classes"] == 2 and report["vocabulary"] == 300
+    source = source_of(reviews, on_device=on_device)
+    batch = source.prepare(next(source.eval_batches("test")))
+    assert batch["tokens"].shape == (4, 16) and batch["tokens"].dtype == np.int32
+    by_tokens = {tuple(source.encode([row["text"]])[0]): row["label"] for row in REVIEWS[:6]}
+    assert all(by_tokens[tuple(np.asarray(row))] == label for row, label in zip(batch["tokens"], batch["label"]))
+
+
+def test_packed_rows_hold_every_token_once(reviews):
+    jsonl(reviews / "raw" / "test.jsonl", [{"text": "Another one."}])
+    report = make(reviews, pack=True)
+    rows = list(source_of(reviews, on_device="yes").data["train"].items())
+    tokens, segments = dict(rows)["tokens"].astype(int), dict(rows)["segments"].astype(int)
+    vocabulary = source_of(reviews).vocabulary
+    flat = tokens[segments > 0]
+    assert report["tokens"]["train"] == flat.size and (segments[:-1] > 0).all() and (tokens[segments == 0] == 0).all()
+    documents = sorted(vocabulary.decode(part).strip() for part in np.split(flat, np.flatnonzero(flat == 2)[1:]))
+    assert [d.removeprefix("[CLS]").removesuffix("[SEP]").strip() for d in documents] == \
+        sorted(row["text"].strip() for row in REVIEWS)
+    # A new number at every [CLS], and nowhere else; each row counts from 1.
+    assert (segments[:, 0] == 1).all()
+    assert ((np.diff(segments) == 1) == (tokens[:, 1:] == 2))[np.diff(segments) >= 0].all()
+
+
+def test_the_tokenizer_of_another_set(reviews):
+    """A set prepared with the tokenizer of the first has its fingerprint; one with a tokenizer of its own does not."""
+    first = make(reviews, "one", pack=True)
+    (reviews / "tokenizer.json").write_text(source_of(reviews, "one").vocabulary.json)
+    assert make(reviews, "two", tokenizer_file=str(reviews / "tokenizer.json"))["fingerprint"] == first["fingerprint"]
+    assert make(reviews, "three", vocabulary=280)["fingerprint"] != first["fingerprint"]
+
+
+def test_texts_of_the_test_set_are_left_out(reviews, capsys):
+    assert make(reviews, without=str(reviews / "raw" / "test.jsonl"))["examples"]["train"] == 34
+    assert "train: 6 documents were left out" in capsys.readouterr().out
+
+
+def test_text_files_and_folders(tmp_path):
+    (tmp_path / "raw" / "train").mkdir(parents=True)
+    (tmp_path / "raw" / "train" / "a.txt").write_text("One\nparagraph.\n\n\nAnother.\n")
+    jsonl(tmp_path / "raw" / "train" / "b.jsonl", [{"text": "A third", "label": None}])
+    assert sorted(d.text for file in corpora.files_of(tmp_path / "raw")["train"] for d in corpora.read(file)) == \
+        ["A third", "Another.", "One\nparagraph."]
+    make(tmp_path, pack=True)
+    source = source_of(tmp_path, test="", batch_size=1)
+    text = "".join(source.vocabulary.decode(row[row > 0]) for row in source.data["train"]["tokens"])
+    assert all(each in text for each in ("A third", "Another.", "One\nparagraph."))
+
+
+BAD = {
+    "an empty file": (lambda raw: (raw / "train.jsonl").write_text(""), {}, r"train\.jsonl: no document in it"),
+    "empty lines": (lambda raw: (raw / "train.jsonl").write_text("\n \n"), {}, r"found empty lines"),
+    "not UTF-8": (lambda raw: (raw / "train.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xff"}\n'), {},
+                  r"train\.jsonl, line 2: not UTF-8 \(byte 0xff at 10\)"),
+    "not JSON": (lambda raw: (raw / "train.jsonl").write_text("{'text': 1}\n"), {}, r"line 1: not JSON"),
+    "no text": (lambda raw: jsonl(raw / "train.jsonl", [{"txt": "a"}]), {}, r"line 1: expected an object with a text"),
+    "no train": (lambda raw: (raw / "train.jsonl").unlink(), {}, r"expected train\.jsonl, .*found test\.jsonl"),
+    "a label outside the set": (lambda raw: jsonl(raw / "test.jsonl", [{"text": "a", "label": 7}]), {},
+                                r"test: labels outside the train split's: 7; expected 0, 1"),
+    "a document without label": (lambda raw: jsonl(raw / "test.jsonl", [*REVIEWS, {"text": "a", "label": -1}]), {},
+                                 r"1 of 41 documents have no label"),
+    "no labels": (lambda raw: jsonl(raw / "train.jsonl", [{"text": "a"}]), {}, r"no document has a label; .* --pack"),
+    "a vocabulary too small": (lambda raw: None, {"vocabulary": 10}, r"--vocabulary=10: expected at least 260"),
+    "a vocabulary too large": (lambda raw: None, {"tokenizer_file": "huge"}, r"--tokenizer=huge: no such file"),
+    "rows too short": (lambda raw: None, {"length": 4}, r"--length=4: expected at least 8"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_texts(case, reviews):
+    change, options, message = BAD[case]
+    change(reviews / "raw")
+    with pytest.raises(UserError, match=message) as error:
+        make(reviews, **options)
+    assert "\n" not in str(error.value) and not (reviews / "tfds").exists()
+
+
+def test_a_set_without_tokens(reviews):
+    np.savez(reviews / "set.npz", x_train=np.zeros((4, 6, 5, 3), np.uint8), y_train=np.zeros(4, np.int32))
+    prepare("npz", reviews / "set.npz", "pictures", str(reviews / "tfds"))
+    with pytest.raises(UserError, match="expected tokens and their tokenizer, found the features"):
+        source_of(reviews, "pictures")
+
+
+def test_the_command(reviews):
+    (reviews / "tokenizer.json").write_text(tokenizer.train([row["text"] for row in REVIEWS], 300, lowercase=True))
+    out = done(command("prepare", "--format=text", f"--from={reviews}/raw", "--name=reviews", f"--data_dir={reviews}/tfds",
+                       f"--tokenizer={reviews}/tokenizer.json", "--length=32"))
+    assert json.loads(out.splitlines()[-1])["length"] == 32

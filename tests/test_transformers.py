@@ -1,0 +1,171 @@
+"""Our transformers against Hugging Face's (PyTorch): states, logits, losses and gradients; weights there and back."""
+import importlib.util
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data.goldens import make_transformers
+from data.goldens.make_vision import weights
+import karpjax as kj
+from karpjax import UserError, convert
+from karpjax.models.vit import images_of, patches_of, sines
+from karpjax.tasks.masked_image import error_of_masked
+
+GOLDENS = pathlib.Path(__file__).parent / "data" / "goldens"
+LIVE = importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")
+NEEDS_BOTH = pytest.mark.skipif(not LIVE, reason="PyTorch and transformers are not installed")
+SOURCES = ["golden", pytest.param("live", marks=NEEDS_BOTH)]
+
+
+def reference(name: str, source: str) -> dict:
+    return getattr(make_transformers, name)() if source == "live" else dict(np.load(GOLDENS / f"{name}.npz"))
+
+
+def drawn(model, inputs):
+    """(variables with the weights of the reference, its arrays)."""
+    like = jax.eval_shape(model.init, jax.random.key(0), inputs)
+    arrays = weights({name: array.shape for name, array in convert.to_pytorch(model, jax.tree.map(
+        lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like)).items()})
+    return jax.tree.map(jnp.asarray, convert.to_karpjax(model, like, arrays, "drawn")), arrays
+
+
+def close(ours, theirs, atol: float):
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
+
+
+def bert_form():
+    return kj.models.make(dict(name="masked_lm", layers=2, width=16, heads=2, context=16, **kj.models.BERT), vocabulary=40)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_bert(source):
+    """Every hidden state and the logits within 1e-5, the loss and every gradient within 1e-4."""
+    expected, rows, model = reference("bert", source), make_transformers.tokens(), bert_form()
+    inputs, segments, there = jnp.asarray(rows["inputs"]), jnp.asarray(rows["there"]), rows["there"] > 0
+    variables, _ = drawn(model, inputs)
+    logits, found = model.apply(variables, inputs, segments=segments, features=True)
+    for i in range(3):
+        close(found[f"state{i}"][there], expected[f"state{i}"][there], atol=1e-5)
+    close(logits[there], expected["logits"][there], atol=1e-5)
+    assert np.abs(expected["logits"][0] - expected["logits"][1]).max() > 0.1                  # or this would test nothing
+
+    def loss(params):
+        logits = model.apply({"params": params}, inputs, segments=segments)
+        nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), rows["tokens"][..., None], -1)[..., 0]
+        return jnp.sum(nll * rows["chosen"]) / rows["chosen"].sum()
+    value, gradient = jax.value_and_grad(loss)(variables["params"])
+    assert abs(value - expected["loss"]) < 1e-4
+    gradients_are_those_of(expected, model, gradient)
+
+
+def test_bert_there_and_back():
+    """No bit changes; names that files have besides are known: copies, parts for other tasks, the names of old files."""
+    model = bert_form()
+    variables, arrays = drawn(model, jnp.zeros((1, 8), jnp.int32))
+    back = convert.to_pytorch(model, variables)
+    assert back.keys() == arrays.keys() and all(back[name].tobytes() == arrays[name].tobytes() for name in arrays)
+    old = {name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): array
+           for name, array in arrays.items()}
+    old |= {"bert.pooler.dense.weight": np.zeros((16, 16)), "cls.seq_relationship.bias": np.zeros(2),
+            "cls.predictions.decoder.weight": arrays["bert.embeddings.word_embeddings.weight"]}
+    again = convert.to_karpjax(model, variables, old, "old")
+    jax.tree.map(np.testing.assert_array_equal, again, jax.tree.map(np.asarray, variables))
+    old["cls.predictions.decoder.weight"] = old["cls.predictions.decoder.weight"] + 1
+    with pytest.raises(UserError, match="cls.predictions.decoder.weight from bert.embeddings.* differs"):
+        convert.to_karpjax(model, variables, old, "old")
+
+
+def test_only_berts_form_has_names():
+    model = kj.models.make(dict(name="masked_lm", layers=1, width=16, heads=2), vocabulary=40)
+    with pytest.raises(UserError, match="only a masked_lm in BERT's form"):
+        convert.to_pytorch(model, model.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32)))
+
+
+# ---------------------------------------------------------------------------------------------------------- images
+
+def vit_form(name="vit", **fields):
+    given = dict(classes=3) if name == "vit" else {}
+    return kj.models.make(dict(name=name, patch=4, layers=2, width=16, heads=2, eps=1e-12, **fields), **given)
+
+
+def mae_form():
+    return vit_form("mae", decoder_layers=1, decoder_width=8, decoder_heads=2)
+
+
+def gradients_are_those_of(expected: dict, model, gradient) -> None:
+    theirs = convert.to_pytorch(model, {"params": gradient})
+    compared = [name for name in theirs if f"gradient/{name}" in expected]
+    assert {f"gradient/{name}" for name in compared} == {name for name in expected if name.startswith("gradient/")}
+    for name in compared:
+        close(theirs[name], expected[f"gradient/{name}"], atol=1e-4)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_vit(source):
+    expected, given, model = reference("vit", source), make_transformers.pictures(), vit_form()
+    images = jnp.asarray(given["images"], jnp.float32)
+    variables, _ = drawn(model, images)
+    logits, found = model.apply(variables, images, features=True)
+    for i in range(2):                                                 # the last state is normed here, not yet there
+        close(found[f"state{i}"], expected[f"state{i}"], atol=1e-5)
+    close(logits, expected["logits"], atol=1e-5)
+    xent = lambda logits: -jnp.take_along_axis(jax.nn.log_softmax(logits), given["labels"][:, None], -1).mean()
+    value, gradient = jax.value_and_grad(lambda params: xent(model.apply({"params": params}, images)))(variables["params"])
+    assert abs(value - expected["loss"]) < 1e-4 and np.abs(expected["logits"][0] - expected["logits"][1]).max() > 0.1
+    gradients_are_those_of(expected, model, gradient)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_mae(source):
+    """Through the task's own targets and masks."""
+    expected, given, model = reference("mae", source), make_transformers.pictures(), mae_form()
+    images, order = jnp.asarray(given["images"], jnp.float32), jnp.asarray(given["order"])
+    variables, _ = drawn(model, images)
+    close(model.apply(variables, images, order=order, keep=2), expected["logits"], atol=1e-5)
+
+    def loss(params):
+        pixels = model.apply({"params": params}, images, order=order, keep=2)
+        total, count = error_of_masked(pixels, images, order, 2, model.patch, normalise=True)
+        return total / count
+    value, gradient = jax.value_and_grad(loss)(variables["params"])
+    assert abs(value - expected["loss"]) < 1e-4
+    gradients_are_those_of(expected, model, gradient)
+
+
+@pytest.mark.parametrize("model", [vit_form(), mae_form()], ids=["vit", "mae"])
+def test_images_there_and_back(model):
+    variables, arrays = drawn(model, jnp.zeros((1, 8, 8, 3)))
+    back = convert.to_pytorch(model, variables)
+    assert back.keys() == arrays.keys() and all(back[name].tobytes() == arrays[name].tobytes() for name in arrays)
+    saved = {name.replace("decoder.decoder_layers.", "decoder.decoder_encoder.layer."): array for name, array in arrays.items()}
+    jax.tree.map(np.testing.assert_array_equal, convert.to_karpjax(model, variables, saved, "new"),
+                 jax.tree.map(np.asarray, variables))
+
+
+def test_patches_and_back():
+    images = jnp.arange(2 * 8 * 12 * 3.0).reshape(2, 8, 12, 3)
+    patches = patches_of(images, 4)
+    assert patches.shape == (2, 6, 48) and (patches[1, 4].reshape(4, 4, 3) == images[1, 4:, 4:8]).all()
+    assert (images_of(patches, 4, (8, 12, 3)) == images).all()
+
+
+def test_the_encoder_of_a_mae_sees_visible_patches_only():
+    model = mae_form()
+    images = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
+    variables, order = model.init(jax.random.key(1), images), jnp.array([[3, 0, 1, 2]])
+    out = lambda images: model.apply(variables, images, order=order, keep=1)
+    assert (out(images) == out(images.at[:, :4].set(7.0))).all()
+    assert not jnp.allclose(out(images), out(images.at[:, 4:].set(7.0)))
+
+
+def test_positions_are_those_of_maes_code():
+    """By its formula: omega_k = 10000^(-k / (D/4)), sines then cosines, columns then rows."""
+    table = np.asarray(sines(None, (10, 8)))
+    assert (table[0] == 0).all()
+    column, row = 2, 1                                                  # patch 5 of a grid of 3 x 3
+    expected = [np.sin(column), np.sin(column / 100), np.cos(column), np.cos(column / 100),
+                np.sin(row), np.sin(row / 100), np.cos(row), np.cos(row / 100)]
+    np.testing.assert_allclose(table[1 + 5], expected, rtol=1e-6)
