@@ -1,12 +1,12 @@
-"""Fashion-MNIST (Xiao et al. 2017) by the airbench recipe at half its width: 14 epochs in half an hour on two cores.
+"""Fashion-MNIST (Xiao et al. 2017) by the airbench recipe at half its width: 14 epochs, 20 minutes on two cores.
 
     apt-get install dataset-fashion-mnist                    # or the four files from its authors, in one folder
     python -m karpjax.prepare --format=idx --from=/usr/share/datasets/fashion-mnist --name=fashion_mnist
     python -m karpjax.train --config=configs/fashion_mnist.py --workdir=runs/fashion
     python -m karpjax.evaluate --workdir=runs/fashion --on=test
 
-Choices were made on train[90%:], the last 6,000 images, which are never trained on; the last line reads the test set, once.
-What it gives, and every run that was made: experiments/image_sets.
+train[:90%] are the first 54,000 images, train[90%:] the last 6,000, for choices. The test set is read once, by the last line:
+94.37 % with the mirror view, 94.16 % with one (validation 94.97 % and 94.65 %; one seed, experiments/image_sets).
 """
 import karpjax
 

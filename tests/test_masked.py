@@ -1,5 +1,6 @@
 """From pretraining to a classifier: what carries over, what is refused, and what a person sees."""
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +75,19 @@ def test_another_tokenizer_is_refused(pretrained, tmp_path):
     reviews(tmp_path, lowercase=True)
     with pytest.raises(UserError, match="another tokenizer"):
         run("classify_text", tmp_path / "b", best="", **data)
+
+
+def test_predicts_texts_where_the_data_is_not(tmp_path):
+    """The tokenizer and the length of a row travel in the checkpoint."""
+    run("classify_text", tmp_path / "run", best="", **reviews(tmp_path, lowercase=True))
+
+    def predicted():
+        trained = restore(tmp_path / "run")
+        return trained.predict(trained.task.source.encode(["A fine film.", "A dull one."]))
+    expected = predicted()
+    shutil.rmtree(tmp_path / "tfds")
+    assert expected.shape == (2, 2) and expected[0, 0] != expected[1, 0]
+    np.testing.assert_array_equal(predicted(), expected)
 
 
 def test_linear_probe_trains_the_head_alone(pretrained, tmp_path):

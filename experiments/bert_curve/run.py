@@ -46,11 +46,11 @@ def write_inputs(folder: pathlib.Path, steps: int, length: int, batch_size: int)
     """The first `steps` batches of the task's own source, with their masks, and the first weights under PyTorch's names."""
     task = task_of(length, batch_size)
     source, state = task.source, task.source.init(jax.random.key(0))
-    program = jax.jit(lambda state: (lambda after, ctx: (after, source.batch(source.arrays, ctx, 0)))(
-        *source.begin(source.arrays, state, None)))
+    program = jax.jit(lambda arrays, state: (lambda after, ctx: (after, source.batch(arrays, ctx, 0)))(
+        *source.begin(arrays, state, None)))
     batches = []
     for _ in range(steps):
-        state, batch = program(state)
+        state, batch = program(source.arrays, state)
         assert batch["masked"].all()                                       # every chosen position counts: there a plain mean
         batches.append({name: np.asarray(batch[name]) for name in ("tokens", "inputs", "at", "target", "masked", "weight")})
     np.savez(folder / "batches.npz", **{name: np.stack([batch[name] for batch in batches]) for name in batches[0]})

@@ -5,10 +5,10 @@
     python experiments/imdb/run.py --quick --log=/tmp/quick.jsonl
 
 Reads the reviews from the shared data ($KARPJAX_TEST_DATA, ../shared/data by default), prepares them in the workdir, trains
-configs/imdb_mlm.py once and configs/imdb_sentiment.py from it and from scratch, the same recipe for both. Seed i of a share of
-p % is trained on the i-th p % of the training reviews; the last tenth of them is for validation. The test split is evaluated
-once a run, at its end. A line a run in SIZE.jsonl; then mean and deviation for each share and start. Started again it goes on
-where it stopped. --quick: a few steps on a few reviews, for tests.
+configs/imdb_mlm.py once and configs/imdb_sentiment.py from it and from scratch, the same recipe for both but for layer_decay.
+Seed i of a share of p % is trained on the i-th p % of the training reviews; the last tenth of them is for validation. The test
+split is evaluated once a run, at its end. A line a run in SIZE.jsonl; then mean and deviation for each share and start. Started
+again it goes on where it stopped. --quick: a few steps on a few reviews, for tests.
 """
 import argparse
 import json
@@ -28,7 +28,7 @@ from karpjax.sweep import over_seeds, table  # noqa: E402
 
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
 SIZES = {"tiny": dict(layers=2, width=128, heads=2), "mini": dict(layers=4, width=256, heads=4)}
-SHARES = {1: (3, 200), 10: (3, 500), 90: (1, 2000)}      # % of the training reviews: seeds, steps
+SHARES = {1: (3, 200), 10: (3, 300), 90: (1, 1200)}      # % of the training reviews: seeds, steps
 STARTS = ("scratch", "pretrained")
 QUICK = {"steps": 3, "eval_every": 3, "save_every": 3, "data.batch_size": 4, "optimizer.learning_rate.warmup_steps": 1}
 

@@ -45,6 +45,7 @@ def main():
     with open(options.log, "a") as log:
         for network, batch in cases:
             running = workers(network, batch, options.torch_python)
+            running["karpjax"].seconds(1)                                                      # compiles
             steps = 1 if options.quick else max(1, round(1 / running["karpjax"].seconds(1)))   # blocks of about a second
             rows = []
             for row in in_turns(running, rounds, steps):
