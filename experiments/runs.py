@@ -4,16 +4,14 @@
 """
 import importlib.util
 import pathlib
-import sys
 
 from etils import epath
 
-ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+from karpjax import settings
+from karpjax.loop import train
+from karpjax.sweep import finished
 
-from karpjax import settings  # noqa: E402
-from karpjax.loop import train  # noqa: E402
-from karpjax.sweep import finished  # noqa: E402
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 def config_of(name: str, **overrides):

@@ -77,6 +77,8 @@ def text(source: pathlib.Path, length: int, vocabulary: int, tokenizer_file: str
         there = {each.text for each in read(pathlib.Path(without))}
         for split in seen:
             kept = [each for each in documents[split] if each.text not in there]
+            if not kept:
+                raise UserError(f"--without={without}: every document of {split} stands in it; expected some that do not")
             print(f"{split}: {len(documents[split]) - len(kept)} documents were left out, they stand in {without}")
             documents[split] = kept
     if not pack:
@@ -127,7 +129,8 @@ def read(file: pathlib.Path) -> list[Document]:
     if file.suffix == ".jsonl":
         documents = [parsed(line, f"{file}, line {i}") for i, line in enumerate(decoded, 1) if line.strip()]
     else:
-        documents = [Document(paragraph) for paragraph in map(str.strip, "\n".join(decoded).split("\n\n")) if paragraph]
+        paragraphs = "\n".join(map(str.rstrip, decoded)).split("\n\n")
+        documents = [Document(each.strip()) for each in paragraphs if each.strip()]
     if not documents:
         raise UserError(f"{file}: no document in it; expected text, found {'nothing' if lines == [b''] else 'empty lines'}")
     return documents
@@ -148,7 +151,10 @@ def read_tokenizer(file: str) -> str:
     path = pathlib.Path(file)
     if not path.is_file():
         raise UserError(f"--tokenizer={file}: no such file; expected a tokenizer's JSON")
-    return path.read_text()
+    try:
+        return path.read_text()
+    except UnicodeDecodeError as error:
+        raise UserError(f"--tokenizer={file}: not text; expected a tokenizer's JSON") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
@@ -188,8 +194,10 @@ def classes_of(documents: dict, source) -> list[str]:
 def encoded(documents: list[Document], vocabulary: Vocabulary) -> list[list[int]]:
     """Ids of each document, without special tokens."""
     library = tokenizer.load(vocabulary.json)
+    library.encode_special_tokens = True  # "[PAD]" in a document is text
     texts = [each.text for each in documents]
-    return [each.ids for i in range(0, len(texts), BATCH) for each in library.encode_batch(texts[i:i + BATCH])]
+    return [each.ids for i in range(0, len(texts), BATCH)
+            for each in library.encode_batch(texts[i:i + BATCH], add_special_tokens=False)]
 
 
 def packed(documents: list[list[int]], length: int) -> dict:

@@ -21,6 +21,8 @@ BATCH = 256
 
 
 def knn(workdir, name: str, train: str, on: str, k: int = 20) -> dict:
+    if k < 1:
+        raise UserError(f"--k={k}: expected at least 1 neighbour")
     run = restore(workdir)
     known, labels, classes = features(run, workdir, name, train)
     queries, expected, _ = features(run, workdir, name, on)

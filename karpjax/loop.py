@@ -62,6 +62,8 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
         step, spent, state = 0, {}, x.fresh_state()
         if config.init_from:
             state = start_from(config.init_from, state, skip=config.init_skip)
+    for name, text in source.files.items() if jax.process_index() == 0 else ():
+        metrics.write_whole(workdir / name, text)
 
     # ------------------------------------------------------------------- programs, metrics, clocks
     programs = Programs(x)
@@ -221,8 +223,6 @@ def claim(workdir, x: Experiment) -> epath.Path:
         workdir.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
             metrics.write_whole(file, json.dumps(config.to_dict(), indent=2) + "\n")
-            for name, text in x.source.files.items():
-                metrics.write_whole(workdir / name, text)
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written ({error.strerror or error}); choose another folder") from error
     return workdir

@@ -9,8 +9,8 @@
     --data_dir=DIR     where to ("": $TFDS_DATA_DIR, or TFDS's default)
     --classes=a,b,c    names of the classes, for idx, cifar and npz
     --overwrite        replace a set of that name
-    for text (karpjax/corpora.py): train.jsonl or train.txt; --length of a row, in tokens
-    --vocabulary=N     train a tokenizer of that size, on all splits but test and validation; or --tokenizer=FILE, one's JSON
+    for text (karpjax/corpora.py): train.jsonl or train.txt; --length of a row, in tokens (128)
+    --vocabulary=N     train a tokenizer of that size (8192) on all splits but test and validation; or --tokenizer=JSON
     --lowercase        it does not tell upper case from lower
     --pack             for pretraining: documents one after another in full rows; else each in a row of its own, with its label
     --without=FILE     leave out of these splits what stands in that file too: a test set's texts
@@ -26,6 +26,7 @@ from karpjax.sources.datasets import default_data_dir, prepare_once
 
 FORMATS = {"imagefolder": importers.imagefolder, "idx": importers.idx, "cifar": importers.cifar, "npz": importers.npz,
            "text": corpora.text}
+FOR_TEXT = dict(length=0, vocabulary=0, tokenizer="", lowercase=False, pack=False, without="")
 VERSION = "1.0.0"
 
 
@@ -76,10 +77,16 @@ def builder_class(name: str, found: importers.Found | corpora.FoundText) -> type
 
 def main(argv):
     options = cli.parse(argv, __doc__, **{"from": str}, format=str, name=str, data_dir="", classes="", overwrite=False,
-                        length=128, vocabulary=8192, tokenizer="", lowercase=False, pack=False, without="")
-    if options.format == "text":
-        own = {name: options[name] for name in ("length", "vocabulary", "lowercase", "pack", "without")}
-        own["tokenizer_file"] = options.tokenizer
+                        **FOR_TEXT)
+    text = options.format == "text"
+    for name in ("classes",) if text else FOR_TEXT:
+        if options[name]:
+            raise UserError(f"--{name} means nothing for --format={options.format}; leave it out")
+    if options.tokenizer and (options.vocabulary or options.lowercase):
+        raise UserError("--tokenizer brings its own vocabulary and case; leave out --vocabulary and --lowercase")
+    if text:
+        own = {name: options[name] for name in ("lowercase", "pack", "without")}
+        own |= dict(length=options.length or 128, vocabulary=options.vocabulary or 8192, tokenizer_file=options.tokenizer)
     else:
         own = {"classes": [each.strip() for each in options.classes.split(",")] if options.classes else []}
     cli.print_json(prepare(options.format, options["from"], options.name, options.data_dir, options.overwrite, **own))

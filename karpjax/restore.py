@@ -60,6 +60,7 @@ def restore(path, which: str = "newest", data: dict | None = None) -> Run:
         config.data = ConfigDict({**config.data.to_dict(), **data})
     module, _ = load_task_module(record["name"], {"path": record["path"], "text": record["text"]})
     task = build_task(with_description(config, meta.get("source")), module)
+    check_tokens(path, meta, task.source.described)
     variables = jax.eval_shape(task.init, jax.random.key(0))
     params, model_state = split_variables(variables)
     wanted = {"ema" if config.ema_decay else "params": params, "model_state": model_state}

@@ -46,7 +46,7 @@ class Vocabulary:
                 raise UserError(f"text {short[0]} has {len(rows[short[0]])} bytes, expected {length}: rows of bytes have no "
                                 "padding")
             return np.asarray(rows, np.int32)
-        encodings = self._tokenizer.encode_batch(texts)
+        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
         return np.stack([framed(each.ids, length) for each in encodings]).astype(np.int32)
 
     def decode(self, tokens) -> str:
@@ -92,12 +92,15 @@ def train(texts: Iterable[str], size: int, lowercase: bool = False) -> str:
 
 def load(json: str):
     try:
-        return _library().Tokenizer.from_str(json)
+        tokenizer = _library().Tokenizer.from_str(json)
     except UserError:
         raise
     except Exception as error:  # the library raises plain Exception
         raise UserError(f"not a tokenizer's JSON ({str(error)[:200]}); expected what karpjax.prepare or Hugging Face's "
                         "tokenizers save") from error
+    tokenizer.no_truncation()  # rows are cut and padded here
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def framed(ids: list[int], length: int) -> np.ndarray:

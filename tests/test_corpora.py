@@ -8,7 +8,7 @@ import pytest
 import karpjax as kj
 from karpjax import corpora, tokenizer
 from karpjax.errors import UserError
-from karpjax.prepare import prepare
+from karpjax.prepare import main as prepare_main, prepare
 from test_prepare import command, done
 
 REVIEWS = [{"text": f"A {word} film, number {i}. " + "It goes on and on. " * (i % 4), "label": i % 2}
@@ -88,6 +88,28 @@ def test_text_files_and_folders(tmp_path):
     assert all(each in text for each in ("A third", "Another.", "One\nparagraph."))
 
 
+def test_windows_line_ends_and_blanks_end_paragraphs_too(tmp_path):
+    (tmp_path / "train.txt").write_bytes(b"One\r\nparagraph.\r\n\r\nAnother.\r\n  \r\nA third.")
+    assert [d.text for d in corpora.read(tmp_path / "train.txt")] == ["One\nparagraph.", "Another.", "A third."]
+
+
+def test_names_of_special_tokens_in_a_text_are_text(tmp_path):
+    jsonl(tmp_path / "raw" / "train.jsonl", [{"text": "a [PAD] b [SEP] c [MASK]", "label": 0}, {"text": "d", "label": 1}])
+    make(tmp_path, length=40)
+    rows = source_of(tmp_path, test="", batch_size=1, on_device="yes").data["train"]["tokens"]
+    long = rows[np.argmax((rows > 0).sum(1))]
+    assert (long == 1).sum() == 0 and (long == 3).sum() == 1 and (np.flatnonzero(long == 0) > np.flatnonzero(long == 3)).all()
+
+
+@pytest.mark.parametrize("flags, says", [
+    (["--format=text", "--classes=a,b"], "--classes means nothing for --format=text"),
+    (["--format=idx", "--pack"], "--pack means nothing for --format=idx"),
+    (["--format=text", "--tokenizer=a.json", "--lowercase"], "--tokenizer brings its own vocabulary and case")])
+def test_flags_that_mean_nothing(flags, says, tmp_path):
+    with pytest.raises(UserError, match=says):
+        prepare_main([*flags, f"--from={tmp_path}", "--name=a"])
+
+
 BAD = {
     "an empty file": (lambda raw: (raw / "train.jsonl").write_text(""), {}, r"train\.jsonl: no document in it"),
     "empty lines": (lambda raw: (raw / "train.jsonl").write_text("\n \n"), {}, r"found empty lines"),
@@ -103,6 +125,8 @@ BAD = {
     "no labels": (lambda raw: jsonl(raw / "train.jsonl", [{"text": "a"}]), {}, r"no document has a label; .* --pack"),
     "a vocabulary too small": (lambda raw: None, {"vocabulary": 10}, r"--vocabulary=10: expected at least 260"),
     "a vocabulary too large": (lambda raw: None, {"tokenizer_file": "huge"}, r"--tokenizer=huge: no such file"),
+    "every text left out": (lambda raw: jsonl(raw / "test.jsonl", REVIEWS), {"without": "test.jsonl"},
+                            r"every document of train"),
     "rows too short": (lambda raw: None, {"length": 4}, r"--length=4: expected at least 8"),
 }
 
@@ -111,6 +135,7 @@ BAD = {
 def test_bad_texts(case, reviews):
     change, options, message = BAD[case]
     change(reviews / "raw")
+    options = {**options, "without": str(reviews / "raw" / options["without"])} if "without" in options else options
     with pytest.raises(UserError, match=message) as error:
         make(reviews, **options)
     assert "\n" not in str(error.value) and not (reviews / "tfds").exists()

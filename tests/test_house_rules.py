@@ -95,7 +95,7 @@ STUDIES = {
     "experiments/published_weights/run.py": ["--only=resnet20", "--limit=256"],
     "experiments/speed/run.py": ["--quick"],
     "experiments/bert_curve/run.py": ["--quick"],
-    "experiments/imdb/run.py": ["--quick", "--size=tiny", "--shares=10"],
+    "experiments/imdb/run.py": ["--quick", "--size=tiny", "--shares", "10"],
     "experiments/mae/run.py": ["--quick"],
     "experiments/masked_ablation/run.py": ["--quick"],
     "experiments/kill_resume/run.py": ["--kills=1", "--steps=6", "--tasks=poly"],

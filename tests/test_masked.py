@@ -65,16 +65,19 @@ def reviews(folder, lowercase: bool) -> dict:
 
 
 def test_another_tokenizer_is_refused(pretrained, tmp_path):
-    """To start from, and to go on with; the tokenizer lies in the workdir, and nothing is written where it is refused."""
+    """To start from, to go on with and to restore; the tokenizer lies in the workdir, and what is refused writes nothing."""
     data = reviews(tmp_path, lowercase=False)
     with pytest.raises(UserError, match=r"trained on the tokens of another tokenizer .* tokenizer\.json"):
         run("classify_text", tmp_path / "a", init_from=str(pretrained / "text"), **data)
     assert not (tmp_path / "a").exists()
     run("classify_text", tmp_path / "b", best="", **data)
-    assert restore(tmp_path / "b").task.source.vocabulary.json == (tmp_path / "b" / "tokenizer.json").read_text()
+    kept = (tmp_path / "b" / "tokenizer.json").read_text()
+    assert restore(tmp_path / "b").task.source.vocabulary.json == kept
     reviews(tmp_path, lowercase=True)
-    with pytest.raises(UserError, match="another tokenizer"):
-        run("classify_text", tmp_path / "b", best="", **data)
+    for again in (lambda: run("classify_text", tmp_path / "b", best="", **data), lambda: restore(tmp_path / "b")):
+        with pytest.raises(UserError, match="another tokenizer"):
+            again()
+    assert (tmp_path / "b" / "tokenizer.json").read_text() == kept
 
 
 def test_predicts_texts_where_the_data_is_not(tmp_path):
@@ -88,6 +91,15 @@ def test_predicts_texts_where_the_data_is_not(tmp_path):
     shutil.rmtree(tmp_path / "tfds")
     assert expected.shape == (2, 2) and expected[0, 0] != expected[1, 0]
     np.testing.assert_array_equal(predicted(), expected)
+
+
+def test_what_is_filled_in_does_not_see_padding(pretrained):
+    """A text's logits are the same in a longer row."""
+    trained = restore(pretrained / "text")
+    tokens = trained.task.source.encode(["It was [MASK]."])
+    n = int((tokens[0] != 0).sum())
+    assert n < tokens.shape[1] and 1 in tokens
+    np.testing.assert_allclose(trained.predict(tokens)[:, :n], trained.predict(tokens[:, :n]), atol=1e-5)
 
 
 def test_linear_probe_trains_the_head_alone(pretrained, tmp_path):

@@ -84,6 +84,12 @@ def test_only_berts_form_has_names():
         convert.to_pytorch(model, model.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32)))
 
 
+def test_only_a_class_tokens_vit_has_names():
+    model = vit_form(pool="mean")
+    with pytest.raises(UserError, match="config.model.pool = 'mean': expected 'cls'"):
+        convert.to_pytorch(model, model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
+
+
 # ---------------------------------------------------------------------------------------------------------- images
 
 def vit_form(name="vit", **fields):

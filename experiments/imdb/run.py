@@ -56,12 +56,13 @@ def study(options, workdir: pathlib.Path):
     def log(row):
         rows.append(row)
         log_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pretraining = workdir / f"{options.size}_mlm"
+    name = f"{options.size}_{options.steps}" if options.steps else options.size    # other steps are other runs
+    pretraining = workdir / f"{name}_mlm"
     log({"run": "mlm", **trained("imdb_mlm", pretraining, **{**common, **({"data.batch_size": 8} if options.quick else {}),
                                                              **({"steps": options.steps} if options.steps else {})})})
     if not pathlib.Path(data_dir, "imdb").exists():
         prepare("text", raw, "imdb", data_dir, length=256, tokenizer_file=str(pretraining / "tokenizer.json"), vocabulary=0)
-    for share in map(int, options.shares.split(",")):
+    for share in options.shares:
         seeds, steps = (1, 3) if options.quick else SHARES[share]
         summaries = {start: [] for start in STARTS}
         for seed in range(seeds):
@@ -69,7 +70,7 @@ def study(options, workdir: pathlib.Path):
                 own = {"data.train": f"train[{seed * share}%:{(seed + 1) * share}%]", "steps": steps, "eval_every": steps // 2,
                        "seed": seed, "init_from": str(pretraining) if start == "pretrained" else "",
                        "optimizer.layer_decay": options.layer_decay if start == "pretrained" else 1.0}
-                summaries[start].append(trained("imdb_sentiment", workdir / f"{options.size}_{share}_{start}_{seed}",
+                summaries[start].append(trained("imdb_sentiment", workdir / f"{name}_{share}_{start}_{seed}",
                                                 **{**common, **own}))
                 log({"run": "sentiment", "share": share, "start": start, "seed": seed, **summaries[start][-1]})
         for start in STARTS:
@@ -82,7 +83,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--size", default="mini", choices=SIZES)
     parser.add_argument("--steps", type=int, default=0, help="of pretraining; 0: the config's own")
-    parser.add_argument("--shares", default=",".join(map(str, SHARES)))
+    parser.add_argument("--shares", type=int, nargs="+", default=list(SHARES), choices=SHARES)
     parser.add_argument("--layer_decay", type=float, default=0.9)
     parser.add_argument("--workdir", default="", help="where a study that was stopped goes on; empty: nowhere")
     parser.add_argument("--log", default="")

@@ -35,6 +35,7 @@ def study(options, workdir: pathlib.Path):
     quick = QUICK if options.quick else {}
     steps = lambda name, epochs: {} if options.quick or not epochs else \
         {"steps": epochs * 45_000 // config_of(name)[0].data.batch_size}
+    workdir = workdir / f"{options.pretrain_epochs}_{options.epochs}"                 # other epochs are other runs
     mae = workdir / "mae"
     log({"run": "mae", **trained("cifar10_mae", mae, **quick, **steps("cifar10_mae", options.pretrain_epochs))})
     for run, own in (("scratch", {}),

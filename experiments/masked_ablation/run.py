@@ -41,9 +41,9 @@ LOSS = "validation/mlm"
 def base(options) -> dict:
     """What all variants share."""
     if options.quick:
-        return {"steps": 3, "eval_every": 3, "save_every": 3, "data.batch_size": 8, "model.layers": 1, "model.width": 32,
-                "model.heads": 2, "data.train": "train[:90%]", "data.validation": "train[90%:]",
-                "optimizer.learning_rate.warmup_steps": 1}
+        return {"data.data_dir": options.data_dir, "steps": 3, "eval_every": 3, "save_every": 3, "data.batch_size": 8,
+                "model.layers": 1, "model.width": 32, "model.heads": 2, "data.train": "train[:90%]",
+                "data.validation": "train[90%:]", "optimizer.learning_rate.warmup_steps": 1}
     config, _ = config_of("imdb_mlm")
     steps = round(TOKENS / config.data.batch_size / 128)
     return {"steps": steps, "eval_every": steps, "save_every": steps, "data.data_dir": options.data_dir, "model.layers": 2,

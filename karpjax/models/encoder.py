@@ -47,7 +47,7 @@ class Encoder(nn.Module):
         if self.positions == "learned":
             if T > self.context:
                 raise UserError(f"a row of {T} tokens is longer than the model's context, {self.context}; expected at most "
-                                "that: cut the rows (config.data.length), or make config.model.context larger")
+                                "that: prepare the texts with a smaller --length, or make config.model.context larger")
             x = x + table(self.context, "position")(jnp.arange(T)[None] if positions is None else positions)
         if self.types:
             x = x + table(self.types, "type")(jnp.zeros_like(tokens))

@@ -5,7 +5,7 @@
 
 Images are cut into N patches, row by row; a class token comes first. The MAE's encoder has the names of the ViT, so that a ViT
 starts from one with config.init_from and init_skip = the decoder and the head. Both take Hugging Face's weights
-(karpjax/convert/vit.py).
+(karpjax/convert/vit.py), whose norms have eps = 1e-12.
 """
 from flax import linen as nn
 import jax.numpy as jnp

@@ -24,7 +24,7 @@ SHOWN = 8  # pictures at the end of a run
 
 def build(config) -> kj.Task:
     check_own_keys(config, "augment", "mask_rate", "normalise")
-    rate, normalise = config.mask_rate, config.get("normalise", True)
+    rate, normalise = config.get("mask_rate", 0.75), config.get("normalise", True)
     if not 0 < rate < 1:
         raise kj.UserError(f"config.mask_rate: expected a share between 0 and 1, found {rate}")
     each, together = augment.make(config.get("augment", ()), seed=config.seed)

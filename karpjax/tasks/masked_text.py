@@ -26,7 +26,7 @@ CHANGED, RANDOM = 0.8, 0.1  # of the chosen tokens: becomes the mask token; beco
 
 def build(config) -> kj.Task:
     check_own_keys(config, "mask_rate", "replace", "full_head")
-    rate, replace, full_head = config.mask_rate, config.get("replace", False), config.get("full_head", False)
+    rate, replace, full_head = config.get("mask_rate", 0.3), config.get("replace", False), config.get("full_head", False)
     if not 0 < rate < 1:
         raise kj.UserError(f"config.mask_rate: expected a share between 0 and 1, found {rate}")
     source = kj.sources.text(config.data, augment=lambda example, key: masked(example, key, rate, source.vocabulary, replace))
@@ -52,6 +52,10 @@ def build(config) -> kj.Task:
         weight = batch["masked"] * batch["weight"][:, None]                                               # (B, K)
         return {"mlm": kj.mean(nll, weight)}, {"accuracy": kj.mean(correct, weight)}, model_state
 
+    def predict(variables, tokens):
+        """Logits at every position, (B, T, V)."""
+        return kj.apply(model, *split_variables(variables), tokens, segments=segments_of({"tokens": tokens}))[0]
+
     def show(variables, batch):
         """Each row with its masks, and what the model holds most likely at each; * marks what was there."""
         rows = masked_for_evaluation(jax.tree.map(lambda column: column[:SHOWN], batch))
@@ -68,7 +72,7 @@ def build(config) -> kj.Task:
                     lines.append(f"    {word(target)}: {guesses}")
         return {"predictions.txt": "\n".join(lines) + "\n"}
 
-    return kj.Task(model, source, loss, inputs="tokens", show=show)
+    return kj.Task(model, source, loss, predict=predict, inputs="tokens", show=show)
 
 
 def masked(example: dict, key, rate: float, vocabulary: Vocabulary, replace: bool = False) -> dict:
