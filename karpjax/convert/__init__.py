@@ -58,8 +58,8 @@ def table_of(model) -> list:
     if isinstance(model, MaskedLM) and any(getattr(model, field) != value for field, value in BERT.items()):
         raise UserError(f"config.model: only a masked_lm in BERT's form has PyTorch's names, with {BERT}, and a context")
     if isinstance(model, ViT) and model.pool != "cls":
-        raise UserError(f"config.model.pool = {model.pool!r}: expected 'cls' for PyTorch's names, whose ViT classifies from the "
-                        "class token")
+        raise UserError(f"config.model.pool = {model.pool!r}: expected 'cls' for PyTorch's names, whose ViT classifies "
+                        "from the class token")
     for architecture, table in TABLES.items():
         if isinstance(model, architecture):
             return table
