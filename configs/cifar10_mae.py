@@ -10,7 +10,7 @@ long it takes: experiments/mae. Published for larger ones: ViT-Ti on patches of 
 """
 import karpjax
 
-BATCH = 500
+BATCH = 512
 EPOCHS = 20
 
 

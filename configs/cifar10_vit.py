@@ -10,7 +10,7 @@ What comes out: experiments/mae.
 """
 import karpjax
 
-BATCH = 250
+BATCH = 256
 EPOCHS = 5
 
 

@@ -4,7 +4,8 @@
         --without=DIR/test.jsonl                             # DIR has train.jsonl, unsup.jsonl, test.jsonl
     python -m karpjax.train --config=configs/imdb_mlm.py --workdir=runs/imdb_mlm
 
-No test review is read: those that stand among the unlabelled ones (270) are left out. What it reaches: experiments/imdb.
+No test review is read: those that stand among the unlabelled ones (270) are left out. The study from here to sentiment:
+experiments/imdb.
 """
 import karpjax
 
