@@ -2,8 +2,8 @@
 
     python -m karpjax.train --config=configs/mlm_tiny.py --workdir=runs/mlm
 
-Test loss 1.85 nats a masked byte (sd 0.13 over 5 seeds, experiments/toys), where the unigram entropy is 3.07; 90 s on two
-cores, and up to 200 s where they are shared. Seeds differ in when attention breaks away from the unigram plateau.
+Test loss 1.79 nats a masked byte (sd 0.03 over 5 seeds, experiments/toys), where the unigram entropy is 3.07; a minute on two
+cores. What it fills in: predictions.txt in the workdir.
 """
 import karpjax
 
