@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 import numpy as np
 
 from karpjax.models.conv import Conv, max_pool
+from karpjax.models.gelu import gelu
 
 
 class Airbench(nn.Module):
@@ -26,7 +27,7 @@ class Airbench(nn.Module):
         filters = 2 * 4 * images.shape[-1]                       # each whitening direction, and its negative
         x = Conv(filters, (2, 2), padding="VALID", bias_init=uniform, name="whiten")(images)      # (B, H-1, W-1, 8C)
         found = {"whiten": x}
-        x = nn.gelu(x, approximate=False)
+        x = gelu(x)
         for i, width in enumerate(self.widths):
             x = Group(width, name=f"group{i}")(x, train)         # (B, H/2, W/2, width)
             found[f"group{i}"] = x
@@ -49,8 +50,8 @@ class Group(nn.Module):
         norm = lambda name: nn.BatchNorm(use_running_average=not train, momentum=0.6, epsilon=1e-12, use_scale=False, name=name)
         conv = lambda name: Conv(self.width, (3, 3), use_bias=False, kernel_init=dirac, name=name)
         x = max_pool(conv("conv0")(x), 2)                        # (B, H/2, W/2, F)
-        x = nn.gelu(norm("norm0")(x), approximate=False)
-        return nn.gelu(norm("norm1")(conv("conv1")(x)), approximate=False)
+        x = gelu(norm("norm0")(x))
+        return gelu(norm("norm1")(conv("conv1")(x)))
 
 
 def uniform(key, shape, dtype=jnp.float32):

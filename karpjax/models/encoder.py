@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from karpjax.errors import UserError, check_choice
+from karpjax.models.gelu import gelu
 from karpjax.models.transformer import Block, init, norm, same_segment
 
 BERT = dict(norm="post", mlp="gelu", bias=True, positions="learned", transform=True, types=2, eps=1e-12)
@@ -76,7 +77,7 @@ class MaskedLM(Encoder):
         if at is not None:  # before the vocabulary's matmul, whose cost and memory fall to K / T
             x = jnp.take_along_axis(x, at[..., None], axis=1)                                 # (B, K, D)
         if self.transform:
-            x = nn.gelu(nn.Dense(self.width, kernel_init=init, name="transform")(x), approximate=False)
+            x = gelu(nn.Dense(self.width, kernel_init=init, name="transform")(x))
             x = norm(self.eps, True, "norm_transform")(x)
         logits = embed.attend(x)                                                              # (B, K, V)
         if self.transform:
