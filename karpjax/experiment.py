@@ -38,6 +38,11 @@ class Experiment:
         init = lambda: init_state(self.task, self.optimizer, config.seed, config.ema_decay > 0)
         return jax.jit(init, out_shardings=self.shardings)()
 
+    def eval_variables(self, state: TrainState) -> dict:
+        """What evaluation sees: the variables, and what the source lends of its state."""
+        lent = {name: state.source[name] for name in self.source.lends}
+        return {**state.eval_variables, **({"source": lent} if lent else {})}
+
     def train_step(self, axis_name: str | None = None) -> Callable:
         config = self.config
         return make_train_step(self.task.loss, self.optimizer, accumulate=config.accumulate, ema_decay=config.ema_decay,
@@ -84,8 +89,8 @@ def check_loss(task: Task, source: Source, state: TrainState) -> None:
 
 def repeat_first(source: Source) -> Any:
     """The same source, its state never advancing: every step sees the first batch (config.overfit)."""
-    names = ("arrays", "chunk", "batch_size", "splits", "sharded", "example", "host_fed", "described", "files", "init",
-             "batch", "prepare", "eval_batches")
+    names = ("arrays", "chunk", "batch_size", "examples_per_step", "splits", "sharded", "lends", "example", "host_fed",
+             "described", "files", "init", "batch", "prepare", "eval_batches")
     begin = lambda arrays, source_state, variables: (source_state, source.begin(arrays, source_state, variables)[1])
     first = functools.cache(lambda seed: source.feed(0, seed))
     same = {name: getattr(source, name) for name in names}

@@ -72,7 +72,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
     feed = lambda step: sharding.put_batch(mesh, source.feed(step, config.seed)) if source.host_fed else placed
     training, waiting, evaluating = metrics.Clock(), metrics.Clock(), metrics.Clock()
     writer = metrics.Writer(workdir, upto=step if restored else -1)
-    progress = metrics.Progress(config.steps, step, source.batch_size, training, waiting)
+    progress = metrics.Progress(config.steps, step, source.examples_per_step, training, waiting)
     stop = StopSignal()
     if restored and meta["config"]["steps"] != config.steps:
         progress.say(f"note: config.steps was {meta['config']['steps']}; a schedule without a length of its own follows it")
@@ -104,12 +104,13 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
         while len(in_flight) > leave:
             first, values, bad = in_flight.popleft()
             values = jax.device_get(values)
-            in_a_row = values["skipped_in_a_row"]
+            in_a_row, rates = values["skipped_in_a_row"], None
             for i, now in enumerate(range(first + 1, first + 1 + len(in_a_row))):
                 if now % config.log_every == 0 or now == config.steps:
                     row = {f"train/{name}": column[i] for name, column in values.items()}
                     row["learning_rate"] = float(x.schedule(now - 1 - values["skipped"][i]))
-                    row |= progress.rates(now)
+                    rates = rates or progress.rates(first + len(in_a_row))  # a dispatch's rows come at once: one rate
+                    row |= rates
                     log(now, row)
                     progress.show(now, writer.rows[-1])
                     if row["time/data_wait"] > 0.3:
@@ -126,7 +127,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
     def evaluated(splits) -> dict:
         with evaluating:
             found = {f"{split}/{name}": metrics.plain(value) for split in splits
-                     for name, value in evaluate(state.eval_variables, split).items()}
+                     for name, value in evaluate(x.eval_variables(state), split).items()}
         log(step, found)
         progress.say(f"step {step}: " + ", ".join(f"{name} {value}" if value is None else f"{name} {value:.4f}"
                                                   for name, value in found.items()))
@@ -182,12 +183,13 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
     if "test" in source.splits:
         final |= evaluated(["test"])
     if x.task.show and source.splits and jax.process_count() == 1:
-        report.show(x.task, state.eval_variables, source.splits[0], workdir)
+        report.show(x.task, x.eval_variables(state), source.splits[0], workdir)
     writer.close()
     saves.close()
     summary = {**final, "steps": step, "skipped": int(state.skipped[0]), "resumed": bool(restored),
                "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(x.abstract.params)),
-               "seconds": seconds(), "examples_per_second": round(step * source.batch_size / max(seconds()["train"], 1e-9), 1),
+               "seconds": seconds(),
+               "examples_per_second": round(step * source.examples_per_step / max(seconds()["train"], 1e-9), 1),
                **programs.cost(step, seconds()["train"]), "versions": versions(), "device": device(mesh)}
     if jax.process_index() == 0:
         metrics.write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")

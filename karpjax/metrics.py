@@ -133,18 +133,18 @@ class Progress:
     """
     SHOWN = ("train/loss", "train/accuracy", "train/return", "time/examples_per_s")
 
-    def __init__(self, steps: int, start: int, batch_size: int, training: Clock, waiting: Clock):
+    def __init__(self, steps: int, start: int, examples_per_step: float, training: Clock, waiting: Clock):
         self.active = jax.process_index() == 0
         # None: off where standard error is not a terminal; the lines of `say` are then the progress.
         self.bar = tqdm(total=steps, initial=start, unit="step", disable=None if self.active else True, dynamic_ncols=True)
-        self.batch_size, self.training, self.waiting, self.mark = batch_size, training, waiting, (start, 0.0, 0.0)
+        self.examples_per_step, self.training, self.waiting, self.mark = examples_per_step, training, waiting, (start, 0.0, 0.0)
 
     def rates(self, step: int) -> dict:
         """examples/s, and the share of the time spent waiting for data, since the last call."""
         now = (step, self.training.seconds, self.waiting.seconds)
         steps, seconds, wait = (new - old for new, old in zip(now, self.mark))
         self.mark = now
-        return {"time/examples_per_s": round(steps * self.batch_size / max(seconds, 1e-9), 1),
+        return {"time/examples_per_s": round(steps * self.examples_per_step / max(seconds, 1e-9), 1),
                 "time/data_wait": round(wait / max(seconds, 1e-9), 4)}
 
     def show(self, step: int, row: dict) -> None:

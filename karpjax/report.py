@@ -5,6 +5,7 @@
 from etils import epath
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from karpjax import metrics
 
@@ -40,11 +41,18 @@ def show(task, variables, split: str, workdir) -> None:
     from matplotlib.image import imsave
     batch = jax.tree.map(jnp.asarray, next(iter(task.source.eval_batches(split))))
     for name, found in task.show(jax.device_get(variables), task.source.prepare(batch)).items():
-        if name.endswith(".png"):
+        if name.endswith((".png", ".gif")):
             with (epath.Path(workdir) / name).open("wb") as file:
-                imsave(file, found, format="png")
+                imsave(file, found, format="png") if name.endswith(".png") else save_gif(file, found)
         else:
             metrics.write_whole(epath.Path(workdir) / name, found)
+
+
+def save_gif(file, frames) -> None:
+    """Frames (H, W, 3) in 0 to 1, 30 a second."""
+    from PIL import Image  # matplotlib has it
+    first, *rest = [Image.fromarray((np.clip(frame, 0, 1) * 255).astype(np.uint8)) for frame in frames]
+    first.save(file, format="gif", save_all=True, append_images=rest, duration=1000 // 30, loop=0)
 
 
 def main(argv):

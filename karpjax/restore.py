@@ -43,6 +43,10 @@ class Run:
         """The task's outputs, as numpy-compatible arrays; for classification logits (B, classes)."""
         return self._outputs(self.variables, inputs)
 
+    def act(self, obs) -> Any:
+        """A policy's actions (B, ...) for observations (B, ...) as the environment gives them: the most likely ones."""
+        return self.predict(obs)
+
     @functools.cached_property
     def _outputs(self):
         return jax.jit(self.task.outputs)
@@ -65,8 +69,18 @@ def restore(path, which: str = "newest", data: dict | None = None) -> Run:
     params, model_state = split_variables(variables)
     wanted = {"ema" if config.ema_decay else "params": params, "model_state": model_state}
     tree = checkpoint.load(folder, on_default_device(wanted))
-    return Run(config, task, {"params": tree.get("ema", tree.get("params")), **tree["model_state"]}, meta["step"],
-               meta["metrics"] or {})
+    variables = {"params": tree.get("ema", tree.get("params")), **tree["model_state"], **lent(folder, task.source)}
+    return Run(config, task, variables, meta["step"], meta["metrics"] or {})
+
+
+def lent(folder, source) -> dict:
+    """{"source": what the source lends of its state to evaluation}, from a checkpoint: the moments of observations."""
+    if not source.lends:
+        return {}
+    state = jax.eval_shape(source.init, jax.random.key(0))
+    wanted = {"source": {name: state[name] for name in source.lends}}
+    loaded = checkpoint.load_named(folder, by_name(on_default_device(wanted)))
+    return jax.tree.map_with_path(lambda path, _: loaded[path_name(path)], wanted)
 
 
 def with_description(config: ConfigDict, description: dict | None) -> ConfigDict:

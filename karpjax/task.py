@@ -41,8 +41,8 @@ class Task:
     predict   (variables, prepared inputs) -> outputs, for `karpjax.restore(...).predict`. Default: the model's output.
     inputs    the batch entry the model reads; it also gives the shapes for `model.init`.
     start     () -> {"whiten/kernel": array}: parameters that the data gives, over those of `model.init`
-    show      (variables, prepared batch) -> {"name.png": (H, W, 3) in 0 to 1, "name.txt": text}: what the model makes of a few
-              examples, for a person to look at; in the workdir when the run ends.
+    show      (variables, prepared batch) -> {"name.png": (H, W, 3) in 0 to 1, "name.gif": several, "name.txt": text}: what the
+              model makes of a few examples, for a person to look at; in the workdir when the run ends.
     """
     model: nn.Module
     source: Any

@@ -156,11 +156,11 @@ def test_profile(tmp_path):
 
 
 def test_debug_nans_points_at_the_operation(tmp_path):
-    text = ("import jax.numpy as jnp, numpy as np\nimport karpjax as kj\ndef build(config):\n"
+    text = ("import jax.numpy as jnp, numpy as np\nimport karpjax as kj\nfrom tiny import MLP\ndef build(config):\n"
             "    source = kj.sources.arrays({'x': np.ones((8, 4), np.float32)}, batch_size=8)\n"
             "    def loss(params, model_state, batch, key):\n"
-            "        return {'l': kj.mean(jnp.log(-batch['x'][:, 0]) * params['logits']['bias'][0])}, {}, model_state\n"
-            "    return kj.Task(kj.models.MLPPolicy(actions=2), source, loss, inputs='x')\n")
+            "        return {'l': kj.mean(jnp.log(-batch['x'][:, 0]) * params['head']['bias'][0])}, {}, model_state\n"
+            "    return kj.Task(MLP(8, 1, 2), source, loss, inputs='x')\n")
     try:
         with pytest.raises(FloatingPointError):
             train(kj.config(steps=2, debug_nans=True), tmp_path, record={"path": "t.py", "text": text}, mesh=mesh_of(1))

@@ -11,6 +11,7 @@ from karpjax import sharding
 from karpjax.evaluate import make_evaluator
 from karpjax.sources.shuffle import shuffled
 from karpjax.sources.text import unigram_entropy
+from tiny import MLP
 
 
 def permutation(n, epoch=0, seed=0):
@@ -112,7 +113,7 @@ def test_evaluation_is_exact_whatever_the_batch(batch_size):
 
     def loss(params, model_state, batch, key):
         return {"a": kj.mean(batch["x"][:, 0], batch["weight"]), "b": kj.mean(batch["x"] ** 2, batch["weight"])}, {}, {}
-    task = kj.Task(kj.models.MLPPolicy(2), source, loss, inputs="x")
+    task = kj.Task(MLP(8, 1, 2), source, loss, inputs="x")
     found = make_evaluator(task, sharding.make_mesh())({"params": {"w": jnp.zeros(1)}}, "test")
     np.testing.assert_allclose([found["a"], found["b"], found["loss"]],
                                [x[:, 0].mean(), (x**2).mean(), x[:, 0].mean() + (x**2).mean()], rtol=1e-5)

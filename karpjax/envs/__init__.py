@@ -1,10 +1,14 @@
 """Environments in JAX, by name."""
 import inspect
 
+from karpjax.envs.acrobot import Acrobot
 from karpjax.envs.cartpole import CartPole
+from karpjax.envs.grid_nav import GridNav
+from karpjax.envs.pendulum import Pendulum
+from karpjax.envs.reacher import Reacher
 from karpjax.errors import UserError, check_keys, did_you_mean
 
-ENVIRONMENTS = {"cartpole": CartPole}
+ENVIRONMENTS = {"cartpole": CartPole, "acrobot": Acrobot, "pendulum": Pendulum, "grid_nav": GridNav, "reacher": Reacher}
 
 
 def make(name: str, **options):

@@ -7,15 +7,18 @@ an average of 195 counts as solved. Its methods are those of karpjax/envs/protoc
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+import numpy as np
 
+from karpjax.envs import draw
 from karpjax.envs.protocol import TimeStep
+from karpjax.envs.spaces import Discrete
 
 GRAVITY, CART, POLE, HALF_LENGTH, FORCE, DT = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
 X_LIMIT, THETA_LIMIT = 2.4, 12 * 2 * jnp.pi / 360
 
 
 class CartPole:
-    obs_shape, actions = (4,), 2
+    actions = Discrete(2)
 
     def __init__(self, max_steps: int = 500):
         self.max_steps = max_steps
@@ -36,3 +39,10 @@ class CartPole:
         terminated = (jnp.abs(obs[0]) > X_LIMIT) | (jnp.abs(obs[2]) > THETA_LIMIT)
         truncated = (time >= self.max_steps) & ~terminated
         return {"obs": obs, "time": time}, TimeStep(obs, jnp.float32(1.0), terminated, truncated, obs)
+
+    def draw(self, state):
+        x, theta = float(state["obs"][0]), float(state["obs"][2])
+        canvas = draw.Canvas(-X_LIMIT, X_LIMIT, -0.6, 1.6)
+        canvas.line((-X_LIMIT, -0.2), (X_LIMIT, -0.2), 0.02, draw.GREY).rectangle((x, 0), 0.6, 0.3)
+        tip = x + 2 * HALF_LENGTH * np.sin(theta), 2 * HALF_LENGTH * np.cos(theta)
+        return canvas.line((x, 0), tip, 0.1, draw.RED).image

@@ -3,7 +3,11 @@
     reset(key)               -> (state, obs)
     step(state, action, key) -> (state, TimeStep)
 
-and three attributes: obs_shape, actions (how many), max_steps (where an episode is cut at the latest).
+and    actions      a space: Discrete, MultiDiscrete, Box (karpjax/envs/spaces.py)
+       max_steps    where an episode is cut at the latest
+       draw(state)  -> (H, W, 3) in 0 to 1, on the host; optional
+
+An observation is an array, or {"obs": array, "legal": (A,) bool} where not every action is allowed in every state.
 Terminated (the task is over, no value beyond) is not truncated (only the clock ran out: bootstrap from final_obs).
 """
 from typing import NamedTuple

@@ -4,13 +4,13 @@ from karpjax.models.airbench import Airbench
 from karpjax.models.cnn import CNN
 from karpjax.models.efficientnet_lite import EfficientNetLite0
 from karpjax.models.encoder import BERT as BERT, MaskedLM, TextClassifier
-from karpjax.models.policy import MLPPolicy
+from karpjax.models.policy import ActorCritic
 from karpjax.models.resnet import ResNet
 from karpjax.models.resnet_cifar import CifarResNet
 from karpjax.models.vit import MAE, ViT
 
-MODELS = {"airbench": Airbench, "cnn": CNN, "efficientnet_lite0": EfficientNetLite0, "mae": MAE, "masked_lm": MaskedLM,
-          "mlp_policy": MLPPolicy, "resnet": ResNet, "resnet_cifar": CifarResNet, "text_classifier": TextClassifier, "vit": ViT}
+MODELS = {"actor_critic": ActorCritic, "airbench": Airbench, "cnn": CNN, "efficientnet_lite0": EfficientNetLite0, "mae": MAE,
+          "masked_lm": MaskedLM, "resnet": ResNet, "resnet_cifar": CifarResNet, "text_classifier": TextClassifier, "vit": ViT}
 
 
 def make(options, **given):

@@ -1,17 +1,67 @@
-"""A policy for flat observations: two hidden layers of tanh, orthogonal start, as PPO's reference codes have it
-(Engstrom et al. 2020, "Implementation matters"; Andrychowicz et al. 2021: the last layer's start 100 times smaller)."""
+"""Policy and value networks, with the start that PPO's reference codes have (Engstrom et al. 2020, "Implementation matters";
+Andrychowicz et al. 2021): orthogonal, the policy's last layer 100 times smaller.
+
+    config.model = dict(name="actor_critic", width=64)              # vectors: two layers of tanh
+    config.model = dict(name="actor_critic", width=128)             # images (H, W, C): MinAtar's network (Young and Tian 2019)
+"""
+from collections.abc import Mapping
+
 from flax import linen as nn
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+
+from karpjax import distributions
+from karpjax.envs.spaces import Box
+from karpjax.errors import check_choice
+
+TORSOS = ("", "mlp", "conv")
 
 
-class MLPPolicy(nn.Module):
-    """Observations (..., O) -> action logits (..., A)."""
-    actions: int
+class ActorCritic(nn.Module):
+    """Observations (..., O) or (..., H, W, C) -> (the policy's outputs (..., K), values (...)); K is distributions.size.
+
+    An observation {"obs": ..., "legal": (..., A) bool} gives illegal actions the probability 0.
+    """
+    actions: tuple             # a space
+    obs_shape: tuple           # (O,) or (H, W, C); what stands before are batch axes
+    torso: str = ""            # "mlp" (images are flattened) or "conv"; "": by the shape
     width: int = 64
+    shared: bool = False       # one torso for policy and value
 
     @nn.compact
-    def __call__(self, obs: Float[Array, "*batch O"], train: bool = False) -> Float[Array, "*batch A"]:
-        x = obs
-        for i in range(2):
-            x = nn.tanh(nn.Dense(self.width, kernel_init=nn.initializers.orthogonal(2**0.5), name=f"hidden{i}")(x))
-        return nn.Dense(self.actions, kernel_init=nn.initializers.orthogonal(0.01), name="logits")(x)
+    def __call__(self, obs, train: bool = False):
+        check_choice(self.torso, TORSOS, "config.model.torso")
+        obs, legal = (obs["obs"], obs["legal"]) if isinstance(obs, Mapping) else (obs, None)
+        kind = self.torso or ("conv" if len(self.obs_shape) == 3 else "mlp")
+        if kind == "mlp":
+            obs = obs.reshape(*obs.shape[:obs.ndim - len(self.obs_shape)], -1)                # (..., O)
+        torso = lambda name: Torso(kind, self.width, name=name)
+        x = torso("torso" if self.shared else "policy_torso")(obs)                            # (..., D)
+        y = x if self.shared else torso("value_torso")(obs)
+        size = distributions.size(self.actions)
+        if isinstance(self.actions, Box):  # the deviation does not depend on the observation
+            means = dense(size // 2, 0.01, "policy")(x)
+            log_std = self.param("log_std", nn.initializers.zeros, (size // 2,)).astype(x.dtype)
+            outputs = jnp.concatenate([means, jnp.broadcast_to(log_std, means.shape)], -1)
+        else:
+            outputs = dense(size, 0.01, "policy")(x)
+        if legal is not None:
+            outputs = jnp.where(legal, outputs, distributions.ILLEGAL)
+        return outputs, dense(1, 1.0, "value")(y)[..., 0]
+
+
+class Torso(nn.Module):
+    kind: str
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        if self.kind == "mlp":
+            for i in range(2):
+                x = nn.tanh(dense(self.width, 2**0.5, f"hidden{i}")(x))
+            return x
+        x = nn.relu(nn.Conv(16, (3, 3), padding="VALID", kernel_init=nn.initializers.orthogonal(2**0.5), name="conv")(x))
+        return nn.relu(dense(self.width, 2**0.5, "hidden")(x.reshape(*x.shape[:-3], -1)))
+
+
+def dense(width: int, gain: float, name: str) -> nn.Dense:
+    return nn.Dense(width, kernel_init=nn.initializers.orthogonal(gain), name=name)

@@ -1,11 +1,11 @@
 """Batches from environments: a rollout is a pure function, so reinforcement learning is one more source.
 
 `begin` plays `length` steps in `num_envs` environments with the policy it is handed and lets the task turn the trajectory
-into training examples; `batch` gives minibatch i: a slice of time, shuffled within each environment. The environment axis
-comes first and is the batch axis: it stays sharded, so nothing crosses devices but gradients. Keys belong to environments
-(fold_in(key, env)), never to devices: the number of devices changes nothing.
+into training examples; `batch` gives minibatch i: some of the steps of every environment. The environment axis comes first and
+is the batch axis: it stays sharded, so nothing crosses devices but gradients, and the sums that normalise. Keys belong to
+environments (fold_in(key, env)), never to devices: the number of devices changes nothing.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 from jax import lax
@@ -13,80 +13,136 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.envs.protocol import auto_reset
-from karpjax.errors import UserError
+from karpjax.errors import UserError, check_keys
+from karpjax.sources import moments
 from karpjax.sources.source import Source, example_keys, local_rows
+
+RECENT = 100  # episodes, at least, whose mean return is reported: the last ones of every environment
 
 
 class Rollout(Source):
-    """act        (variables, obs (E, ...), keys (E,)) -> (action (E,), {name: (E, ...)}), what is kept beside the action
+    """act        (variables, obs (E, ...), keys (E,)) -> (action (E, ...), {name: (E, ...)}), what is kept beside the action
     examples   (trajectory, variables) -> batch; leaves (E, T, ...). Trajectory: obs, action, reward, terminated,
                truncated, final_obs and what `act` keeps. Here returns and advantages are computed and normalised
-    minibatches   steps a rollout: the network learns from T / minibatches time steps of every environment at a time
+    minibatches, epochs   the network learns from T / minibatches steps of every environment at a time, drawn without
+               replacement, and from every step `epochs` times
+    normalize  of "obs" and "reward": the first by running mean and variance, the second by the running variance of the
+               discounted return. Episodes' returns are those of the environment
     eval_episodes   seeds 0 .. n-1, one episode each
+
+    A batch also carries "recent": {"return", "length", "known"} (E, K), of the last K episodes of each environment.
     """
-    splits, sharded = ("eval",), ("env", "obs", "return")
+    splits = ("eval",)
+    sharded = ("env", "obs", "episode", "recent")
 
     def __init__(self, env, act: Callable, examples: Callable, *, num_envs: int, length: int, minibatches: int = 1,
-                 eval_episodes: int = 64):
+                 epochs: int = 1, normalize: Sequence[str] = (), discount: float = 1.0, eval_episodes: int = 64):
         if length % minibatches:
             raise UserError(f"a rollout of {length} steps cannot be cut into {minibatches} equal minibatches; "
                             f"use a length that {minibatches} divides")
+        check_keys(normalize, ("obs", "reward"), "config.data.normalize")
         self.env, self.act, self.examples = env, act, examples
-        self.batch_size, self.length, self.chunk, self.eval_episodes = num_envs, length, minibatches, eval_episodes
-        self.example = {"obs": np.zeros((1, *env.obs_shape), np.float32)}
+        self.batch_size, self.length, self.minibatches, self.chunk = num_envs, length, minibatches, minibatches * epochs
+        self.normalize, self.discount, self.eval_episodes = tuple(normalize), discount, eval_episodes
+        self.lends = ("moments",) if "obs" in normalize else ()
+        _, obs = jax.eval_shape(env.reset, jax.random.key(0))
+        self.example = {"obs": jax.tree.map(lambda x: np.zeros((1, *x.shape), x.dtype), obs)}
+
+    @property
+    def examples_per_step(self) -> float:
+        """Environment steps: each is counted once, however often it is learned from."""
+        return self.batch_size * self.length / self.chunk
 
     def init(self, key):
         start_key, key = jax.random.split(key)
-        env, obs = jax.vmap(self.env.reset)(example_keys(start_key, jnp.arange(self.batch_size)))
+        E, K = self.batch_size, -(-RECENT // self.batch_size)
+        env, obs = jax.vmap(self.env.reset)(example_keys(start_key, jnp.arange(E)))
+        shapes = {"obs": array_of(obs).shape[1:], "reward": ()}
         return {"key": jax.random.key_data(key), "rollouts": jnp.int32(0), "env": env, "obs": obs,
-                "return": jnp.zeros(self.batch_size)}  # of the episode under way
+                "episode": {name: jnp.zeros(E) for name in ("return", "length", "discounted")},   # the one under way
+                "recent": {name: jnp.zeros((E, K)) for name in ("return", "length", "known")},    # newest first
+                "moments": {name: moments.start(shapes[name]) for name in self.normalize}}
 
     def begin(self, arrays, source_state, variables):
+        E, known = self.batch_size, source_state["moments"]
         key = jax.random.fold_in(jax.random.wrap_key_data(source_state["key"]), source_state["rollouts"])
-        env_keys = example_keys(key, jnp.arange(self.batch_size))                          # (E,)
+        env_keys = example_keys(key, jnp.arange(E))                                           # (E,)
 
         def step(carry, t):
-            env, obs, so_far = carry
-            keys = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, t)))(env_keys)  # (E, 2)
-            action, kept = self.act(variables, obs, keys[:, 0])
+            env, obs, episode, recent = carry
+            keys = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, t)))(env_keys)   # (E, 2)
+            action, kept = self.act(variables, self.seen(known, obs), keys[:, 0])
             env, out = jax.vmap(lambda s, a, k: auto_reset(self.env, s, a, k))(env, action, keys[:, 1])
-            so_far, over = so_far + out.reward, out.terminated | out.truncated
-            now = {"obs": obs, "action": action, **kept, **out._asdict(), "obs": obs,
-                   "episode_return": so_far, "episode_over": over.astype(jnp.float32)}
-            return (env, out.obs, jnp.where(over, 0.0, so_far)), now
+            over = out.terminated | out.truncated
+            episode = {"return": episode["return"] + out.reward, "length": episode["length"] + 1,
+                       "discounted": self.discount * episode["discounted"] + out.reward}
+            now = {**kept, **out._asdict(), "obs": obs, "action": action, "discounted": episode["discounted"]}
+            ended = {"return": episode["return"], "length": episode["length"], "known": jnp.ones(E)}
+            recent = jax.tree.map(lambda last, row: jnp.where(
+                over[:, None], jnp.concatenate([last[:, None], row[:, :-1]], axis=1), row), ended, recent)
+            return (env, out.obs, jax.tree.map(lambda x: jnp.where(over, 0.0, x), episode), recent), now
 
-        start = (source_state["env"], source_state["obs"], source_state["return"])
-        (env, obs, so_far), trajectory = lax.scan(step, start, jnp.arange(self.length))     # leaves (T, E, ...)
-        trajectory = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), trajectory)              # (E, T, ...)
-        batch = {**self.examples(trajectory, variables),
-                 "episode_return": trajectory["episode_return"], "episode_over": trajectory["episode_over"]}
-        if self.chunk > 1:
-            shuffle = lambda k, rows: jax.tree.map(lambda x: x[jax.random.permutation(k, self.length)], rows)
-            batch = jax.vmap(shuffle)(example_keys(key, self.batch_size + jnp.arange(self.batch_size)), batch)
-        state = {**source_state, "rollouts": source_state["rollouts"] + 1, "env": env, "obs": obs, "return": so_far}
-        return state, batch
+        start = tuple(source_state[name] for name in ("env", "obs", "episode", "recent"))
+        (env, obs, episode, recent), trajectory = lax.scan(step, start, jnp.arange(self.length))   # leaves (T, E, ...)
+        trajectory = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), trajectory)                     # (E, T, ...)
+
+        rows = {"obs": array_of(trajectory["obs"]), "reward": trajectory.pop("discounted")}
+        new = {name: moments.merged(known[name], rows[name]) for name in self.normalize}
+        if "reward" in self.normalize:
+            trajectory["reward"] = moments.scale(new["reward"], trajectory["reward"])
+        # What is learned from is what the policy saw: with the moments of before.
+        trajectory |= {name: self.seen(known, trajectory[name]) for name in ("obs", "final_obs")}
+        ctx = {"rows": self.examples(trajectory, variables), "recent": recent}
+        if self.minibatches > 1:
+            order = lambda k: jax.vmap(lambda e: jax.random.permutation(jax.random.fold_in(k, e), self.length))(
+                jnp.arange(self.chunk // self.minibatches))
+            ctx["order"] = jax.vmap(order)(example_keys(key, E + jnp.arange(E)))                   # (E, epochs, T)
+        return {**source_state, "rollouts": source_state["rollouts"] + 1, "env": env, "obs": obs, "episode": episode,
+                "recent": recent, "moments": new}, ctx
 
     def batch(self, arrays, ctx, i):
-        size = self.length // self.chunk
-        return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, i * size, size, axis=1), ctx)   # (E, T / minibatches, ...)
+        rows = ctx["rows"]                                                                         # (E, T, ...)
+        if self.minibatches > 1:
+            epoch, j, size = i // self.minibatches, i % self.minibatches, self.length // self.minibatches
+            order = lax.dynamic_index_in_dim(ctx["order"], epoch, axis=1, keepdims=False)          # (E, T)
+            order = lax.dynamic_slice_in_dim(order, j * size, size, axis=1)                        # (E, T / minibatches)
+            rows = jax.tree.map(lambda x: jax.vmap(lambda row, k: row[k])(x, order), rows)
+        return {**rows, "recent": ctx["recent"]}
+
+    def seen(self, known: dict, obs):
+        """Observations (..., O) as the policy sees them."""
+        if "obs" not in self.normalize:
+            return obs
+        x = moments.normalize(known["obs"], array_of(obs))
+        return {**obs, "obs": x} if isinstance(obs, Mapping) else x
 
     def eval_batches(self, split):
         for start in range(0, self.eval_episodes, self.batch_size):
             seed = np.arange(start, start + self.batch_size)[local_rows(self.batch_size)]
             yield {"seed": seed.astype(np.uint32), "weight": (seed < self.eval_episodes).astype(np.float32)}
 
-    def episode_returns(self, policy: Callable, seeds):
-        """Returns (B,) of one episode for each seed (B,); policy(obs (B, ...)) -> action (B,)."""
+    def episodes(self, policy: Callable, seeds, known: dict, states: bool = False):
+        """One episode for each seed (B,): {"return", "length"} (B,); with `states` the states acted on, (max_steps, B, ...).
+
+        policy   (obs (B, ...), keys (B,)) -> action (B, ...)
+        known    the moments of the run: variables["source"]["moments"], where observations are normalised
+        """
         keys = jax.vmap(jax.random.key)(seeds)
 
         def step(carry, t):
-            env, obs, total, alive = carry
-            step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t + 1)
-            env, out = jax.vmap(self.env.step)(env, policy(obs), step_keys)
-            total = total + out.reward * alive
-            return (env, out.obs, total, alive * (1 - (out.terminated | out.truncated))), None
+            env, obs, found, alive = carry
+            both = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, t + 1)))(keys)        # (B, 2)
+            new, out = jax.vmap(self.env.step)(env, policy(self.seen(known, obs), both[:, 0]), both[:, 1])
+            found = {"return": found["return"] + out.reward * alive, "length": found["length"] + alive}
+            return (new, out.obs, found, alive * ~(out.terminated | out.truncated)), env if states else None
 
         env, obs = jax.vmap(self.env.reset)(keys)
         zeros = jnp.zeros(seeds.shape)
-        (_, _, total, _), _ = lax.scan(step, (env, obs, zeros, zeros + 1), jnp.arange(self.env.max_steps))
-        return total
+        start = (env, obs, {"return": zeros, "length": zeros}, zeros + 1)
+        (_, _, found, _), before = lax.scan(step, start, jnp.arange(self.env.max_steps))
+        return {**found, "states": before} if states else found
+
+
+def array_of(obs):
+    """The array of an observation, which may come with its legal actions."""
+    return obs["obs"] if isinstance(obs, Mapping) else obs

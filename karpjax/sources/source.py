@@ -26,7 +26,13 @@ class Source:
     example: dict = {}              # a prepared batch of 1, for shapes
     host_fed: bool = False          # True: `arrays` is fresh for every step, from feed(step)
     described: dict = {}            # JSON, kept in checkpoints: what `Described` needs where the data is not at hand
+    lends: tuple[str, ...] = ()     # entries of source_state that evaluation and restored models see, as variables["source"]
     files: dict[str, str] = {}      # texts that belong to the data, kept in the workdir: {"tokenizer.json": ...}
+
+    @property
+    def examples_per_step(self) -> float:
+        """What a run's examples_per_second counts; a rollout's are environment steps."""
+        return self.batch_size
 
     def init(self, key) -> dict:
         """The state at step 0; checkpointed. The key is the source's own."""

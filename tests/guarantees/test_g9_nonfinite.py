@@ -28,11 +28,11 @@ def poisoned_from(first: int, value: float):
 
 
 def changed_by_poison(name, value) -> list[str]:
-    """Train 2 good steps, then 2 poisoned ones: what of the state they changed."""
-    overrides = {"dispatch": "scan", "steps_per_dispatch": 2}
-    clean = run(*config_of(name, **overrides), mesh_of(2), steps=2, change=poisoned_from(10**6, value))
-    bad = run(*config_of(name, **overrides), mesh_of(2), steps=4, change=poisoned_from(2, value))
-    assert bad.metrics["skipped"].tolist() == [0, 0, 1, 2] and bad.metrics["skipped_in_a_row"].tolist() == [0, 0, 1, 2]
+    """Train 4 good steps (of every task a whole chunk), then 4 poisoned ones: what of the state they changed."""
+    overrides = {"dispatch": "scan", "steps_per_dispatch": 4}
+    clean = run(*config_of(name, **overrides), mesh_of(2), steps=4, change=poisoned_from(10**6, value))
+    bad = run(*config_of(name, **overrides), mesh_of(2), steps=8, change=poisoned_from(4, value))
+    assert bad.metrics["skipped"].tolist() == bad.metrics["skipped_in_a_row"].tolist() == [0, 0, 0, 0, 1, 2, 3, 4]
     return [n for n in clean.state if n.startswith(KEPT) and not np.array_equal(clean.state[n], bad.state[n])]
 
 
@@ -51,12 +51,13 @@ def test_mutant_no_guard(monkeypatch):
 TASK = """
 import jax.numpy as jnp, numpy as np, optax
 import karpjax as kj
+from tiny import MLP
 
 def build(config):
     x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
     x[13] = np.nan                                   # one bad example of 64: in every epoch of 4 steps one bad batch
     source = kj.sources.arrays({"x": x, "label": (x[:, 0] > 0).astype(np.int32)}, batch_size=16)
-    model = kj.models.MLPPolicy(actions=2)
+    model = MLP(width=8, layers=1, classes=2)
     def loss(params, model_state, batch, key):
         logits, model_state = kj.apply(model, params, model_state, batch["x"], key)
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])

@@ -1,0 +1,95 @@
+"""What the tasks that learn from environments share: environment, network, how it acts, how it is evaluated and shown.
+
+A task gives the rest: what a rollout's steps are worth (`examples`) and the loss. See karpjax/tasks/ppo.py.
+"""
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import karpjax as kj
+from karpjax import advantages, distributions
+from karpjax.errors import check_keys
+from karpjax.settings import check_own_keys
+from karpjax.sources.rollout import array_of
+from karpjax.task import split_variables
+
+ROLLOUT = ("num_envs", "length", "minibatches", "epochs", "normalize", "eval_episodes")
+FRAMES = 250  # of a picture
+
+
+class Agent:
+    """config.env, config.model and config.data; `own` are the task's keys of the config. An `env` of your own goes to the
+    task's build: `def build(config): return karpjax.tasks.ppo.build(config, env=Mine())`."""
+
+    def __init__(self, config, own: Sequence[str], env=None):
+        check_own_keys(config, "env", "discount", *own)
+        check_keys(config.data, ROLLOUT, "config.data")
+        self.config = config
+        self.env = env or kj.envs.make(config.env.name, **{k: v for k, v in config.env.items() if k != "name"})
+        _, obs = jax.eval_shape(self.env.reset, jax.random.key(0))
+        self.model = kj.models.make(config.model, actions=self.env.actions, obs_shape=array_of(obs).shape)
+
+    def __call__(self, params, model_state, obs, key=None):
+        """(distribution over actions, values, model_state) for observations with any leading axes."""
+        (outputs, values), model_state = kj.apply(self.model, params, model_state, obs, key)
+        return distributions.of(self.env.actions, outputs), values, model_state
+
+    def see(self, variables: dict, obs):
+        """The same without training, from variables; "source" in them is the rollout's, not the network's."""
+        params, model_state = split_variables({k: v for k, v in variables.items() if k != "source"})
+        policy, values, _ = self(params, model_state, obs)
+        return policy, values
+
+    def act(self, variables: dict, obs, keys):
+        """Sampled actions, one key an environment; what a loss needs of the policy that chose them is kept."""
+        policy, values = self.see(variables, obs)
+        actions = jax.vmap(lambda policy, key: policy.sample(key))(policy, keys)
+        return actions, {"log_prob": policy.log_prob(actions), "value": values}
+
+    def judged(self, trajectory: dict, variables: dict) -> dict:
+        """The batch of an actor-critic: advantages by GAE, normalised over the rollout, and what the values should be."""
+        _, next_value = self.see(variables, trajectory["final_obs"])
+        advantage = advantages.gae(*(trajectory[name] for name in ("reward", "value")), next_value, trajectory["terminated"],
+                                   trajectory["truncated"], self.config.discount, self.config.trace)
+        return {**{name: trajectory[name] for name in ("obs", "action", "log_prob", "value")},
+                "target": advantage + trajectory["value"],
+                "advantage": advantages.normalized(advantage), "weight": jnp.ones_like(advantage)}
+
+    def task(self, examples: Callable, loss: Callable) -> kj.Task:
+        data = dict(self.config.data)
+        source = kj.sources.Rollout(self.env, self.act, examples, discount=self.config.discount, **data)
+        known = lambda variables: variables.get("source", {}).get("moments", {})
+
+        def most_likely(variables):
+            return lambda obs, keys: self.see(variables, obs)[0].mode()
+
+        def evaluate(variables, batch):
+            best = source.episodes(most_likely(variables), batch["seed"], known(variables))
+            sampled = source.episodes(lambda obs, keys: self.act(variables, obs, keys)[0], batch["seed"], known(variables))
+            pairs = {"return": best["return"], "length": best["length"], "return_sampled": sampled["return"]}
+            return {name: kj.mean(x, batch["weight"]) for name, x in pairs.items()}
+
+        def predict(variables, obs):
+            return most_likely(variables)(source.seen(known(variables), obs), None)
+
+        def show(variables, batch):
+            """An episode: the most likely actions from the first seed."""
+            play = jax.jit(lambda: source.episodes(most_likely(variables), batch["seed"][:1], known(variables), states=True))
+            found = jax.device_get(play())
+            frames = np.linspace(0, found["length"][0] - 1, min(FRAMES, int(found["length"][0]))).astype(int)
+            return {"episode.gif": [self.env.draw(jax.tree.map(lambda x: x[t, 0], found["states"])) for t in frames]}
+
+        return kj.Task(self.model, source, loss, evaluate=evaluate, predict=predict, inputs="obs",
+                       show=show if hasattr(self.env, "draw") else None)
+
+
+def recent(batch: dict) -> dict:
+    """Metrics of every task: mean return and length of the last episodes of each environment."""
+    return {name: kj.mean(batch["recent"][name], batch["recent"]["known"]) for name in ("return", "length")}
+
+
+def entropy_bonus(policy, coefficient: float, weight):
+    """As a loss (Williams and Peng 1991): what is added for a policy that stays undecided."""
+    return kj.mean(-coefficient * policy.entropy(), weight)
