@@ -17,11 +17,13 @@ extras = {
     "images": ["pillow"],                          # decode image features of TFDS sets
     "text": ["tokenizers"],                        # sets of texts
     "convert": ["safetensors"],                    # weights of other projects
+    "gymnax": ["gymnax>=1.0", "six"],              # six: gymnax imports it and does not say so
+    "brax": ["brax"],
     "notebook": ["nbclient", "ipykernel"],
 }
 extras["test"] = ["pytest", "pytest-xdist", "beartype", *extras["precompile"], *extras["images"], *extras["text"],
                   *extras["convert"], *extras["notebook"]]
-extras["all"] = sorted({requirement for name, extra in extras.items() if name not in ("gpu", "tpu") for requirement in extra})
+extras["all"] = sorted({requirement for name, extra in extras.items() if name not in ("gpu", "tpu", "gymnax", "brax") for requirement in extra})
 
 setup(
     name="karpjax",

@@ -21,7 +21,7 @@ FRAMES = 250  # of a picture
 
 class Agent:
     """config.env, config.model and config.data; `own` are the task's keys of the config. An `env` of your own goes to the
-    task's build: `def build(config): return karpjax.tasks.ppo.build(config, env=Mine())`."""
+    task's build: `from karpjax.tasks import ppo`, `def build(config): return ppo.build(config, env=Mine())`."""
 
     def __init__(self, config, own: Sequence[str], env=None):
         check_own_keys(config, "env", "discount", *own)

@@ -98,6 +98,8 @@ STUDIES = {
     "experiments/imdb/run.py": ["--quick", "--size=tiny", "--shares", "10"],
     "experiments/mae/run.py": ["--quick"],
     "experiments/masked_ablation/run.py": ["--quick"],
+    "experiments/policy_gradients/run.py": ["--quick", "--only=a2c_cartpole,ppo_pendulum", "--seeds=1"],
+    "experiments/policy_speed/run.py": ["--quick"],
     "experiments/kill_resume/run.py": ["--kills=1", "--steps=6", "--tasks=poly"],
 }
 

@@ -1,6 +1,7 @@
-"""Environments in JAX, by name."""
+"""Environments in JAX, by name: those here, and others' as "gymnax:NAME", "brax:NAME" (karpjax/envs/adapters.py)."""
 import inspect
 
+from karpjax.envs import adapters
 from karpjax.envs.acrobot import Acrobot
 from karpjax.envs.cartpole import CartPole
 from karpjax.envs.grid_nav import GridNav
@@ -12,6 +13,9 @@ ENVIRONMENTS = {"cartpole": CartPole, "acrobot": Acrobot, "pendulum": Pendulum, 
 
 
 def make(name: str, **options):
+    project, _, foreign = name.partition(":")
+    if foreign and project in adapters.ADAPTERS:
+        return adapters.ADAPTERS[project](foreign, **options)
     if name not in ENVIRONMENTS:
         raise UserError(f"config.env: no environment {name!r}{did_you_mean(name, ENVIRONMENTS)}")
     check_keys(options, inspect.signature(ENVIRONMENTS[name]).parameters, "config.env")

@@ -10,7 +10,7 @@ and    actions      a space: Discrete, MultiDiscrete, Box (karpjax/envs/spaces.p
 An observation is an array, or {"obs": array, "legal": (A,) bool} where not every action is allowed in every state.
 Terminated (the task is over, no value beyond) is not truncated (only the clock ran out: bootstrap from final_obs).
 """
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,14 @@ from jaxtyping import Array, Bool, Float
 
 
 class TimeStep(NamedTuple):
-    obs: Array                   # of the next state; of a fresh episode after `auto_reset`
+    obs: Any                     # of the next state; of a fresh episode after `auto_reset`
     reward: Float[Array, ""]
     terminated: Bool[Array, ""]
     truncated: Bool[Array, ""]
-    final_obs: Array             # of the state this step led to, never reset
+    final_obs: Any               # of the state this step led to, never reset
 
 
-def auto_reset(env, state, action, key) -> tuple[dict, TimeStep]:
+def auto_reset(env, state, action, key) -> tuple[Any, TimeStep]:
     """env.step, and where the episode ended the state and obs of a new one."""
     step_key, reset_key = jax.random.split(key)
     state, out = env.step(state, action, step_key)

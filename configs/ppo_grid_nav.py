@@ -1,0 +1,26 @@
+"""PPO on a grid with random walls, start and goal (criterion: paths at most 5 % longer than the shortest, on average).
+
+    python -m karpjax.train --config=configs/ppo_grid_nav.py --workdir=runs/grid
+"""
+import karpjax
+
+ENVS, LENGTH, MINIBATCHES, EPOCHS = 32, 64, 8, 4
+CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 150          # rollouts of 2,048 environment steps: 307,200 in all
+
+
+def get_config():
+    return karpjax.config(
+        task="ppo",
+        env=dict(name="grid_nav"),
+        steps=ROLLOUTS * CHUNK,
+        model=dict(name="actor_critic", width=128),
+        data=dict(num_envs=ENVS, length=LENGTH, minibatches=MINIBATCHES, epochs=EPOCHS, normalize=(),
+                  eval_episodes=256),
+        discount=0.99, trace=0.95,
+        clip=0.2, value_clip=0.0, value_coefficient=0.5, entropy_coefficient=0.01, target_kl=0.0,
+        optimizer=dict(name="adam", clip=0.5, eps=1e-5,
+                       learning_rate=dict(name="linear_schedule", init_value=1e-3, end_value=0.0)),
+        log_every=CHUNK, eval_every=100 * CHUNK, save_every=100 * CHUNK,
+        dispatch="scan", steps_per_dispatch=10 * CHUNK,
+        best="max eval/return",
+    )

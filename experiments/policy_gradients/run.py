@@ -1,0 +1,105 @@
+"""Policy gradients over fixed seeds, each config against the criterion that its header states; a random policy beside it.
+
+    python experiments/policy_gradients/run.py --workdir=runs/policies                                # minutes a config
+    python experiments/policy_gradients/run.py --only=ppo_cartpole --quick --log=/tmp/quick.jsonl
+
+Settings were chosen on seeds 0 to 3; these are seeds 10 and up. One line a seed in results.jsonl: the run's own summary, and
+when the mean return of the last episodes (at least 100) first reached the criterion, in environment steps and in seconds of
+training, compilation apart. Evaluation: the most likely actions on a fixed set of seeds. --quick: two rollouts.
+"""
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+
+from experiments.runs import config_of, trained  # noqa: E402
+from karpjax import envs, metrics  # noqa: E402
+from karpjax.envs.spaces import Discrete  # noqa: E402
+from karpjax.experiment import assemble  # noqa: E402
+from karpjax.sources.moments import start  # noqa: E402
+from karpjax.sweep import over_seeds, table  # noqa: E402
+
+# The criterion: a mean return, of training episodes ("when") and of the evaluation. GridNav's is a ratio of lengths.
+BARS = {"ppo_cartpole": 475, "a2c_cartpole": 475, "ppo_acrobot": -90, "ppo_pendulum": -150, "ppo_reacher": -18,
+        "ppo_grid_nav": None}
+FIRST = 10
+
+
+def random_policy(source) -> float:
+    """The mean return of uniform actions on the evaluation's seeds."""
+    space, seeds = source.env.actions, jnp.arange(source.eval_episodes)
+
+    def act(obs, keys):
+        if isinstance(space, Discrete):
+            return jax.vmap(lambda k: jax.random.randint(k, (), 0, space.n))(keys)
+        low, high = jnp.array(space.low), jnp.array(space.high)
+        return jax.vmap(lambda k: jax.random.uniform(k, low.shape, minval=low, maxval=high))(keys)
+    unseen = {name: start(jax.tree.leaves(source.example)[0].shape[1:]) for name in source.normalize if name == "obs"}
+    return float(jax.jit(lambda: source.episodes(act, seeds, unseen)["return"].mean())())
+
+
+def first_above(workdir, bar: float, examples_per_step: float) -> dict:
+    """{"env_steps", "train_seconds"} when train/return reached the bar; {} where it never did."""
+    seconds = 0.0
+    rows = [row for row in metrics.read_rows(workdir) if "train/return" in row]
+    for before, row in zip([{"step": 0}, *rows], rows):
+        seconds += (row["step"] - before["step"]) * examples_per_step / row["time/examples_per_s"]
+        if (row["train/return"] or -float("inf")) >= bar:
+            return {"env_steps": round(row["step"] * examples_per_step), "train_seconds": round(seconds, 2)}
+    return {}
+
+
+def beyond_shortest(source) -> float:
+    """The mean length of the shortest paths of the evaluation's seeds."""
+    env = envs.make("grid_nav", max_steps=source.env.max_steps)
+    seeds = jax.vmap(jax.random.key)(jnp.arange(source.eval_episodes))
+    return float(jax.jit(jax.vmap(lambda key: env.reset(key)[0]["shortest"]))(seeds).mean())
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", default=",".join(BARS))
+    parser.add_argument("--seeds", type=int, default=0, help="0: ten for CartPole, five for the others")
+    parser.add_argument("--workdir", default="", help="where a study that was stopped goes on; empty: nowhere")
+    parser.add_argument("--log", default=str(HERE / "results.jsonl"))
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    names, log_file = options.only.split(","), pathlib.Path(options.log)
+    rows = [json.loads(line) for line in log_file.read_text().splitlines()] if log_file.exists() else []
+    rows = [row for row in rows if row["config"] not in names]
+
+    def log(row):
+        rows.append(row)
+        log_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            source = assemble(*config_of(name)).source
+            quick = {"steps": 2 * source.chunk, "eval_every": source.chunk, "save_every": source.chunk,
+                     "data.eval_episodes": 8} if options.quick else {}
+            seeds = options.seeds or (10 if "cartpole" in name else 5)
+            shortest = {"eval/shortest": beyond_shortest(source)} if name == "ppo_grid_nav" else {}
+            log({"config": name, "random_policy": random_policy(source), "criterion": BARS[name], **shortest})
+            summaries = []
+            for seed in range(FIRST, FIRST + seeds):
+                workdir = pathlib.Path(options.workdir or folder) / f"{name}_{seed}"
+                summary = trained(name, workdir, seed=seed, **quick)
+                reached = first_above(workdir, BARS[name], source.examples_per_step) if BARS[name] else {}
+                summaries.append({**summary, **{f"reached/{key}": value for key, value in reached.items()}})
+                log({"config": name, "seed": seed, **summaries[-1]})
+            names_of_all = {key: None for summary in summaries for key in summary}     # a seed may never have reached it
+            found = over_seeds([{**names_of_all, **summary} for summary in summaries])
+            log({"config": name, "seeds": seeds, "metrics": found})
+            print(f"{name}: random policy {rows[-seeds - 2]['random_policy']:.2f}, criterion {BARS[name]}", shortest or "")
+            print(table(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
