@@ -17,7 +17,7 @@ def gae(reward: Float[Array, "E T"], value: Float[Array, "E T"], next_value: Flo
     value, next_value   of the observation acted on, and of the one reached (`final_obs`, never a reset one)
     trace               lambda: 0 one-step temporal differences, 1 returns less the value
     """
-    delta = reward + discount * next_value * ~terminated - value
+    delta = reward + discount * jnp.where(terminated, 0.0, next_value) - value
     decay = discount * trace * ~(terminated | truncated)
 
     def step(later, now):

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 
 import karpjax as kj
 from karpjax import advantages, distributions
-from karpjax.errors import check_keys
+from karpjax.envs import protocol
+from karpjax.errors import UserError, check_keys
 from karpjax.settings import check_own_keys
 from karpjax.sources.rollout import array_of
 from karpjax.task import split_variables
@@ -23,13 +25,23 @@ class Agent:
     """config.env, config.model and config.data; `own` are the task's keys of the config. An `env` of your own goes to the
     task's build: `from karpjax.tasks import ppo`, `def build(config): return ppo.build(config, env=Mine())`."""
 
-    def __init__(self, config, own: Sequence[str], env=None):
+    def __init__(self, config, own: Sequence[str], env=None, critic: bool = True):
         check_own_keys(config, "env", "discount", *own)
-        check_keys(config.data, ROLLOUT, "config.data")
+        check_keys(config, config, "config", required=("discount", *own, *(() if env else ("env",))))
+        check_keys(config.data, ROLLOUT, "config.data", required=("num_envs", "length"))
+        for name in ("discount", "trace"):
+            if not 0 <= config.get(name, 0) <= 1:
+                raise UserError(f"config.{name}: expected 0 to 1, found {config[name]}")
         self.config = config
-        self.env = env or kj.envs.make(config.env.name, **{k: v for k, v in config.env.items() if k != "name"})
-        _, obs = jax.eval_shape(self.env.reset, jax.random.key(0))
-        self.model = kj.models.make(config.model, actions=self.env.actions, obs_shape=array_of(obs).shape)
+        self.env = env or self.named()
+        _, obs = protocol.check(self.env)
+        self.model = kj.models.make(config.model, actions=self.env.actions, obs_shape=array_of(obs).shape, critic=critic)
+
+    def named(self):
+        options = self.config.env
+        if not isinstance(options, ConfigDict) or "name" not in options:
+            raise UserError(f"config.env: expected dict(name=..., its options), found {options!r}")
+        return kj.envs.make(options["name"], **{k: v for k, v in options.items() if k != "name"})
 
     def __call__(self, params, model_state, obs, key=None):
         """(distribution over actions, values, model_state) for observations with any leading axes."""
@@ -58,25 +70,25 @@ class Agent:
                 "advantage": advantages.normalized(advantage), "weight": jnp.ones_like(advantage)}
 
     def task(self, examples: Callable, loss: Callable) -> kj.Task:
-        data = dict(self.config.data)
+        data = {"eval_episodes": 64, **self.config.data}
         source = kj.sources.Rollout(self.env, self.act, examples, discount=self.config.discount, **data)
-        known = lambda variables: variables.get("source", {}).get("moments", {})
+        moments = lambda variables: variables.get("source", {}).get("moments", {})
 
         def most_likely(variables):
             return lambda obs, keys: self.see(variables, obs)[0].mode()
 
         def evaluate(variables, batch):
-            best = source.episodes(most_likely(variables), batch["seed"], known(variables))
-            sampled = source.episodes(lambda obs, keys: self.act(variables, obs, keys)[0], batch["seed"], known(variables))
+            best = source.episodes(most_likely(variables), batch["seed"], moments(variables))
+            sampled = source.episodes(lambda obs, keys: self.act(variables, obs, keys)[0], batch["seed"], moments(variables))
             pairs = {"return": best["return"], "length": best["length"], "return_sampled": sampled["return"]}
             return {name: kj.mean(x, batch["weight"]) for name, x in pairs.items()}
 
         def predict(variables, obs):
-            return most_likely(variables)(source.seen(known(variables), obs), None)
+            return most_likely(variables)(source.seen(moments(variables), obs), None)
 
         def show(variables, batch):
             """An episode: the most likely actions from the first seed."""
-            play = jax.jit(lambda: source.episodes(most_likely(variables), batch["seed"][:1], known(variables), states=True))
+            play = jax.jit(lambda: source.episodes(most_likely(variables), batch["seed"][:1], moments(variables), states=True))
             found = jax.device_get(play())
             frames = np.linspace(0, found["length"][0] - 1, min(FRAMES, int(found["length"][0]))).astype(int)
             return {"episode.gif": [self.env.draw(jax.tree.map(lambda x: x[t, 0], found["states"])) for t in frames]}
@@ -86,8 +98,10 @@ class Agent:
 
 
 def recent(batch: dict) -> dict:
-    """Metrics of every task: mean return and length of the last episodes of each environment."""
-    return {name: kj.mean(batch["recent"][name], batch["recent"]["known"]) for name in ("return", "length")}
+    """Metrics of every task: mean return and length of the last episodes of each environment, and the share of these that
+    there have been: below 1 those that ended soon are too many."""
+    found = {name: kj.mean(batch["recent"][name], batch["recent"]["known"]) for name in ("return", "length")}
+    return {**found, "recent": kj.mean(batch["recent"]["known"])}
 
 
 def entropy_bonus(policy, coefficient: float, weight):

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from karpjax import metrics, sharding
 from karpjax.errors import UserError
-from karpjax.step import make_train_step, scan
+from karpjax.step import PRECISIONS, make_train_step, scan
+from karpjax.task import cast_floating
 
 PEAK_FLOPS = {  # per device, bf16 matrix units, from the vendors' data sheets
     "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5p": 459e12, "TPU v5": 459e12, "TPU v6 lite": 918e12,
@@ -25,7 +26,15 @@ def default_dispatch() -> str:
     return "step" if jax.default_backend() == "cpu" else "scan"
 
 
-def make_program(source, train_step, *, steps: int, mesh=None):
+def acting_variables(state, mesh=None, precision: str = "fp32") -> dict:
+    """What a rollout acts with: parameters in the precision of the loss, or its ratios would start off 1, and whole."""
+    params = state.params
+    if mesh is not None and mesh.shape["fsdp"] > 1:
+        params = sharding.constrain(params, sharding.replicated(mesh))
+    return {**state.variables, "params": cast_floating(params, PRECISIONS[precision])}
+
+
+def make_program(source, train_step, *, steps: int, mesh=None, precision: str = "fp32"):
     """(state, arrays) -> (state, metrics, bad): `steps` steps, and the source that feeds them, as one pure function.
 
     steps    a multiple of source.chunk; 1 leaves no loop in the program
@@ -36,7 +45,7 @@ def make_program(source, train_step, *, steps: int, mesh=None):
         raise UserError(f"a program of {steps} steps: expected a multiple of the source's chunk, {source.chunk}")
 
     def program(state, arrays):
-        begin = lambda state: source.begin(arrays, state.source, state.variables)
+        begin = lambda state: source.begin(arrays, state.source, acting_variables(state, mesh, precision))
         like = jax.eval_shape(lambda: source.batch(arrays, begin(state)[1], jnp.int32(0)))
         bad = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
 
@@ -92,12 +101,14 @@ class Programs:
 
     def _whole(self, state, arrays, n: int):
         if self.x.config.debug_nans:  # a jitted function with its arguments intact: jax runs it again, operation by operation
-            return jax.jit(make_program(self.x.source, self.x.train_step(), steps=n, mesh=self.x.mesh))
+            return jax.jit(make_program(self.x.source, self.x.train_step(), steps=n, mesh=self.x.mesh,
+                                        precision=self.x.config.precision))
         return self.lower(state, arrays, n).compile()
 
     def lower(self, state, arrays, n: int):
         """The program of n steps, lowered; the state may be abstract."""
-        program = make_program(self.x.source, self.x.train_step(), steps=n, mesh=self.x.mesh)
+        program = make_program(self.x.source, self.x.train_step(), steps=n, mesh=self.x.mesh,
+                               precision=self.x.config.precision)
         return jax.jit(program, donate_argnums=0, out_shardings=(self.x.shardings, None, None)).lower(state, arrays)
 
     def _split(self, state):
@@ -105,7 +116,8 @@ class Programs:
 
         @functools.partial(jax.jit, out_shardings=(self.x.shardings, None))
         def begin(state, arrays):
-            source_state, ctx = source.begin(arrays, state.source, state.variables)
+            variables = acting_variables(state, mesh, self.x.config.precision)
+            source_state, ctx = source.begin(arrays, state.source, variables)
             return state.replace(source=source_state), ctx
 
         pmapped = self.x.config.parallel == "pmap"

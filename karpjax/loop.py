@@ -61,7 +61,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
         config.dispatch = config.dispatch or default_dispatch()
         step, spent, state = 0, {}, x.fresh_state()
         if config.init_from:
-            state = start_from(config.init_from, state, skip=config.init_skip)
+            state = start_from(config.init_from, state, config.init_skip, source.lends)
     for name, text in source.files.items() if jax.process_index() == 0 else ():
         metrics.write_whole(workdir / name, text)
 
@@ -182,8 +182,6 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
              if name.split("/")[0] in while_training}
     if "test" in source.splits:
         final |= evaluated(["test"])
-    if x.task.show and source.splits and jax.process_count() == 1:
-        report.show(x.task, x.eval_variables(state), source.splits[0], workdir)
     writer.close()
     saves.close()
     summary = {**final, "steps": step, "skipped": int(state.skipped[0]), "resumed": bool(restored),
@@ -194,6 +192,8 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
     if jax.process_index() == 0:
         metrics.write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
         report.curves(writer.rows, workdir / "curves.png")
+    if x.task.show and source.splits and jax.process_count() == 1:  # last: pictures are the user's code
+        report.show(x.task, x.eval_variables(state), source.splits[0], workdir)
     return summary
 
 

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from karpjax import checkpoint
 from karpjax.errors import UserError
+from karpjax.sources.rollout import Rollout
 from karpjax.state import TrainState, path_name
 from karpjax.task import Task, build_task, load_task_module, split_variables
 
@@ -45,6 +46,8 @@ class Run:
 
     def act(self, obs) -> Any:
         """A policy's actions (B, ...) for observations (B, ...) as the environment gives them: the most likely ones."""
+        if not isinstance(self.task.source, Rollout):
+            raise UserError(f"run.act: this run ({self.config.task}) learned no policy; use run.predict")
         return self.predict(obs)
 
     @functools.cached_property
@@ -115,10 +118,16 @@ def variables_to_load(path, like: dict, skip=()) -> tuple:
     return folder, {name: shapes[name][1] for name in wanted}
 
 
-def start_from(path, state: TrainState, skip=()) -> TrainState:
-    """A fresh state with the variables of another run (config.init_from); the moving average starts there too."""
+def start_from(path, state: TrainState, skip=(), lends=()) -> TrainState:
+    """A fresh state with the variables of another run (config.init_from); the moving average starts there too, and what the
+    source lends to evaluation (moments of observations), as far as that run had it."""
     params, model_state = split_variables(load_variables(path, state.variables, skip))
-    return state.replace(params=params, model_state=model_state, ema=jax.tree.map(jnp.copy, params) if state.ema else state.ema)
+    folder, borrowed = checkpoint.find(path), by_name({"source": {name: state.source[name] for name in lends}})
+    stored = checkpoint.stored_shapes(folder)
+    loaded = checkpoint.load_named(folder, {n: leaf for n, leaf in borrowed.items() if stored.get(n) == leaf.shape})
+    source = jax.tree.map_with_path(lambda path, leaf: loaded.get(f"source/{path_name(path)}", leaf), state.source)
+    average = jax.tree.map(jnp.copy, params) if state.ema else state.ema
+    return state.replace(params=params, model_state=model_state, ema=average, source=source)
 
 
 def check_tokens(path, meta: dict, described: dict) -> None:

@@ -11,14 +11,20 @@ import pytest
 
 import karpjax as kj
 from guarantees.harness import mesh_of, named, run
+from guarantees.registry import config_of
 from karpjax import advantages, distributions, sharding
 from karpjax.agent import Agent
-from karpjax.dispatch import Programs
+from karpjax.dispatch import Programs, acting_variables
 from karpjax.envs.protocol import TimeStep
 from karpjax.envs.spaces import Box, Discrete, MultiDiscrete
 from karpjax.experiment import assemble
 from karpjax.loop import train
+from karpjax.restore import start_from
 from karpjax.sources import moments
+from karpjax.sources.rollout import EVALUATION
+from karpjax.sources.source import example_keys
+from karpjax.step import PRECISIONS
+from karpjax.task import cast_floating
 from karpjax.tasks import a2c, ppo, reinforce
 from karpjax.tasks.ppo import value_error
 
@@ -131,11 +137,12 @@ def begun(task, **options):
     """The first chunk of a task's rollout, by the parameters it starts with."""
     x = assemble(config_for(task, **options), None, mesh_of(1))
     state = x.fresh_state()
-    source_state, ctx = jax.jit(x.source.begin)({}, state.source, state.variables)
-    return x, state, source_state, ctx
+    begin = lambda state: x.source.begin({}, state.source, acting_variables(state, precision=x.config.precision))
+    return x, state, *jax.jit(begin)(state)
 
 
-@pytest.mark.parametrize("options", [{}, {"env": dict(name="pendulum"), "data": dict(normalize=("obs", "reward"))}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"env": dict(name="pendulum"), "data": dict(normalize=("obs", "reward"))},
+                                     {"env": dict(name="pendulum"), "precision": "bf16"}], ids=str)
 def test_ratio_is_1_before_anything_was_learned(options):
     """Exactly: what is learned from is what the policy saw, and its probabilities are those that were kept. (The step's own
     compilation may round otherwise; here both are compiled alike.)"""
@@ -143,8 +150,10 @@ def test_ratio_is_1_before_anything_was_learned(options):
     x, state, _, ctx = begun("ppo", **options)
     agent = Agent(config_for("ppo", **options), own=ppo.OWN)
     batch = x.source.batch({}, ctx, 0)
-    ratio = lambda params: jnp.exp(agent(params, {}, batch["obs"])[0].log_prob(batch["action"]) - batch["log_prob"])
-    np.testing.assert_array_equal(jax.jit(ratio)(state.params), 1.0)
+    dtype = PRECISIONS[options.get("precision", "fp32")]                                      # as the step casts
+    policy = lambda params: agent(cast_floating(params, dtype), {}, batch["obs"])[0]
+    ratio = jax.jit(lambda params: jnp.exp(policy(params).log_prob(batch["action"]) - batch["log_prob"]))
+    np.testing.assert_array_equal(ratio(state.params), 1.0)
     moved = jax.tree.map(lambda p: p + jax.random.normal(jax.random.key(p.size), p.shape), state.params)
     assert jnp.abs(ratio(moved) - 1).max() > 1e-3
 
@@ -344,6 +353,52 @@ def test_rewards_are_scaled_observations_normalized_returns_are_not():
     assert again["moments"]["obs"]["count"] == 2 * 16 * 40
 
 
+def test_one_bad_reward_does_not_stay():
+    good = moments.merged(moments.start((2,)), jnp.arange(24.0).reshape(3, 4, 2))
+    for bad in (jnp.nan, jnp.inf):
+        after = moments.merged(good, jnp.ones((3, 4, 2)).at[1, 2, 0].set(bad))
+        assert jax.tree.map(jnp.array_equal, after, good) == {"count": True, "mean": True, "var": True}
+
+
+class NoMoreThanItsEnd(Contextual):
+    """Beyond its end it returns nan, as a simulator may."""
+    max_steps = 4
+
+    def reset(self, key):
+        state, obs = super().reset(key)
+        return {**state, "over": jnp.bool_(False)}, obs
+
+    def step(self, state, action, key):
+        _, out = super().step(state, action, key)
+        nan = lambda x: jnp.where(state["over"], jnp.nan, x)
+        out = out._replace(reward=nan(1.0 + 0 * out.reward), obs=nan(out.obs), final_obs=jnp.full(4, jnp.nan))
+        return {**state, "over": jnp.bool_(True)}, out
+
+
+def test_what_is_beyond_the_end_does_not_count(tmp_path):
+    """Neither the reward of steps after an episode's end, nor the value of a terminal observation that is not a number."""
+    task = ppo.build(config_for("ppo"), env=NoMoreThanItsEnd())
+    variables = task.init(jax.random.key(0))
+    found = jax.jit(task.evaluate)(variables, {"seed": jnp.arange(8), "weight": jnp.ones(8)})
+    assert {name: float(total / count) for name, (total, count) in found.items()} == {
+        "return": 1.0, "return_sampled": 1.0, "length": 1.0}
+    _, ctx = jax.jit(task.source.begin)({}, task.source.init(jax.random.key(1)), variables)
+    assert np.isfinite(ctx["rows"]["advantage"]).all()
+
+
+def test_a_run_that_starts_from_another_sees_by_its_moments(tmp_path):
+    config = config_for("ppo", env=dict(name="pendulum", max_steps=15), data=dict(normalize=("obs",)), steps=4, eval_every=4,
+                        save_every=4, best="")
+    train(config, tmp_path, mesh=mesh_of(1))
+    saved = kj.restore(tmp_path).variables["source"]["moments"]["obs"]
+    x = assemble(config, None, mesh_of(1))
+    started = start_from(str(tmp_path), x.fresh_state(), lends=x.source.lends)
+    np.testing.assert_array_equal(started.source["moments"]["obs"]["mean"], saved["mean"])
+    assert started.source["moments"]["obs"]["count"] == 4 * 16 * 8 and started.source["rollouts"] == 0
+    other = assemble(config_for("ppo", env=dict(name="pendulum"), data=dict(normalize=("reward",))), None, mesh_of(1))
+    assert start_from(str(tmp_path), other.fresh_state(), lends=other.source.lends).source["moments"]["reward"]["count"] == 0
+
+
 def test_recent_episodes_are_the_last_of_each_environment():
     """CartPole cut after 3 steps: every third step ends an episode of return 3; 7 in 21 steps, of which K are kept."""
     x, _, after, _ = begun("a2c", length=21, num_envs=20, env=dict(name="cartpole", max_steps=3))
@@ -362,7 +417,7 @@ def test_a_restored_policy_acts_as_it_was_evaluated(tmp_path):
     policy = kj.restore(tmp_path)
     assert policy.variables["source"]["moments"]["obs"]["count"] == 4 * 16 * 8
     env, total = kj.envs.make("pendulum", max_steps=15), np.zeros(16)
-    keys = jax.vmap(jax.random.key)(jnp.arange(16))
+    keys = jax.vmap(jax.random.split)(example_keys(jax.random.key(EVALUATION), jnp.arange(16)))[:, 0]
     state, obs = jax.vmap(env.reset)(keys)
     for t in range(15):
         state, out = jax.vmap(env.step)(state, policy.act(obs), keys)
@@ -487,7 +542,87 @@ def test_the_step_only_adds_up():
 
 # --------------------------------------------------------------------------------------------------------- bad input
 
+def test_without_a_baseline_there_is_no_value_network():
+    names = lambda baseline: set(assemble(config_for("reinforce", baseline=baseline), None, mesh_of(1)).abstract.params)
+    assert names(False) == {"policy", "policy_torso"} and names(True) == {"policy", "policy_torso", "value", "value_torso"}
+    shared = config_for("ppo", model=dict(name="actor_critic", width=8, shared=True))
+    assert set(assemble(shared, None, mesh_of(1)).abstract.params) == {"policy", "torso", "value"}
+
+
+class TwoSwitches(Contextual):
+    """Reward for each of two switches that is set as the observation's sign says."""
+    actions = MultiDiscrete((2, 3))
+
+    def step(self, state, action, key):
+        _, out = super().step(state, action[0], key)
+        wanted = jnp.stack([state["obs"][0] > 0, 2 * (state["obs"][1] > 0)]).astype(jnp.int32)
+        return state, out._replace(reward=(action == wanted).sum().astype(jnp.float32))
+
+
+def test_several_choices_at_once_are_learned(monkeypatch):
+    build = ppo.build
+    monkeypatch.setattr(ppo, "build", lambda config: build(config, env=TwoSwitches()))
+    config = config_for("ppo", data=dict(num_envs=16, length=16, minibatches=2, epochs=4), steps=800, dispatch="scan",
+                        steps_per_dispatch=800, optimizer=dict(name="adam", learning_rate=5e-3))
+    returns = run(config, None, mesh_of(1), steps=800).metrics["return"]
+    assert returns[-20:].mean() > 1.8 > 1.3 > returns[8:16].mean()
+
+
+def test_only_a_policy_acts(tmp_path):
+    config, record = config_of("poly", steps=4, eval_every=4, save_every=4)
+    train(config, tmp_path, record=record, mesh=mesh_of(1))
+    with pytest.raises(kj.UserError, match="learned no policy; use run.predict"):
+        kj.restore(tmp_path).act(np.zeros((1, 8, 8, 1)))
+
+
+# --------------------------------------------------------------------------------------- environments that are refused
+
+def with_step(**changes):
+    class Changed(Contextual):
+        def step(self, state, action, key):
+            state, out = super().step(state, action, key)
+            return state, out._replace(**{name: change(getattr(out, name)) for name, change in changes.items()})
+    return Changed()
+
+
+def without(name):
+    class Lacks:
+        pass
+    for part in {"reset", "step", "actions", "max_steps"} - {name}:
+        setattr(Lacks, part, getattr(Contextual, part))
+    return Lacks()
+
+
+def with_actions(actions):
+    env = Contextual()
+    env.actions = actions
+    return env
+
+
+def with_a_key():
+    env = Contextual()
+    env.reset = lambda key: ({"obs": jnp.zeros(4), "key": key}, jnp.zeros(4))
+    return env
+
+
+@pytest.mark.parametrize("env, says", [
+    (without("max_steps"), "lacks max_steps"), (without("step"), "lacks step"),
+    (with_actions(3), r"expected Discrete\(n\)"), (with_actions(Box(-1.0, 1.0)), "expected Discrete"),
+    (with_actions(Box((-np.inf,), (np.inf,))), "finite"), (with_actions(Box((1.0,), (1.0,))), "low below high"),
+    (with_a_key(), "keeps a PRNG key"), (with_step(reward=lambda r: r[None]), "returns a reward of"),
+    (with_step(obs=lambda o: o[:2]), "returns an observation of"), (with_step(terminated=jnp.float32), "returns terminated of"),
+], ids=lambda x: x if isinstance(x, str) else "")
+def test_an_environment_that_breaks_the_protocol(env, says):
+    with pytest.raises(kj.UserError, match=says):
+        ppo.build(config_for("ppo"), env=env)
+
+
 @pytest.mark.parametrize("change, says", [
+    (dict(env="cartpole"), "expected dict"), (dict(discount=1.5), "config.discount: expected 0 to 1"),
+    (dict(data=dict(minibatches=0)), "config.data.minibatches: expected at least 1"),
+    (dict(data=dict(epochs=0)), "config.data.epochs"), (dict(data=dict(normalize="obs")), "in brackets"),
+    (dict(clip=0.0), "config.clip: expected more than 0"), (dict(target_kl=-1.0), "config.target_kl: expected 0"),
+    (dict(target_kl=0.01, accumulate=2), "config.accumulate = 1"),
     (dict(env=dict(name="cartpol")), "did you mean 'cartpole'"),
     (dict(env=dict(name="cartpole", max_step=3)), "max_step"),
     (dict(data=dict(minibatches=3)), "use a length that 3 divides"),
@@ -499,6 +634,15 @@ def test_the_step_only_adds_up():
 def test_bad_input(change, says):
     with pytest.raises(kj.UserError, match=says):
         assemble(config_for("ppo", **change), None, mesh_of(1))
+
+
+@pytest.mark.parametrize("key", ["discount", "trace", "clip", "target_kl", "env"])
+def test_a_key_that_is_missing(key):
+    config = config_for("ppo")
+    with config.unlocked():
+        del config[key]
+    with pytest.raises(kj.UserError, match=f"config.{key} is missing"):
+        ppo.build(config)
 
 
 def test_an_environment_that_returns_nan(tmp_path, monkeypatch):

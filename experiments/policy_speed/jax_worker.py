@@ -10,6 +10,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent))
 
 import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
 
 from experiments.policy_speed import monolith  # noqa: E402
 from experiments.runs import config_of  # noqa: E402
@@ -34,6 +35,7 @@ def by_karpjax(envs, length, minibatches, epochs):
         for _ in range(n):
             state, metrics, _ = programs.run(state, {}, ROLLOUTS * chunk)
         jax.block_until_ready((state, metrics))
+        assert jnp.isfinite(metrics["loss"]).all()
     return run_steps
 
 
@@ -48,6 +50,7 @@ def by_monolith(envs, length, minibatches, epochs):
         for _ in range(n):
             carry, returns = train(carry)
         jax.block_until_ready((carry, returns))
+        assert jnp.isfinite(returns).all() and all(jnp.isfinite(p).all() for p in jax.tree.leaves(carry[0]))
     return run_steps
 
 

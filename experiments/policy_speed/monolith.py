@@ -2,7 +2,7 @@
 
 Written for the comparison, without karpjax but for CartPole's dynamics: scan over updates of (scan over steps, GAE, scan over
 epochs of scan over minibatches). As there, minibatches are drawn from all steps of all environments, advantages normalised in
-each, and the value behind a cut episode is the next episode's.
+each, and an episode that was cut counts as ended.
 """
 from flax import linen as nn
 import jax

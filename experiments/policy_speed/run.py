@@ -3,7 +3,8 @@
     python experiments/policy_speed/run.py --torch_python=PATH --log=experiments/policy_speed/results.jsonl
     python experiments/policy_speed/run.py --quick --log=FILE
 
-Each learns from the same rollouts in the same parts; compilation is not counted. PATH: a Python with stable-baselines3; without
+Each plays and learns in the same shapes: environments, length, minibatches, epochs. What is timed is play and learning: no
+logging, evaluation or compilation. PATH: a Python with stable-baselines3; without
 it the other two are compared. Ratios are of steps a second, within a round; above 1 karpjax is faster.
 """
 import argparse
@@ -41,7 +42,9 @@ def main():
             if options.torch_python:
                 workers["sb3"] = Worker([options.torch_python, str(HERE / "sb3_worker.py"), *arguments])
             rows = []
-            for row in in_turns(workers, 2 if options.quick else 9, 1 if options.quick else 3):
+            workers["karpjax"].seconds(1)
+            blocks = 1 if options.quick else max(1, round(0.5 / workers["karpjax"].seconds(3)))    # half a second of karpjax
+            for row in in_turns(workers, 2 if options.quick else 9, blocks):
                 rows.append(row)
                 log.write(json.dumps({"shape": shape, **row}) + "\n")
                 log.flush()

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from karpjax.envs.protocol import TimeStep
 from karpjax.envs.spaces import Box, Discrete
-from karpjax.errors import UserError, did_you_mean
+from karpjax.errors import UserError, check_keys, did_you_mean
 
 
 class Gymnax:
@@ -47,11 +47,17 @@ class Gymnax:
 class Brax:
     """max_steps   where an episode is cut; 1,000 in Brax's own wrappers"""
 
-    def __init__(self, name: str, backend: str = "spring", max_steps: int = 1000):
+    def __init__(self, name: str, **options):
         envs = extra("brax.envs")
         if name not in envs._envs:
             raise UserError(f"config.env: brax has no environment {name!r}{did_you_mean(name, envs._envs)}")
-        self.env, self.max_steps = envs.get_environment(name, backend=backend), max_steps
+        check_keys(options, ("backend", "max_steps"), "config.env")
+        backend, self.max_steps = options.get("backend", "spring"), options.get("max_steps", 1000)
+        try:
+            self.env = envs.get_environment(name, backend=backend)
+        except (ValueError, AssertionError) as error:
+            raise UserError(f"config.env: brax has no {name} on the backend {backend!r}: {error}; try "
+                            "backend='generalized'") from error
         self.actions = Box((-1.0,) * self.env.action_size, (1.0,) * self.env.action_size)
 
     def reset(self, key):

@@ -16,6 +16,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from karpjax.envs import spaces
+from karpjax.errors import UserError
+from karpjax.state import path_name
+
 
 class TimeStep(NamedTuple):
     obs: Any                     # of the next state; of a fresh episode after `auto_reset`
@@ -23,6 +27,30 @@ class TimeStep(NamedTuple):
     terminated: Bool[Array, ""]
     truncated: Bool[Array, ""]
     final_obs: Any               # of the state this step led to, never reset
+
+
+def check(env) -> tuple:
+    """(state, obs) as shapes; an environment that breaks the protocol is refused in one line, before anything runs."""
+    name = type(env).__name__
+    missing = [part for part in ("reset", "step", "actions", "max_steps") if not hasattr(env, part)]
+    if missing:
+        raise UserError(f"the environment {name} lacks {', '.join(missing)}; the protocol is in karpjax/envs/protocol.py")
+    spaces.check(env.actions, name)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state, obs = jax.eval_shape(env.reset, key)
+    if any(jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)):
+        raise UserError(f"the environment {name} keeps a PRNG key in its state; use step's key, or keep jax.random.key_data")
+    new, out = jax.eval_shape(env.step, state, spaces.example(env.actions), key)
+    shapes = lambda tree: [(path_name(path), leaf.shape, str(leaf.dtype)) for path, leaf in jax.tree.leaves_with_path(tree)]
+    scalar = lambda dtype: [("", (), dtype)]
+    for what, found, expected in (("a state", shapes(new), shapes(state)), ("an observation", shapes(out.obs), shapes(obs)),
+                                  ("a final_obs", shapes(out.final_obs), shapes(obs)),
+                                  ("a reward", shapes(out.reward), scalar("float32")),
+                                  ("terminated", shapes(out.terminated), scalar("bool")),
+                                  ("truncated", shapes(out.truncated), scalar("bool"))):
+        if found != expected:
+            raise UserError(f"the step of the environment {name} returns {what} of {found}, expected {expected}")
+    return state, obs
 
 
 def auto_reset(env, state, action, key) -> tuple[Any, TimeStep]:

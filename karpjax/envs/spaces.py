@@ -1,5 +1,11 @@
 """What an environment accepts as an action. The policy's distribution follows from it (karpjax/distributions.py)."""
+import math
 from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from karpjax.errors import UserError
 
 
 class Discrete(NamedTuple):
@@ -16,3 +22,24 @@ class Box(NamedTuple):
     """(len(low),) float32, entry i in low[i] .. high[i]. A Gaussian may sample beyond: environments clip."""
     low: tuple[float, ...]
     high: tuple[float, ...]
+
+
+def example(space) -> jax.ShapeDtypeStruct:
+    """The shape and type of an action."""
+    if isinstance(space, Box):
+        return jax.ShapeDtypeStruct((len(space.low),), jnp.float32)
+    return jax.ShapeDtypeStruct((len(space.sizes),) if isinstance(space, MultiDiscrete) else (), jnp.int32)
+
+
+def check(space, where: str) -> None:
+    """A space is one of these three, and not empty or without bounds."""
+    good = {Discrete: lambda: space.n >= 1, MultiDiscrete: lambda: len(space.sizes) and min(space.sizes) >= 1,
+            Box: lambda: len(space.low) == len(space.high) > 0 and all(
+                math.isfinite(a) and math.isfinite(b) and a < b for a, b in zip(space.low, space.high))}
+    try:
+        fits = bool(good[type(space)]())
+    except (KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise UserError(f"{where}.actions: expected Discrete(n), MultiDiscrete((n, ...)) or Box((low, ...), (high, ...)) with "
+                        f"finite bounds, low below high; found {space!r}")

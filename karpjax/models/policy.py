@@ -26,6 +26,7 @@ class ActorCritic(nn.Module):
     torso: str = ""            # "mlp" (images are flattened) or "conv"; "": by the shape
     width: int = 64
     shared: bool = False       # one torso for policy and value
+    critic: bool = True        # False: no value network, values are 0
 
     @nn.compact
     def __call__(self, obs, train: bool = False):
@@ -36,7 +37,6 @@ class ActorCritic(nn.Module):
             obs = obs.reshape(*obs.shape[:obs.ndim - len(self.obs_shape)], -1)                # (..., O)
         torso = lambda name: Torso(kind, self.width, name=name)
         x = torso("torso" if self.shared else "policy_torso")(obs)                            # (..., D)
-        y = x if self.shared else torso("value_torso")(obs)
         size = distributions.size(self.actions)
         if isinstance(self.actions, Box):  # the deviation does not depend on the observation
             means = dense(size // 2, 0.01, "policy")(x)
@@ -46,6 +46,9 @@ class ActorCritic(nn.Module):
             outputs = dense(size, 0.01, "policy")(x)
         if legal is not None:
             outputs = jnp.where(legal, outputs, distributions.ILLEGAL)
+        if not self.critic:
+            return outputs, jnp.zeros(x.shape[:-1], x.dtype)
+        y = x if self.shared else torso("value_torso")(obs)
         return outputs, dense(1, 1.0, "value")(y)[..., 0]
 
 

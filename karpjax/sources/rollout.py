@@ -12,11 +12,13 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from karpjax.envs import protocol
 from karpjax.envs.protocol import auto_reset
-from karpjax.errors import UserError, check_keys
+from karpjax.errors import UserError
 from karpjax.sources import moments
 from karpjax.sources.source import Source, example_keys, local_rows
 
+EVALUATION = 1_000_003  # the seed of evaluation's keys: none of a run's own
 RECENT = 100  # episodes, at least, whose mean return is reported: the last ones of every environment
 
 
@@ -28,24 +30,28 @@ class Rollout(Source):
                replacement, and from every step `epochs` times
     normalize  of "obs" and "reward": the first by running mean and variance, the second by the running variance of the
                discounted return. Episodes' returns are those of the environment
-    eval_episodes   seeds 0 .. n-1, one episode each
+    eval_episodes   seeds 0 .. n-1, one episode each; 0: the task has no evaluation
 
     A batch also carries "recent": {"return", "length", "known"} (E, K), of the last K episodes of each environment.
     """
-    splits = ("eval",)
     sharded = ("env", "obs", "episode", "recent")
 
     def __init__(self, env, act: Callable, examples: Callable, *, num_envs: int, length: int, minibatches: int = 1,
-                 epochs: int = 1, normalize: Sequence[str] = (), discount: float = 1.0, eval_episodes: int = 64):
+                 epochs: int = 1, normalize: Sequence[str] = (), discount: float = 1.0, eval_episodes: int = 0):
+        for name, value in dict(num_envs=num_envs, length=length, minibatches=minibatches, epochs=epochs).items():
+            if value < 1:
+                raise UserError(f"config.data.{name}: expected at least 1, found {value}")
         if length % minibatches:
             raise UserError(f"a rollout of {length} steps cannot be cut into {minibatches} equal minibatches; "
                             f"use a length that {minibatches} divides")
-        check_keys(normalize, ("obs", "reward"), "config.data.normalize")
+        if isinstance(normalize, str) or set(normalize) - {"obs", "reward"}:
+            raise UserError(f"config.data.normalize: expected some of ('obs', 'reward'), in brackets, found {normalize!r}")
         self.env, self.act, self.examples = env, act, examples
         self.batch_size, self.length, self.minibatches, self.chunk = num_envs, length, minibatches, minibatches * epochs
         self.normalize, self.discount, self.eval_episodes = tuple(normalize), discount, eval_episodes
         self.lends = ("moments",) if "obs" in normalize else ()
-        _, obs = jax.eval_shape(env.reset, jax.random.key(0))
+        self.splits = ("eval",) if eval_episodes else ()
+        _, obs = protocol.check(env)
         self.example = {"obs": jax.tree.map(lambda x: np.zeros((1, *x.shape), x.dtype), obs)}
 
     @property
@@ -127,16 +133,18 @@ class Rollout(Source):
         policy   (obs (B, ...), keys (B,)) -> action (B, ...)
         known    the moments of the run: variables["source"]["moments"], where observations are normalised
         """
-        keys = jax.vmap(jax.random.key)(seeds)
+        keys = example_keys(jax.random.key(EVALUATION), seeds)
+        start_keys, keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
 
         def step(carry, t):
             env, obs, found, alive = carry
-            both = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, t + 1)))(keys)        # (B, 2)
+            both = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, t)))(keys)        # (B, 2)
             new, out = jax.vmap(self.env.step)(env, policy(self.seen(known, obs), both[:, 0]), both[:, 1])
-            found = {"return": found["return"] + out.reward * alive, "length": found["length"] + alive}
+            # An environment may do what it likes beyond its end.
+            found = {"return": found["return"] + jnp.where(alive > 0, out.reward, 0.0), "length": found["length"] + alive}
             return (new, out.obs, found, alive * ~(out.terminated | out.truncated)), env if states else None
 
-        env, obs = jax.vmap(self.env.reset)(keys)
+        env, obs = jax.vmap(self.env.reset)(start_keys)
         zeros = jnp.zeros(seeds.shape)
         start = (env, obs, {"return": zeros, "length": zeros}, zeros + 1)
         (_, _, found, _), before = lax.scan(step, start, jnp.arange(self.env.max_steps))

@@ -1,6 +1,7 @@
 """Advantage actor-critic (A2C; Mnih et al. 2016, algorithm S3, in its synchronous form).
 
-One step a rollout, so the policy that learns is the one that acted. The rollout is short: values guess the rest.
+One step a rollout, so the policy that learns is the one that acted. The rollout is short: values guess the rest. Unlike there,
+advantages are generalised (`trace`; 1 is theirs) and normalised over the rollout.
 """
 import karpjax as kj
 from karpjax.agent import Agent, entropy_bonus, recent

@@ -6,19 +6,27 @@ its micro-batches give one result.
 
     value_clip   > 0: the value may not gain from moving further than that from its old one (the reference code's)
     target_kl    > 0: a minibatch on which the policy has moved further than that teaches nothing (the optimizer's momentum
-                 still moves); measured on what the loss sees, so with accumulation on each micro-batch
+                 still moves). A statistic over the minibatch, so not with accumulation or pmap, which see parts of it
 """
 from jax import lax
 import jax.numpy as jnp
 
 import karpjax as kj
 from karpjax.agent import Agent, entropy_bonus, recent
+from karpjax.errors import UserError
 
 OWN = ("trace", "clip", "value_clip", "value_coefficient", "entropy_coefficient", "target_kl")
 
 
 def build(config, env=None) -> kj.Task:
     agent = Agent(config, own=OWN, env=env)
+    for name in ("clip", "value_clip", "target_kl"):
+        if config[name] < 0 or (name == "clip" and not config[name]):
+            raise UserError(f"config.{name}: expected {'more than 0' if name == 'clip' else '0 (off) or more'}, found "
+                            f"{config[name]}")
+    if config.target_kl and (config.accumulate > 1 or config.parallel == "pmap"):
+        raise UserError("config.target_kl judges a minibatch as a whole: expected config.accumulate = 1 and config.parallel = "
+                        f"'jit' with it, found {config.accumulate} and {config.parallel!r}; or set it to 0")
 
     def loss(params, model_state, batch, key):
         policy, values, model_state = agent(params, model_state, batch["obs"], key)                       # (E, T)

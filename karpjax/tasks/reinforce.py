@@ -1,8 +1,9 @@
 """REINFORCE (Williams 1992; return-to-go: Sutton and Barto 2018, section 13.3), with the mean return as baseline or, with
 config.baseline, a learned value (section 13.4).
 
-Monte-Carlo returns: a step learns only if its episode ended inside the rollout, or it would need a value function to guess
-the rest; the others have weight 0. What it reaches, and how fast: configs/reinforce_cartpole.py.
+Monte-Carlo returns: a step learns only if its episode ended inside the rollout; the others have weight 0, so a rollout should
+be several episodes long. An episode that was cut counts as ended: for tasks without an end take A2C. What is left of the return
+is normalised over the rollout. What it reaches, and how fast: configs/reinforce_cartpole.py.
 """
 import jax.numpy as jnp
 
@@ -12,7 +13,7 @@ from karpjax.agent import Agent, recent
 
 
 def build(config, env=None) -> kj.Task:
-    agent = Agent(config, own=("baseline",), env=env)
+    agent = Agent(config, own=("baseline",), env=env, critic=bool(config.get("baseline")))
 
     def examples(trajectory, variables):
         over = (trajectory["terminated"] | trajectory["truncated"]).astype(jnp.float32)                   # (E, T)

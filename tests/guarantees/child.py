@@ -16,7 +16,7 @@ def main(argv):
     from guarantees.registry import config_of
     from karpjax import checkpoint, loop
     config, record = config_of(options.task, steps=options.steps)
-    loop.report.curves = lambda rows, path: None  # seconds of drawing that no guarantee looks at
+    loop.report.curves = loop.report.show = lambda *drawn: None  # seconds of drawing that no guarantee looks at
     if options.mutant:
         MUTANTS[options.mutant](checkpoint, jax)
     say = lambda step, row: (print("row", step, flush=True), time.sleep(float(options.slow)))

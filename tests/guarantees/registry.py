@@ -48,14 +48,15 @@ TASKS = {
                  {"model.dropout": 0.0, "model.drop_path": 0.0}),
     "reinforce": Entry("reinforce_cartpole.py", {"model.width": 16, "data.num_envs": 16, "data.length": 32, "env.max_steps": 20,
                                                  "data.minibatches": 2, "steps_per_dispatch": 4,
-                                                 "data.eval_episodes": 20,
+                                                 "data.eval_episodes": 20, "baseline": True,
                                                  "optimizer.learning_rate.init_value": 1e-3}, {}),
     # Episodes of 20 steps that are terminated, and rollouts of 8: most of them end in the middle of an episode.
     "a2c": Entry("a2c_cartpole.py", {"model.width": 16, "data.num_envs": 16, "env.max_steps": 20, "steps_per_dispatch": 4,
                                      "data.eval_episodes": 20}, {}),
     # Gaussian actions, truncation, observations and rewards normalised: the source's state is the network's input.
-    "ppo": Entry("ppo_pendulum.py", {"model.width": 16, "data.length": 16, "data.minibatches": 2, "data.epochs": 2,
-                                     "env.max_steps": 10, "steps_per_dispatch": 4, "data.eval_episodes": 20,
+    # Wide enough that fsdp splits the parameters.
+    "ppo": Entry("ppo_pendulum.py", {"model.width": 32, "value_clip": 0.2, "data.length": 16, "data.minibatches": 2,
+                                     "data.epochs": 2, "env.max_steps": 10, "steps_per_dispatch": 4, "data.eval_episodes": 20,
                                      "optimizer.learning_rate.init_value": 1e-4}, {}),
 }
 
