@@ -23,7 +23,8 @@ extras = {
 }
 extras["test"] = ["pytest", "pytest-xdist", "beartype", *extras["precompile"], *extras["images"], *extras["text"],
                   *extras["convert"], *extras["notebook"]]
-extras["all"] = sorted({requirement for name, extra in extras.items() if name not in ("gpu", "tpu", "gymnax", "brax") for requirement in extra})
+apart = ("gpu", "tpu", "gymnax", "brax")           # accelerators, and environments that hold jax back
+extras["all"] = sorted({requirement for name, extra in extras.items() if name not in apart for requirement in extra})
 
 setup(
     name="karpjax",
