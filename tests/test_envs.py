@@ -12,13 +12,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
-from data import make_env_goldens
+from data.goldens import make_envs
 from karpjax import UserError, envs
-from karpjax.envs import grid_nav, reacher
+from karpjax.envs import grid_nav, reacher, spaces
 from karpjax.envs.protocol import auto_reset
 from karpjax.envs.spaces import Discrete
 
-GOLDENS = pathlib.Path(__file__).parent / "data" / "envs.npz"
+GOLDENS = pathlib.Path(__file__).parent / "data" / "goldens" / "envs.npz"
 NEEDS_GYMNASIUM = pytest.mark.skipif(not importlib.util.find_spec("gymnasium"), reason="Gymnasium is not installed")
 MASKED = {"grid_nav": {"masked": True}}
 EACH = pytest.mark.parametrize("name, options", [(name, MASKED.get(name, {})) for name in envs.ENVIRONMENTS])
@@ -27,10 +27,7 @@ NEVER_TERMINATE = ("pendulum", "reacher")
 
 
 def at_random(env):
-    if isinstance(env.actions, Discrete):
-        return lambda state, obs, key: jax.random.randint(key, (), 0, env.actions.n)
-    low, high = np.float32(env.actions)
-    return lambda state, obs, key: jax.random.uniform(key, low.shape, minval=low, maxval=high)
+    return lambda state, obs, key: spaces.sample(env.actions, key)
 
 
 def play(env, policy, steps: int, keys=KEYS, advance=auto_reset):
@@ -68,8 +65,8 @@ def test_a_step_is_gymnasiums(name, source):
     stored = np.load(GOLDENS)
     expected = {key.split("/")[1]: stored[key] for key in stored if key.startswith(name)}
     if source == "live":
-        equal(make_env_goldens.roll(name), expected, atol=1e-6)
-        expected = make_env_goldens.roll(name, seed=1)
+        equal(make_envs.roll(name), expected, atol=1e-6)
+        expected = make_envs.roll(name, seed=1)
     ours, part = OURS[name]
     env = envs.make(ours)
     state = {part: jnp.asarray(expected["state"]), "time": jnp.zeros(len(expected["state"]), jnp.int32)}

@@ -28,7 +28,7 @@ from karpjax.task import cast_floating
 from karpjax.tasks import a2c, ppo, reinforce
 from karpjax.tasks.ppo import value_error
 
-RLAX = np.load(pathlib.Path(__file__).parent / "data" / "rlax.npz")
+RLAX = np.load(pathlib.Path(__file__).parent / "data" / "goldens" / "rlax.npz")
 
 
 # -------------------------------------------------------------------------------------------------------- advantages
@@ -622,7 +622,7 @@ def test_an_environment_that_breaks_the_protocol(env, says):
     (dict(data=dict(minibatches=0)), "config.data.minibatches: expected at least 1"),
     (dict(data=dict(epochs=0)), "config.data.epochs"), (dict(data=dict(normalize="obs")), "in brackets"),
     (dict(clip=0.0), "config.clip: expected more than 0"), (dict(target_kl=-1.0), "config.target_kl: expected 0"),
-    (dict(target_kl=0.01, accumulate=2), "config.accumulate = 1"),
+    (dict(target_kl=0.01, accumulate=2), "config.accumulate = 1"), (dict(overfit=True), "config.overfit repeats"),
     (dict(env=dict(name="cartpol")), "did you mean 'cartpole'"),
     (dict(env=dict(name="cartpole", max_step=3)), "max_step"),
     (dict(data=dict(minibatches=3)), "use a length that 3 divides"),

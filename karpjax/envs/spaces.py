@@ -43,3 +43,11 @@ def check(space, where: str) -> None:
     if not fits:
         raise UserError(f"{where}.actions: expected Discrete(n), MultiDiscrete((n, ...)) or Box((low, ...), (high, ...)) with "
                         f"finite bounds, low below high; found {space!r}")
+
+
+def sample(space, key):
+    """An action, all as likely as one another."""
+    if isinstance(space, Box):
+        return jax.random.uniform(key, (len(space.low),), minval=jnp.array(space.low), maxval=jnp.array(space.high))
+    most = jnp.array(space.sizes if isinstance(space, MultiDiscrete) else space.n)
+    return jax.random.randint(key, most.shape, 0, most)

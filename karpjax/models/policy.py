@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from karpjax import distributions
 from karpjax.envs.spaces import Box
 from karpjax.errors import check_choice
+from karpjax.models.conv import Conv
 
 TORSOS = ("", "mlp", "conv")
 
@@ -62,7 +63,7 @@ class Torso(nn.Module):
             for i in range(2):
                 x = nn.tanh(dense(self.width, 2**0.5, f"hidden{i}")(x))
             return x
-        x = nn.relu(nn.Conv(16, (3, 3), padding="VALID", kernel_init=nn.initializers.orthogonal(2**0.5), name="conv")(x))
+        x = nn.relu(Conv(16, (3, 3), padding="VALID", kernel_init=nn.initializers.orthogonal(2**0.5), name="conv")(x))
         return nn.relu(dense(self.width, 2**0.5, "hidden")(x.reshape(*x.shape[:-3], -1)))
 
 

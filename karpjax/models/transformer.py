@@ -73,7 +73,7 @@ class MLP(nn.Module):
         D = x.shape[-1]
         dense = lambda width, name: nn.Dense(width, use_bias=self.bias, kernel_init=init, name=name)
         if self.kind == "gelu":
-            y = gelu(dense(4 * D, "up")(x))                         # (B, T, 4D)
+            y = gelu(dense(4 * D, "up")(x))                                               # (B, T, 4D)
         else:  # two thirds as wide, so that both kinds have the same number of parameters
             F = round(8 * D / 3 / 32) * 32 or 32
             gate, y = jnp.split(dense(2 * F, "up")(x), 2, axis=-1)                        # (B, T, F) each

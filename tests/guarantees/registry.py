@@ -57,6 +57,7 @@ TASKS = {
     # Wide enough that fsdp splits the parameters. A short horizon: advantages are small differences of returns, and of
     # returns of -20 rounding leaves 1e-6.
     "ppo": Entry("ppo_reacher.py", {"model.width": 32, "value_clip": 0.2, "discount": 0.5, "trace": 0.5, "data.length": 16,
+                                    "data.normalize": ("obs", "reward"),
                                     "data.minibatches": 2, "data.epochs": 2, "env.max_steps": 10, "steps_per_dispatch": 4,
                                     "data.eval_episodes": 20, "optimizer.learning_rate.init_value": 1e-4}, {}),
 }

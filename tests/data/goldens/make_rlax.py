@@ -1,6 +1,6 @@
-"""Made tests/data/rlax.npz: rlax's losses and advantages on random input, for tests/test_policy_gradients.py.
+"""Made tests/data/goldens/rlax.npz: rlax's losses and advantages on random input, for tests/test_policy_gradients.py.
 
-    pip install rlax==0.1.9 && python tests/data/make_rlax_goldens.py
+    pip install rlax==0.1.9 && python tests/data/goldens/make_rlax.py
 """
 import json
 import pathlib

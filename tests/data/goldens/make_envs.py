@@ -1,6 +1,6 @@
-"""Made tests/data/envs.npz with Gymnasium: single steps of its classic control, from states all over each environment.
+"""Made tests/data/goldens/envs.npz with Gymnasium: single steps of its classic control, from states all over each environment.
 
-    pip install gymnasium==1.4.0 && python tests/data/make_env_goldens.py
+    pip install gymnasium==1.4.0 && python tests/data/goldens/make_envs.py
 
 tests/test_envs.py holds karpjax/envs to it and, where Gymnasium is installed, to a roll made on the spot.
 """
