@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from karpjax.errors import UserError, check_choice
 from karpjax.models.gelu import gelu
-from karpjax.models.transformer import Block, init, norm, same_segment
+from karpjax.models.transformer import Block, Dense, init, norm, same_segment
 
 BERT = dict(norm="post", mlp="gelu", bias=True, positions="learned", transform=True, types=2, eps=1e-12)
 POSITIONS = ("rope", "learned")
@@ -77,7 +77,7 @@ class MaskedLM(Encoder):
         if at is not None:  # before the vocabulary's matmul, whose cost and memory fall to K / T
             x = jnp.take_along_axis(x, at[..., None], axis=1)                                 # (B, K, D)
         if self.transform:
-            x = gelu(nn.Dense(self.width, kernel_init=init, name="transform")(x))
+            x = gelu(Dense(self.width, name="transform")(x))
             x = norm(self.eps, True, "norm_transform")(x)
         logits = embed.attend(x)                                                              # (B, K, V)
         if self.transform:
@@ -93,7 +93,7 @@ class TextClassifier(Encoder):
     def __call__(self, tokens: Int[Array, "B T"], train: bool = False, segments=None, features: bool = False):
         _, states = self.encode(tokens, segments, train)
         pooled = mean_of_tokens(states[-1], segments)                                         # (B, D)
-        logits = nn.Dense(self.classes, kernel_init=init, name="head")(pooled)                # (B, classes)
+        logits = Dense(self.classes, name="head")(pooled)                                     # (B, classes)
         return (logits, {"pooled": pooled}) if features else logits
 
 

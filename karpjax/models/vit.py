@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 import numpy as np
 
 from karpjax.errors import UserError, check_choice
-from karpjax.models.transformer import Block, init, norm
+from karpjax.models.transformer import Block, Dense, init, norm
 
 POOLS = ("cls", "mean")
 
@@ -64,7 +64,7 @@ class ViT(Patches):
         check_choice(self.pool, POOLS, "config.model.pool")
         states = self.encode(images, train)
         pooled = states[-1][:, 0] if self.pool == "cls" else states[-1][:, 1:].mean(1)        # (B, D)
-        logits = nn.Dense(self.classes, kernel_init=init, name="head")(pooled)                # (B, classes)
+        logits = Dense(self.classes, name="head")(pooled)                                     # (B, classes)
         return (logits, {"pooled": pooled, **{f"state{i}": x for i, x in enumerate(states)}}) if features else logits
 
 
@@ -78,7 +78,7 @@ class MAE(Patches):
     def __call__(self, images: Float[Array, "B H W C"], train: bool = False, order: Int[Array, "B N"] | None = None,
                  keep: int = 0, features: bool = False):
         states = self.encode(images, train, order, keep)
-        y = nn.Dense(self.decoder_width, kernel_init=init, name="decoder_embed")(states[-1])  # (B, 1 + keep, E)
+        y = Dense(self.decoder_width, name="decoder_embed")(states[-1])                       # (B, 1 + keep, E)
         if order is not None:  # a mask token for each patch that is not there, then all in their places
             B, N = order.shape
             mask = self.param("mask", init, (self.decoder_width,)).astype(y.dtype)
@@ -91,7 +91,7 @@ class MAE(Patches):
         for i in range(self.decoder_layers):
             y = self.block(self.decoder_heads, f"decoder_block{i}")(y, train=train)
         y = norm(self.eps, True, "decoder_norm")(y)[:, 1:]
-        pixels = nn.Dense(self.patch**2 * images.shape[-1], kernel_init=init, name="decoder_head")(y)   # (B, N, P P C)
+        pixels = Dense(self.patch**2 * images.shape[-1], name="decoder_head")(y)                  # (B, N, P P C)
         found = {"pooled": states[-1][:, 1:].mean(1), **{f"state{i}": x for i, x in enumerate(states)}}
         return (pixels, found) if features else pixels
 
