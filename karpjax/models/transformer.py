@@ -51,8 +51,8 @@ class Block(nn.Module):
 
 
 class Dense(nn.Module):
-    """x W + b over the rows of all axes but the last. As one matrix: of an input (B, T, D) XLA's CPU compiler writes a transposed
-    copy for the weight's gradient (a tenth of a tiny encoder's step)."""
+    """x W + b over the rows of all axes but the last. As one matrix: of an input (B, T, D) XLA's CPU compiler writes a turned
+    copy for the weight's gradient, a tenth of a tiny encoder's step."""
     features: int
     bias: bool = True
 
