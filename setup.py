@@ -19,10 +19,12 @@ extras = {
     "convert": ["safetensors"],                    # weights of other projects
     "gymnax": ["gymnax>=1.0", "six"],              # six: gymnax imports it and does not say so
     "brax": ["brax"],
+    "gymnasium": ["gymnasium>=1.0", "pygame"],     # pygame: its pictures
+    "atari": ["gymnasium>=1.0", "ale-py", "opencv-python-headless"],
     "notebook": ["nbclient", "ipykernel"],
 }
-extras["test"] = ["pytest", "pytest-xdist", "beartype", *extras["precompile"], *extras["images"], *extras["text"],
-                  *extras["convert"], *extras["notebook"]]
+also = ("precompile", "images", "text", "convert", "notebook", "gymnasium")
+extras["test"] = ["pytest", "pytest-xdist", "beartype", *(requirement for name in also for requirement in extras[name])]
 apart = ("gpu", "tpu", "gymnax", "brax")           # accelerators, and environments that hold jax back
 extras["all"] = sorted({requirement for name, extra in extras.items() if name not in apart for requirement in extra})
 

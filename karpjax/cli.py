@@ -41,6 +41,12 @@ def run(main) -> None:
     except (UserError, NotFinite) as error:
         print(f"karpjax: error: {error}", file=sys.stderr)
         code = error.code
+    except jax.errors.JaxRuntimeError as error:
+        said = re.search(r"^(?:[\w.]+\.)?UserError: (.*)", str(error), re.MULTILINE)  # by a callback in a compiled program
+        if not said:
+            raise
+        print(f"karpjax: error: {said[1]}", file=sys.stderr)
+        code = UserError.code
     except OSError as error:
         if error.errno in FULL:
             error = f"the disk is full ({error}); make room, then start the same command again: saved checkpoints are whole"
@@ -53,9 +59,9 @@ def run(main) -> None:
 
 
 def _quiet_threads() -> None:
-    """An error in a background thread of Orbax or TensorStore is raised again where the loop waits for it; the hundreds of
-    lines that they, asyncio and Python print about it would bury the one line that helps."""
-    for name in ("absl", "asyncio"):
+    """An error in a background thread of Orbax or TensorStore, or in a callback, is raised again where the loop waits for it; the
+    hundreds of lines that they, asyncio and Python print about it would bury the one line that helps."""
+    for name in ("absl", "asyncio", "jax._src.callback"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     threading.excepthook = lambda args: print(f"karpjax: {args.thread.name}: {args.exc_type.__name__}: "
                                               f"{first_sentence(args.exc_value)}", file=sys.stderr)

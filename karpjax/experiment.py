@@ -66,6 +66,10 @@ def assemble(config: ConfigDict, record: dict | None = None, mesh: Mesh | None =
     if config.steps % source.chunk:
         raise UserError(f"config.steps: expected a multiple of the source's chunk, {source.chunk}, found {config.steps}; "
                         f"use {config.steps // source.chunk * source.chunk or source.chunk}")
+    if source.on_host and (jax.process_count() > 1 or (mesh.size > 1 and jax.default_backend() == "cpu")):
+        # Simulated devices that wait for each other leave no thread to the callback: it would hang.
+        raise UserError(f"environments on the host are played by one process, on CPUs for one device: found "
+                        f"{jax.process_count()} and {mesh.size}; use config.mesh.data = 1, or an environment in JAX")
     if config.parallel == "pmap" and jax.process_count() > 1:
         raise UserError("config.parallel = 'pmap' runs in one process, found several; use parallel = 'jit'")
     if config.parallel == "pmap" and mesh.shape["fsdp"] > 1:
@@ -94,7 +98,7 @@ def repeat_first(source: Source) -> Any:
         raise UserError("config.overfit repeats the first batch of a data set, but a rollout changes with the policy: leave it "
                         "off")
     names = ("arrays", "chunk", "batch_size", "examples_per_step", "splits", "sharded", "lends", "example", "host_fed",
-             "described", "files", "init", "batch", "prepare", "eval_batches")
+             "on_host", "described", "files", "init", "batch", "prepare", "eval_batches")
     begin = lambda arrays, source_state, variables: (source_state, source.begin(arrays, source_state, variables)[1])
     first = functools.cache(lambda seed: source.feed(0, seed))
     same = {name: getattr(source, name) for name in names}

@@ -71,15 +71,12 @@ class Brax:
                                                        (time >= self.max_steps) & ~terminated, inner.obs)
 
 
-ADAPTERS = {"gymnax": Gymnax, "brax": Brax}
-
-
-def extra(module: str):
-    """The module, or a line that says how to get it."""
+def extra(module: str, name: str = ""):
+    """The module, or a line that says which extra brings it; by default that of its name."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        name = module.split(".")[0]
+        name = name or module.split(".")[0]
         raise UserError(f"config.env: {name} is not here ({error}); pip install \"karpjax[{name}]\"") from error
 
 

@@ -6,6 +6,7 @@
 and    actions      a space: Discrete, MultiDiscrete, Box (karpjax/envs/spaces.py)
        max_steps    where an episode is cut at the latest
        draw(state)  -> (H, W, 3) in 0 to 1, on the host; optional
+       auto_reset   in place of the function below; optional, for where a reset costs more than a choice
 
 An observation is an array, or {"obs": array, "legal": (A,) bool} where not every action is allowed in every state.
 Terminated (the task is over, no value beyond) is not truncated (only the clock ran out: bootstrap from final_obs).
@@ -55,6 +56,8 @@ def check(env) -> tuple:
 
 def auto_reset(env, state, action, key) -> tuple[Any, TimeStep]:
     """env.step, and where the episode ended the state and obs of a new one."""
+    if hasattr(env, "auto_reset"):
+        return env.auto_reset(state, action, key)
     step_key, reset_key = jax.random.split(key)
     state, out = env.step(state, action, step_key)
     fresh_state, fresh_obs = env.reset(reset_key)

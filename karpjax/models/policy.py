@@ -3,6 +3,7 @@ Andrychowicz et al. 2021): orthogonal, the policy's last layer 100 times smaller
 
     config.model = dict(name="actor_critic", width=64)              # vectors: two layers of tanh
     config.model = dict(name="actor_critic", width=128)             # images (H, W, C): MinAtar's network (Young and Tian 2019)
+    config.model = dict(name="actor_critic", torso="atari", width=512)            # Atari's (Mnih et al. 2015)
 """
 from collections.abc import Mapping
 
@@ -14,7 +15,8 @@ from karpjax.envs.spaces import Box
 from karpjax.errors import check_choice
 from karpjax.models.conv import Conv
 
-TORSOS = ("", "mlp", "conv")
+CONVS = {"conv": [(16, 3, 1)], "atari": [(32, 8, 4), (64, 4, 2), (64, 3, 1)]}            # (width, kernel, stride) of each
+TORSOS = ("", "mlp", "conv", "atari")
 
 
 class ActorCritic(nn.Module):
@@ -24,7 +26,7 @@ class ActorCritic(nn.Module):
     """
     actions: tuple             # a space
     obs_shape: tuple           # (O,) or (H, W, C); what stands before are batch axes
-    torso: str = ""            # "mlp" (images are flattened) or "conv"; "": by the shape
+    torso: str = ""            # "mlp" (images are flattened), "conv" or "atari"; "": by the shape
     width: int = 64
     shared: bool = False       # one torso for policy and value
     critic: bool = True        # False: no value network, values are 0
@@ -33,6 +35,8 @@ class ActorCritic(nn.Module):
     def __call__(self, obs, train: bool = False):
         check_choice(self.torso, TORSOS, "config.model.torso")
         obs, legal = (obs["obs"], obs["legal"]) if isinstance(obs, Mapping) else (obs, None)
+        if obs.dtype == jnp.uint8:
+            obs = obs / 255
         kind = self.torso or ("conv" if len(self.obs_shape) == 3 else "mlp")
         if kind == "mlp":
             obs = obs.reshape(*obs.shape[:obs.ndim - len(self.obs_shape)], -1)                # (..., O)
@@ -63,7 +67,9 @@ class Torso(nn.Module):
             for i in range(2):
                 x = nn.tanh(dense(self.width, 2**0.5, f"hidden{i}")(x))
             return x
-        x = nn.relu(Conv(16, (3, 3), padding="VALID", kernel_init=nn.initializers.orthogonal(2**0.5), name="conv")(x))
+        for i, (width, size, stride) in enumerate(CONVS[self.kind]):
+            x = nn.relu(Conv(width, (size, size), (stride, stride), padding="VALID",
+                             kernel_init=nn.initializers.orthogonal(2**0.5), name=f"conv{i}")(x))
         return nn.relu(dense(self.width, 2**0.5, "hidden")(x.reshape(*x.shape[:-3], -1)))
 
 

@@ -51,6 +51,7 @@ class Rollout(Source):
         self.normalize, self.discount, self.eval_episodes = tuple(normalize), discount, eval_episodes
         self.lends = ("moments",) if "obs" in normalize else ()
         self.splits = ("eval",) if eval_episodes else ()
+        self.on_host = getattr(env, "on_host", False)
         _, obs = protocol.check(env)
         self.example = {"obs": jax.tree.map(lambda x: np.zeros((1, *x.shape), x.dtype), obs)}
 

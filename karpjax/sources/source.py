@@ -25,6 +25,7 @@ class Source:
     sharded: tuple[str, ...] = ()   # entries of source_state whose axis 0 is split over devices as batches are
     example: dict = {}              # a prepared batch of 1, for shapes
     host_fed: bool = False          # True: `arrays` is fresh for every step, from feed(step)
+    on_host: bool = False           # True: `begin` calls back to Python, as environments outside JAX do
     described: dict = {}            # JSON, kept in checkpoints: what `Described` needs where the data is not at hand
     lends: tuple[str, ...] = ()     # entries of source_state that evaluation and restored models see, as variables["source"]
     files: dict[str, str] = {}      # texts that belong to the data, kept in the workdir: {"tokenizer.json": ...}
