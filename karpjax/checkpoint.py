@@ -25,6 +25,7 @@ from karpjax.state import TrainState, path_name
 
 SCHEMA = 1
 FOLDER = "checkpoints"
+EXPORTED = ".safetensors"
 
 
 class Damaged(UserError):
@@ -131,12 +132,12 @@ def absolute(path) -> epath.Path:
 
 
 def find(path, which: str = "newest") -> epath.Path:
-    """The checkpoint folder for PATH: a workdir (its newest, or its best, checkpoint) or one checkpoint."""
+    """The checkpoint folder for PATH: a workdir (its newest, or its best, checkpoint) or one checkpoint; an exported file."""
     path = absolute(path)
-    if (path / "meta").exists():
+    if (path / "meta").exists() or is_exported(path):
         return path
     folder = path / FOLDER if (path / FOLDER).exists() else path
-    steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []  # finished ones
+    steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []  # finished ones
     if not steps:
         raise UserError(f"{path}: no checkpoint here; expected a workdir with {FOLDER}/STEP in it, or one STEP folder")
     if which == "best":
@@ -149,10 +150,17 @@ def find(path, which: str = "newest") -> epath.Path:
     return folder / str(steps[-1])
 
 
+def is_exported(path) -> bool:
+    """NAME.safetensors with its NAME.json (karpjax/export.py): read like a checkpoint, by the functions below."""
+    path = epath.Path(path)
+    return path.suffix == EXPORTED and path.exists() and path.with_suffix(".json").exists()
+
+
 def read_meta(folder) -> dict:
     """The JSON beside a checkpoint's state; refuses a schema from the future."""
+    folder = epath.Path(folder)
     try:
-        meta = json.loads((epath.Path(folder) / "meta" / "metadata").read_text())
+        meta = json.loads((folder.with_suffix(".json") if is_exported(folder) else folder / "meta" / "metadata").read_text())
     except (OSError, ValueError) as error:
         raise Damaged(f"{folder}: its JSON cannot be read ({first_line(error)}); restore another checkpoint") from error
     if meta["schema"] > SCHEMA:
@@ -184,6 +192,11 @@ def load_named(folder, wanted: dict) -> dict:
         node[last] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
     if not item:
         return {}
+    if is_exported(folder):
+        from karpjax.convert import files  # which reads other projects' files, by other names
+        arrays = files.read(folder)
+        tree = jax.tree.map_with_path(lambda path, leaf: jax.device_put(arrays[path_name(path)], leaf.sharding), item)
+        return checked(folder, expected, tree)
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             tree = checkpointer.restore(folder / "state", args=ocp.args.PyTreeRestore(
@@ -191,7 +204,13 @@ def load_named(folder, wanted: dict) -> dict:
     except Exception as error:  # Orbax and TensorStore report damage, and wrong shapes, in many ways
         raise UserError(f"{folder}: cannot be loaded ({first_line(error)}); it is damaged, or of a model of other shapes") \
             from error
-    damaged = different({name: expected[name] for name in wanted}, fingerprint(tree))
+    return checked(folder, expected, tree)
+
+
+def checked(folder, expected: dict, tree) -> dict:
+    """{name: array} of what was loaded, if its fingerprint is the stored one."""
+    found = fingerprint(tree)
+    damaged = different({name: expected[name] for name in found}, found)
     if damaged:
         raise UserError(f"{folder}: checksum of {', '.join(damaged[:3])} differs: damaged; restore another checkpoint")
     return {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}

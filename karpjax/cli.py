@@ -59,8 +59,8 @@ def run(main) -> None:
 
 
 def _quiet_threads() -> None:
-    """An error in a background thread of Orbax or TensorStore, or in a callback, is raised again where the loop waits for it; the
-    hundreds of lines that they, asyncio and Python print about it would bury the one line that helps."""
+    """An error in a background thread of Orbax or TensorStore, or in a callback, is raised again where the loop waits for it;
+    the hundreds of lines that they, asyncio and Python print about it would bury the one line that helps."""
     for name in ("absl", "asyncio", "jax._src.callback"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     threading.excepthook = lambda args: print(f"karpjax: {args.thread.name}: {args.exc_type.__name__}: "

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from karpjax import metrics, report, settings, sharding
+from karpjax.card import card
 from karpjax.checkpoint import Checkpoints, absolute, read_meta
 from karpjax.dispatch import Programs, default_dispatch
 from karpjax.errors import NotFinite, Preempted, UserError
@@ -136,6 +137,8 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
     def save(found: dict | None) -> None:
         writer.flush()  # rows first: what a checkpoint claims to have seen must be on disk
         saves.save(step, state, about(x, seconds()), found)
+        if jax.process_index() == 0:
+            metrics.write_whole(workdir / "model_card.md", card(x, step, found, workdir.name))
 
     # ------------------------------------------------------------------- the loop
     while_training = [split for split in source.splits if split != "test"]

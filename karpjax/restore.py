@@ -1,13 +1,15 @@
 """A trained model from its checkpoint, in two lines, on any device, without its config or task file.
 
-    run = karpjax.restore(PATH)         # a workdir, or one checkpoint; local, gs://, ...
-    logits = run.predict(images)        # images as stored in the data set: (B, H, W, C)
+    run = karpjax.restore(PATH)         # a workdir, one checkpoint or an exported file; local, gs://, ...
+    logits = run.predict(images)        # images as stored in the data set, (B, H, W, C); or files: ["cat.jpg", "dog.jpg"]
 
-Also run.params, run.variables, run.config, run.model, run.task, run.step. A user's own task file travels in the checkpoint and
-is executed: restore only checkpoints you trust.
+Also run.features, run.params, run.variables, run.config, run.model, run.task, run.step. A user's own task file travels
+in the checkpoint and is executed: restore only checkpoints you trust.
 """
 import dataclasses
 import functools
+import inspect
+import os
 import re
 from typing import Any
 
@@ -20,7 +22,7 @@ from karpjax import checkpoint
 from karpjax.errors import UserError
 from karpjax.sources.rollout import Rollout
 from karpjax.state import TrainState, path_name
-from karpjax.task import Task, build_task, load_task_module, split_variables
+from karpjax.task import Task, apply, build_task, load_task_module, split_variables
 
 
 @dataclasses.dataclass
@@ -41,8 +43,26 @@ class Run:
         return self.task.model
 
     def predict(self, inputs) -> Any:
-        """The task's outputs, as numpy-compatible arrays; for classification logits (B, classes)."""
-        return self._outputs(self.variables, inputs)
+        """The task's outputs, as numpy-compatible arrays; for classification logits (B, classes).
+
+        inputs   arrays as the data set stores them; or a list of what a person has: files of pictures or PIL images, texts
+        """
+        return self._outputs(self.variables, self.encoded(inputs))
+
+    def features(self, inputs) -> dict:
+        """What the model holds on the way, {name: array (B, ...)}; "pooled" (B, D) is what its head reads."""
+        if "features" not in inspect.signature(type(self.model).__call__).parameters:
+            raise UserError(f"run.features: the model {type(self.model).__name__} does not give its features")
+        return self._features(self.variables, self.encoded(inputs))
+
+    def encoded(self, inputs):
+        """Arrays as the data set stores them, of those or of what `predict` takes besides."""
+        listed = [inputs] if is_for_a_person(inputs) else inputs
+        if not isinstance(listed, (list, tuple)) or not listed or not all(map(is_for_a_person, listed)):
+            return inputs
+        if not hasattr(self.task.source, "encode"):
+            raise UserError(f"this run's inputs are arrays as its data set stores them, found {type(listed[0]).__name__}")
+        return self.task.source.encode(listed)
 
     def act(self, obs) -> Any:
         """A policy's actions (B, ...) for observations (B, ...) as the environment gives them: the most likely ones."""
@@ -53,6 +73,17 @@ class Run:
     @functools.cached_property
     def _outputs(self):
         return jax.jit(self.task.outputs)
+
+    @functools.cached_property
+    def _features(self):
+        return jax.jit(lambda variables, inputs: apply(self.model, *split_variables(
+            {name: part for name, part in variables.items() if name != "source"}),
+            self.task.source.prepare({self.task.inputs: inputs})[self.task.inputs], features=True)[0][1])
+
+
+def is_for_a_person(x) -> bool:
+    """A text, a file, or an image of PIL's."""
+    return isinstance(x, (str, os.PathLike)) or hasattr(x, "convert")
 
 
 def restore(path, which: str = "newest", data: dict | None = None) -> Run:
@@ -69,11 +100,17 @@ def restore(path, which: str = "newest", data: dict | None = None) -> Run:
     task = build_task(with_description(config, meta.get("source")), module)
     check_tokens(path, meta, task.source.described)
     variables = jax.eval_shape(task.init, jax.random.key(0))
-    params, model_state = split_variables(variables)
-    wanted = {"ema" if config.ema_decay else "params": params, "model_state": model_state}
+    wanted = stored_as(variables, config)
     tree = checkpoint.load(folder, on_default_device(wanted))
     variables = {"params": tree.get("ema", tree.get("params")), **tree["model_state"], **lent(folder, task.source)}
     return Run(config, task, variables, meta["step"], meta["metrics"] or {})
+
+
+def stored_as(variables: dict, config) -> dict:
+    """Variables as evaluation sees them, by their places in a checkpoint."""
+    params, model_state = split_variables({name: part for name, part in variables.items() if name != "source"})
+    source = {"source": variables["source"]} if "source" in variables else {}
+    return {"ema" if config.ema_decay else "params": params, "model_state": model_state, **source}
 
 
 def lent(folder, source) -> dict:

@@ -104,8 +104,8 @@ def test_beyond_the_end_nothing_changes():
 
 def config(**own):
     return kj.config(task="ppo", **{**dict(
-        env=dict(name="gymnasium:CartPole-v1", max_steps=20), discount=0.99, trace=0.95, clip=0.2, value_clip=0.0, target_kl=0.0,
-        value_coefficient=0.5, entropy_coefficient=0.01, steps=16, save_every=4, eval_every=8, log_every=1,
+        env=dict(name="gymnasium:CartPole-v1", max_steps=20), discount=0.99, trace=0.95, clip=0.2, value_clip=0.0,
+        target_kl=0.0, value_coefficient=0.5, entropy_coefficient=0.01, steps=16, save_every=4, eval_every=8, log_every=1,
         model=dict(name="actor_critic", width=8), optimizer=dict(name="adam", learning_rate=1e-2),
         data=dict(num_envs=4, length=8, minibatches=2, epochs=2, normalize=("obs", "reward"), eval_episodes=4)), **own})
 

@@ -16,13 +16,14 @@ class CNN(nn.Module):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, images: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B classes"]:
-        x = images
-        for i, (features, stride) in enumerate([(self.width, 1), (2 * self.width, 2), (4 * self.width, 1)]):
+    def __call__(self, images: Float[Array, "B H W C"], train: bool = False, features: bool = False):
+        x, found = images, {}
+        for i, (width, stride) in enumerate([(self.width, 1), (2 * self.width, 2), (4 * self.width, 1)]):
             # No bias: BatchNorm's own makes it redundant.
-            x = Conv(features, (3, 3), (stride, stride), use_bias=False, name=f"conv{i}")(x)  # (B, H/s, W/s, F)
+            x = Conv(width, (3, 3), (stride, stride), use_bias=False, name=f"conv{i}")(x)  # (B, H/s, W/s, F)
             x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm{i}")(x)
-            x = nn.relu(x)
-        x = x.mean((1, 2))                                                                       # (B, F)
+            found[f"conv{i}"] = x = nn.relu(x)
+        found["pooled"] = x = x.mean((1, 2))                                                     # (B, F)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.classes, name="head")(x)                                            # (B, classes)
+        logits = nn.Dense(self.classes, name="head")(x)                                          # (B, classes)
+        return (logits, found) if features else logits

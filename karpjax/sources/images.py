@@ -39,7 +39,7 @@ def images(data, augment=None, mix=None) -> Source:
         if not data.get("described"):
             raise
         source = Described({"image": np.zeros((1, *data.described["shape"]), np.uint8)}, prepare, error)
-        source.classes = data.described["classes"]
+        source.classes, source.encode = data.described["classes"], encoder(data.described["shape"])
         return source
     wanted, records = open_splits(builder, data)
     features = builder.info.features
@@ -62,8 +62,36 @@ def images(data, augment=None, mix=None) -> Source:
     row_bytes = None if None in shape else int(np.prod(shape)) * np.dtype(features["image"].np_dtype).itemsize
     source = source_of(data, wanted, records, decode, row_bytes, prepare=prepare, augment=augment, mix=mix)
     source.classes, source.described = classes, {"classes": classes, "shape": list(source.example["image"].shape[1:])}
+    source.encode = encoder(source.described["shape"])
     source.pixels = lambda images: np.clip((np.asarray(images) * std + mean) / 255, 0, 1)   # (B, H, W, C) in 0 to 1, to look at
     return source
+
+
+def encoder(shape):
+    """[file or PIL image] -> (B, H, W, C) uint8, as the data set stores them."""
+    H, W, C = shape
+
+    def encode(pictures) -> np.ndarray:
+        Image = pillow("pictures")
+        rows = []
+        for picture in pictures:
+            try:
+                picture = picture if hasattr(picture, "convert") else Image.open(picture)
+                pixels = np.asarray(picture.convert("L" if C == 1 else "RGB")).reshape(*picture.size[::-1], C)     # (h, w, C)
+                rows.append(fit(pixels, (H, W), C))
+            except OSError as error:
+                raise UserError(f"{picture}: not a picture that can be read ({error}); expected files or PIL images") from error
+        return np.stack(rows)
+
+    return encode
+
+
+def pillow(what: str):
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise UserError(f'{what} needs Pillow; pip install "karpjax[images]"') from error
+    return Image
 
 
 def fit(image, resize: tuple, channels: int):
@@ -75,10 +103,7 @@ def fit(image, resize: tuple, channels: int):
         image = np.repeat(image, channels, axis=-1)
     if not resize or image.shape[:2] == resize:
         return image
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise UserError('config.data.resize needs Pillow; pip install "karpjax[images]"') from error
+    Image = pillow("config.data.resize")
     (h, w, c), (H, W) = image.shape, resize
     scale = min(h / H, w / W)                                             # of the part: scale H x scale W, in the middle
     top, left = (h - scale * H) / 2, (w - scale * W) / 2

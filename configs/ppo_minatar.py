@@ -1,0 +1,29 @@
+"""PPO on MinAtar's games (Young and Tian 2019) as gymnax has them (criterion for Breakout: a mean return of 28 within 1e7 steps,
+that of gymnax's own checkpoint).
+
+    pip install -e ".[gymnax]"
+    python -m karpjax.train --config=configs/ppo_minatar.py --workdir=runs/breakout          # or ppo_minatar.py:Asterix-MinAtar
+
+PureJaxRL's settings for these games (Lu et al. 2022), network and all; not tuned here, nor run to the end yet.
+"""
+import karpjax
+
+ENVS, LENGTH, MINIBATCHES, EPOCHS = 64, 128, 8, 4
+CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 1220         # rollouts of 8,192 environment steps: 9,994,240 in all
+
+
+def get_config(game: str = "Breakout-MinAtar"):
+    return karpjax.config(
+        task="ppo",
+        env=dict(name=f"gymnax:{game}"),
+        steps=ROLLOUTS * CHUNK,
+        model=dict(name="actor_critic", torso="mlp", width=64),
+        data=dict(num_envs=ENVS, length=LENGTH, minibatches=MINIBATCHES, epochs=EPOCHS, normalize=(), eval_episodes=64),
+        discount=0.99, trace=0.95,
+        clip=0.2, value_clip=0.2, value_coefficient=0.25, entropy_coefficient=0.01, target_kl=0.0,
+        optimizer=dict(name="adam", clip=0.5, eps=1e-5,
+                       learning_rate=dict(name="linear_schedule", init_value=5e-3, end_value=0.0)),
+        log_every=CHUNK, eval_every=122 * CHUNK, save_every=122 * CHUNK,
+        dispatch="scan", steps_per_dispatch=CHUNK,
+        best="max eval/return",
+    )

@@ -1,0 +1,136 @@
+"""A checkpoint as safetensors and JSON; what a restored run takes from a person: pictures, texts; the features inside."""
+import json
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+from command import command, done, refused
+import karpjax as kj
+from guarantees.harness import mesh_of
+from karpjax import UserError
+from karpjax.export import export
+from karpjax.loop import train
+
+
+def config(**own):
+    return kj.config(task="classify", **{**dict(
+        steps=4, eval_every=2, save_every=2, model=dict(name="cnn", width=4), optimizer=dict(name="adam", learning_rate=1e-2),
+        data=dict(name="digits", train="train", validation="validation", test="", batch_size=16)), **own})
+
+
+@pytest.fixture(scope="module", params=[0.0, 0.9], ids=["parameters", "moving average"])
+def made(request, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("made") / "run"
+    train(config(ema_decay=request.param), workdir, mesh=mesh_of(1))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def pair(made):
+    export(made, made.parent / "digits.safetensors")
+    return made.parent / "digits.safetensors"
+
+
+def same(a, b) -> bool:
+    return jax.tree.all(jax.tree.map(np.array_equal, a, b))
+
+
+def test_the_pair_is_the_checkpoint(made, pair):
+    run, exported = kj.restore(made), kj.restore(pair)
+    assert same(run.variables, exported.variables) and (run.step, run.metrics) == (exported.step, exported.metrics)
+    images = np.full((2, 8, 8, 1), 7, np.uint8)
+    np.testing.assert_array_equal(run.predict(images), exported.predict(images))
+
+
+def test_start_from_the_pair(made, pair, tmp_path):
+    """One step at a learning rate of 0: the weights are still the exported ones."""
+    still = dict(optimizer=dict(name="sgd", learning_rate=0.0), steps=1, eval_every=1, save_every=1)
+    train(config(init_from=str(pair), **still), tmp_path / "run", mesh=mesh_of(1))
+    assert same(kj.restore(tmp_path / "run").params, kj.restore(made).params)
+    train(config(**still), tmp_path / "other", mesh=mesh_of(1))
+    assert not same(kj.restore(tmp_path / "other").params, kj.restore(made).params)           # the check can fail
+
+
+def test_the_commands(made, tmp_path):
+    to = tmp_path / "digits.safetensors"
+    assert json.loads(done(command("export", f"--workdir={made}", f"--to={to}")))["step"] == 4
+    found = json.loads(done(command("evaluate", f"--workdir={to}", "--split=validation")))
+    assert found["validation/accuracy"] == pytest.approx(kj.restore(made).metrics["validation/accuracy"], abs=1e-6)
+    refused(command("export", f"--workdir={made}", f"--to={to}"), "there already")
+    refused(command("export", f"--workdir={made}", f"--to={tmp_path / 'digits.npz'}"), "ends in .safetensors")
+
+
+def test_damage_is_found(pair, tmp_path):
+    data, meta = bytearray(pair.read_bytes()), pair.with_suffix(".json").read_text()
+    data[-3] ^= 1
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(data)
+    bad.with_suffix(".json").write_text(meta)
+    with pytest.raises(UserError, match="checksum of .* differs"):
+        kj.restore(bad)
+    bad.write_bytes(data[:-9])
+    with pytest.raises(UserError, match="not a whole .safetensors file"):
+        kj.restore(bad)
+    bad.with_suffix(".json").unlink()
+    with pytest.raises(UserError, match="no checkpoint here"):
+        kj.restore(bad)
+
+
+def test_the_card(made):
+    """What a person needs who finds the workdir."""
+    text = (made / "model_card.md").read_text()
+    accuracy = kj.restore(made).metrics["validation/accuracy"]
+    for part in ("# cnn on digits", f"| validation/accuracy | {accuracy:.4g} |", "| step 4 |", 'karpjax.restore("run")',
+                 '"learning_rate": 0.01', "head/kernel"):
+        assert part in text, part
+
+
+def test_pictures(made, tmp_path):
+    """Files, paths and PIL images, grey or not, of any size."""
+    run, grey = kj.restore(made), np.arange(64, dtype=np.uint8).reshape(8, 8)
+    Image.fromarray(grey).save(tmp_path / "small.png")
+    Image.fromarray(np.repeat(grey, 2, 0).repeat(2, 1)).convert("RGB").save(tmp_path / "large.png")
+    expected = run.predict(grey.reshape(1, 8, 8, 1))
+    for picture in (str(tmp_path / "small.png"), tmp_path / "small.png", [Image.fromarray(grey)]):
+        np.testing.assert_array_equal(run.predict(picture), expected)
+    both = run.predict([tmp_path / "small.png", Image.open(tmp_path / "large.png")])
+    assert both.shape == (2, 10) and not np.array_equal(both[1], run.predict(np.zeros((1, 8, 8, 1), np.uint8))[0])
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="broken.png: not a picture"):
+        run.predict([tmp_path / "broken.png"])
+    with pytest.raises(UserError, match="nowhere.png"):
+        run.predict("nowhere.png")
+
+
+def test_features(made):
+    run, images = kj.restore(made), np.ones((3, 8, 8, 1), np.uint8)
+    features = run.features(images)
+    assert features["pooled"].ndim == 2 and len(features["pooled"]) == 3
+    head = run.params["head"]
+    np.testing.assert_allclose(features["pooled"] @ head["kernel"] + head["bias"], run.predict(images), atol=1e-5)
+
+
+def test_texts(tmp_path):
+    tiny = dict(layers=1, width=8, heads=1)
+    train(kj.config(task="masked_text", steps=1, eval_every=1, save_every=1, mask_rate=0.3,
+                    model=dict(name="masked_lm", **tiny), optimizer=dict(name="adam", learning_rate=1e-3),
+                    data=dict(path="", length=16, batch_size=4)),
+          tmp_path / "run", mesh=mesh_of(1))
+    run = kj.restore(tmp_path / "run")
+    text = "A fine day, a walk."
+    np.testing.assert_array_equal(run.predict([text]), run.predict(run.task.source.encode([text])))
+    assert run.features(text)["pooled"].shape == (1, 8)
+
+
+def test_inputs_that_are_arrays_alone(tmp_path):
+    """A policy's observations have no form for a person."""
+    train(kj.config(task="reinforce", env=dict(name="cartpole"), discount=1.0, baseline=False, steps=1, eval_every=1,
+                    save_every=1, model=dict(name="actor_critic", width=4), optimizer=dict(name="adam", learning_rate=1e-3),
+                    data=dict(num_envs=2, length=4, eval_episodes=0)), tmp_path / "run", mesh=mesh_of(1))
+    run = kj.restore(tmp_path / "run")
+    with pytest.raises(UserError, match="arrays as its data set stores them"):
+        run.predict("left")
+    with pytest.raises(UserError, match="does not give its features"):
+        run.features(np.zeros((1, 4), np.float32))
