@@ -1,10 +1,12 @@
-"""PPO on MinAtar's games (Young and Tian 2019) as gymnax has them (criterion for Breakout: a mean return of 28 within 1e7 steps,
-that of gymnax's own checkpoint).
+"""PPO on MinAtar's games (Young and Tian 2019) as gymnax has them (criterion for Breakout, that of gymnax's own checkpoint: a
+mean return of 28 within 1e7 steps).
 
     pip install -e ".[gymnax]"
     python -m karpjax.train --config=configs/ppo_minatar.py --workdir=runs/breakout          # or ppo_minatar.py:Asterix-MinAtar
 
-PureJaxRL's settings for these games (Lu et al. 2022), network and all; not tuned here, nor run to the end yet.
+PureJaxRL's settings for these games (Lu et al. 2022), network and all. Not reached: 29.0, 13.4 and 25.0 on three seeds. The
+game is the same every time but for its start, and a policy that has become sure of itself loses at the same place each time
+(experiments/policy_gradients).
 """
 import karpjax
 

@@ -52,14 +52,13 @@ def make_program(source, train_step, *, steps: int, mesh=None, precision: str = 
         def chunk(carry, _):
             state, bad = carry
             source_state, ctx = begin(state)
-
-            def step(carry, i):
-                state, bad = carry
-                batch = sharding.constrain_batch(mesh, source.batch(arrays, ctx, i))
-                state, values = train_step(state, batch)
-                return (state, keep_bad(bad, batch, values)), values
-
-            return scan(step, (state.replace(source=source_state), bad), source.chunk, unroll=False)
+            batch = lambda i: sharding.constrain_batch(mesh, source.batch(arrays, ctx, i))
+            state, values = scan(lambda state, i: train_step(state, batch(i)), state.replace(source=source_state),
+                                 source.chunk, unroll=False)
+            # Made again once a chunk, not kept in each step: small steps would feel that.
+            wrong = values["skipped_in_a_row"] > 0                                              # (chunk,)
+            last = source.chunk - 1 - jnp.argmax(wrong[::-1]) if source.chunk > 1 else jnp.int32(0)
+            return (state, where(wrong.any(), batch(last), bad)), values
 
         (state, bad), values = scan(chunk, (state, bad), steps // source.chunk, unroll=False)
         return state, jax.tree.map(lambda x: x.reshape(steps), values), sharding.constrain_batch(mesh, bad)
@@ -67,9 +66,8 @@ def make_program(source, train_step, *, steps: int, mesh=None, precision: str = 
     return program
 
 
-def keep_bad(bad, batch, values):
-    is_bad = values["skipped_in_a_row"] > 0
-    return jax.tree.map(lambda old, new: jnp.where(is_bad, new, old), bad, batch)
+def where(condition, tree, other):
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), tree, other)
 
 
 class Programs:
@@ -145,7 +143,7 @@ class Programs:
             state, values = step(state, batch)
             if self.x.mesh.size > 1 and jax.default_backend() == "cpu":  # queued programs starve each other: see loop.py
                 jax.block_until_ready(state)
-            bad = keep_bad(jax.tree.map(jnp.zeros_like, batch) if bad is None else bad, batch, values)
+            bad = where(values["skipped_in_a_row"] > 0, batch, jax.tree.map(jnp.zeros_like, batch) if bad is None else bad)
             rows.append(values)
         if self.x.config.parallel == "pmap":  # (devices, rows, ...) -> (B, ...)
             bad = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), bad)

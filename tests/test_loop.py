@@ -11,7 +11,7 @@ from guarantees.registry import config_of
 from karpjax import checkpoint, metrics
 from karpjax.loop import train
 
-FILES = {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "curves.png", "summary.json"}
+FILES = {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "curves.png", "summary.json", "model_card.md"}
 
 
 def test_what_a_workdir_holds(tmp_path):

@@ -29,7 +29,7 @@ from karpjax.sweep import over_seeds, table  # noqa: E402
 
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
 SIZES = {"tiny": dict(layers=2, width=128, heads=2), "mini": dict(layers=4, width=256, heads=4)}
-SHARES = {1: (3, 80), 10: (3, 300), 90: (1, 1200)}       # % of the training reviews: seeds, steps
+SHARES = {1: (3, 40), 10: (3, 300), 90: (1, 1200)}       # % of the training reviews: seeds, steps
 RATE, STARTS = 1e-3, ("scratch", "pretrained")
 QUICK = {"steps": 3, "eval_every": 3, "save_every": 3, "data.batch_size": 4, "optimizer.learning_rate.warmup_steps": 1}
 
