@@ -227,8 +227,13 @@ def check_names(wanted: dict, stored: dict, where, fix="what is meant to differ 
     shapes = [f"{name} {stored[name]} -> {tuple(leaf.shape)}" for name, leaf in sorted(wanted.items())
               if name in stored and stored[name] != tuple(leaf.shape)]
     if missing or unexpected or shapes:
-        raise UserError(f"{where}: names or shapes differ; missing in the checkpoint: {missing or 'none'}; unexpected in "
-                        f"it: {unexpected or 'none'}; of another shape: {shapes or 'none'}; {fix}")
+        raise UserError(f"{where}: names or shapes differ; missing in the checkpoint: {listed(missing)}; unexpected in it: "
+                        f"{listed(unexpected)}; of another shape: {listed(shapes)}; {fix}")
+
+
+def listed(names: list[str], most: int = 8) -> str:
+    """For a line: the first few, and how many more."""
+    return f"{names[:most]}{f' and {len(names) - most} more' if len(names) > most else ''}" if names else "none"
 
 
 def to_tree(state: TrainState) -> dict:

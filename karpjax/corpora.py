@@ -11,7 +11,7 @@ import numpy as np
 
 from karpjax import tokenizer
 from karpjax.errors import UserError
-from karpjax.tokenizer import Vocabulary, framed
+from karpjax.tokenizer import Vocabulary
 
 SUFFIXES = (".txt", ".jsonl")
 HELD_OUT = ("test", "val", "validation")
@@ -91,8 +91,8 @@ def text(source: pathlib.Path, length: int, vocabulary: int, tokenizer_file: str
         raise UserError(f"a vocabulary of {vocabulary.size}: expected at most {1 << 16}, tokens are stored in 16 bits")
     if length < 8:
         raise UserError(f"--length={length}: expected at least 8 tokens")
-    rows = {split: Tokens(packed(encoded(each, vocabulary), length) if pack else
-                          single(encoded(each, vocabulary), [classes.index(one.label) for one in each], length))
+    rows = {split: Tokens(packed(encoded(each, vocabulary), length, vocabulary) if pack else
+                          single(encoded(each, vocabulary), [classes.index(one.label) for one in each], length, vocabulary))
             for split, each in documents.items()}
     return FoundText(classes, length, vocabulary, rows)
 
@@ -200,14 +200,14 @@ def encoded(documents: list[Document], vocabulary: Vocabulary) -> list[list[int]
             for each in library.encode_batch(texts[i:i + BATCH], add_special_tokens=False)]
 
 
-def packed(documents: list[list[int]], length: int) -> dict:
+def packed(documents: list[list[int]], length: int, vocabulary: Vocabulary) -> dict:
     """[CLS] document [SEP], one after another, in rows: {"tokens": (N, T), "segments": (N, T)}, numbered in each row from 1. A
     document that a row's end cuts goes on in the next as a segment of its own; the last row is padded.
     """
-    flat = np.concatenate([framed(ids, len(ids) + 2) for ids in documents])
+    flat = np.concatenate([vocabulary.framed(ids, len(ids) + 2) for ids in documents])
     number = np.repeat(np.arange(len(documents)), [len(ids) + 2 for ids in documents])
     padding = -len(flat) % length
-    tokens = np.pad(flat, (0, padding)).reshape(-1, length)
+    tokens = np.pad(flat, (0, padding), constant_values=vocabulary.pad).reshape(-1, length)
     number = np.pad(number, (0, padding), mode="edge").reshape(-1, length)
     segments = number - number[:, :1] + 1
     if padding:
@@ -215,6 +215,7 @@ def packed(documents: list[list[int]], length: int) -> dict:
     return {"tokens": tokens.astype(np.uint16), "segments": segments.astype(np.uint16)}
 
 
-def single(documents: list[list[int]], labels: list[int], length: int) -> dict:
+def single(documents: list[list[int]], labels: list[int], length: int, vocabulary: Vocabulary) -> dict:
     """A document a row: {"tokens": (N, T), "label": (N,)}."""
-    return {"tokens": np.stack([framed(ids, length) for ids in documents]).astype(np.uint16), "label": np.asarray(labels)}
+    rows = np.stack([vocabulary.framed(ids, length) for ids in documents])
+    return {"tokens": rows.astype(np.uint16), "label": np.asarray(labels)}

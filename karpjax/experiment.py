@@ -13,9 +13,10 @@ import optax
 
 from karpjax import settings, sharding
 from karpjax.errors import UserError
+from karpjax.init_from import inherited
 from karpjax.optimizer import make_optimizer
 from karpjax.sources.rollout import Rollout
-from karpjax.sources.source import Source
+from karpjax.sources.source import Described, Source
 from karpjax.state import TrainState, init_state
 from karpjax.step import checked, make_train_step
 from karpjax.task import Task, build_task, load_task_module
@@ -51,18 +52,20 @@ class Experiment:
                                mesh=None if axis_name else self.mesh, axis_name=axis_name)
 
 
-def assemble(config: ConfigDict, record: dict | None = None, mesh: Mesh | None = None) -> Experiment:
+def assemble(config: ConfigDict, record: dict | None = None, mesh: Mesh | None = None, saved: dict | None = None) -> Experiment:
     """Build everything a config says, and check that it fits together.
 
     record  {"path", "text"} of the config file, where that is the task's file (config.task == "")
+    saved   the config of a run that goes on, for what this one leaves to config.init_from
     """
     settings.check(config)
-    config = settings.canonical(config)
+    config = inherited(settings.canonical(config), saved)
     module, task_record = load_task_module(config.task, None if config.task else record)
     task = build_task(config, module)
     source = repeat_first(task.source) if config.overfit else task.source
     mesh = mesh or sharding.make_mesh(**config.mesh)
-    sharding.check_batch_size(mesh, source.batch_size, config.accumulate)
+    if not isinstance(source, Described):
+        sharding.check_batch_size(mesh, source.batch_size, config.accumulate)
     if config.steps % source.chunk:
         raise UserError(f"config.steps: expected a multiple of the source's chunk, {source.chunk}, found {config.steps}; "
                         f"use {config.steps // source.chunk * source.chunk or source.chunk}")
@@ -85,6 +88,8 @@ def assemble(config: ConfigDict, record: dict | None = None, mesh: Mesh | None =
 
 def check_loss(task: Task, source: Source, state: TrainState) -> None:
     """Trace the source and the loss once, on shapes alone."""
+    if isinstance(source, Described):
+        return
     def loss(state, arrays):
         _, ctx = source.begin(arrays, state.source, state.variables)
         batch = source.batch(arrays, ctx, 0)

@@ -19,14 +19,15 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 import numpy as np
 
-from karpjax import metrics, report, settings, sharding
+from karpjax import init_from, metrics, report, settings, sharding
 from karpjax.card import card
-from karpjax.checkpoint import Checkpoints, absolute, read_meta
+from karpjax.checkpoint import Checkpoints, absolute
 from karpjax.dispatch import Programs, default_dispatch
 from karpjax.errors import NotFinite, Preempted, UserError
 from karpjax.evaluate import make_evaluator
 from karpjax.experiment import Experiment, assemble
-from karpjax.restore import check_tokens, start_from, variables_to_load
+from karpjax.restore import check_tokens
+from karpjax.sources.source import Described
 from karpjax.state import parameter_table, path_name
 
 
@@ -46,9 +47,12 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
     # ------------------------------------------------------------------- what to train, and where it stands
-    x = assemble(config, record, mesh)
+    saved = saved_config(workdir)
+    x = assemble(config, record, mesh, saved)
     config, source, mesh = x.config, x.source, x.mesh
-    workdir = claim(workdir, x)
+    if isinstance(source, Described):
+        raise source.missing
+    workdir = claim(workdir, x, saved)
     saves = Checkpoints(workdir, config.keep, config.best)
     restored = saves.restore(x.abstract)
     if restored:
@@ -60,9 +64,9 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
                             f"or config.steps of at least {step}")
     else:
         config.dispatch = config.dispatch or default_dispatch()
-        step, spent, state = 0, {}, x.fresh_state()
+        step, spent, state, said = 0, {}, x.fresh_state(), []
         if config.init_from:
-            state = start_from(config.init_from, state, config.init_skip, source.lends)
+            state, said = init_from.start_from(config.init_from, state, x.task, config.init_skip)
     for name, text in source.files.items() if jax.process_index() == 0 else ():
         metrics.write_whole(workdir / name, text)
 
@@ -78,7 +82,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
     if restored and meta["config"]["steps"] != config.steps:
         progress.say(f"note: config.steps was {meta['config']['steps']}; a schedule without a length of its own follows it")
     if not restored:
-        progress.say(parameter_table(x.abstract.params))
+        progress.say("\n".join([parameter_table(x.abstract.params), *said]))
     elif meta["task"]["text"] != x.record["text"]:
         progress.say(f"note: the file of the task is not what it was when step {step} was saved; going on with today's")
     progress.say(f"{mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}, dispatch {config.dispatch}, "
@@ -214,17 +218,21 @@ def steps_to_event(config, chunk: int, longest: int, step: int) -> int:
     return min(-(-distance // chunk) * chunk, longest)
 
 
-def claim(workdir, x: Experiment) -> epath.Path:
-    """Make the workdir and its config.json, or check that what is there is the same experiment."""
-    config = x.config
-    workdir = absolute(workdir)
+def saved_config(workdir) -> dict | None:
+    """WORKDIR/config.json, if there is one."""
+    file = absolute(workdir) / "config.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def claim(workdir, x: Experiment, saved: dict | None) -> epath.Path:
+    """Make the workdir and its config.json, or check that what is there, `saved`, is the same experiment."""
+    config, workdir = x.config, absolute(workdir)
     file = workdir / "config.json"
     try:
-        if file.exists():
-            settings.check_same(json.loads(file.read_text()), config.to_dict(), workdir)
+        if saved:
+            settings.check_same(saved, config.to_dict(), workdir)
         elif config.init_from:
-            folder, _ = variables_to_load(config.init_from, x.abstract.variables, config.init_skip)
-            check_tokens(config.init_from, read_meta(folder), x.source.described)  # what is refused must leave nothing
+            init_from.check(config.init_from, x.abstract.variables, x.task.model, x.source.described, config.init_skip)
         workdir.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
             metrics.write_whole(file, json.dumps(config.to_dict(), indent=2) + "\n")

@@ -18,6 +18,7 @@
 Rows keep the files' order, so that train[:54000] are the first 54,000 images; those of an ImageFolder and of texts are
 shuffled, alike every time.
 """
+import hashlib
 import pathlib
 
 from karpjax import cli, corpora, importers
@@ -46,6 +47,19 @@ def prepare(format: str, source, name: str, data_dir: str = "", overwrite: bool 
     write(name, found, data_dir, replace=overwrite)
     return {"name": name, "data_dir": str(data_dir), **found.summary(),
             "examples": {split: len(rows) for split, rows in found.splits.items()}}
+
+
+def prepared_folder(folder, data_dir="") -> str:
+    """The name of the data set of an ImageFolder as it is now: written on first use, and anew when a file has changed."""
+    root = pathlib.Path(folder).expanduser().resolve()
+    if not root.is_dir():
+        raise UserError(f"config.data.dir = {str(folder)!r}: no such folder; expected one with train/CLASS/*.jpg in it")
+    files = sorted((str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns)
+                   for path in root.rglob("*") if path.is_file())
+    name = f"folder_{hashlib.sha256(repr((root, files)).encode()).hexdigest()[:12]}"
+    if not (pathlib.Path(default_data_dir(str(data_dir))) / name).exists():
+        write(name, importers.imagefolder(root), data_dir)
+    return name
 
 
 def write(name: str, found: importers.Found | corpora.FoundText, data_dir="", replace: bool = False) -> None:

@@ -10,18 +10,16 @@ import dataclasses
 import functools
 import inspect
 import os
-import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from karpjax import checkpoint
 from karpjax.errors import UserError
 from karpjax.sources.rollout import Rollout
-from karpjax.state import TrainState, path_name
+from karpjax.state import path_name
 from karpjax.task import Task, apply, build_task, load_task_module, split_variables
 
 
@@ -128,43 +126,6 @@ def with_description(config: ConfigDict, description: dict | None) -> ConfigDict
     if not description or "data" not in config:
         return config
     return ConfigDict({**config.to_dict(), "data": {**config.data.to_dict(), "described": description}})
-
-
-def load_variables(path, like: dict, skip=()) -> dict:
-    """Variables of another run for a model of other size or heads: `like` ({"params": ..., "batch_stats": ...}) with every
-    stored array in its place; the parameters are the moving average where the run kept one, as in its evaluation.
-
-    Names or shapes that differ are an error that lists them, unless they match one of the regular expressions in `skip`:
-    those keep the values in `like` (missing there, or of another shape) or are left out (unexpected).
-    """
-    folder, places = variables_to_load(path, like, skip)
-    wanted = by_name(like)
-    loaded = checkpoint.load_named(folder, {place: wanted[name] for name, place in places.items()})
-    return jax.tree.map_with_path(lambda p, leaf: loaded.get(places.get(variable_name(p)), leaf), like)
-
-
-def variables_to_load(path, like: dict, skip=()) -> tuple:
-    """(checkpoint folder, {name: its place there}): the checks of `load_variables`, without loading; `like` may be abstract."""
-    folder = checkpoint.find(path)
-    params = "ema/" if checkpoint.read_meta(folder)["config"]["ema_decay"] else "params/"
-    shapes = {name.removeprefix(part): (shape, name) for name, shape in checkpoint.stored_shapes(folder).items()
-              for part in (params, "model_state/") if name.startswith(part)}
-    unskipped = lambda names: {n: v for n, v in names.items() if not any(re.fullmatch(pattern, n) for pattern in skip)}
-    wanted = unskipped(by_name(like))
-    checkpoint.check_names(wanted, unskipped({name: shape for name, (shape, _) in shapes.items()}), folder)
-    return folder, {name: shapes[name][1] for name in wanted}
-
-
-def start_from(path, state: TrainState, skip=(), lends=()) -> TrainState:
-    """A fresh state with the variables of another run (config.init_from); the moving average starts there too, and what the
-    source lends to evaluation (moments of observations), as far as that run had it."""
-    params, model_state = split_variables(load_variables(path, state.variables, skip))
-    folder, borrowed = checkpoint.find(path), by_name({"source": {name: state.source[name] for name in lends}})
-    stored = checkpoint.stored_shapes(folder)
-    loaded = checkpoint.load_named(folder, {n: leaf for n, leaf in borrowed.items() if stored.get(n) == leaf.shape})
-    source = jax.tree.map_with_path(lambda path, leaf: loaded.get(f"source/{path_name(path)}", leaf), state.source)
-    average = jax.tree.map(jnp.copy, params) if state.ema else state.ema
-    return state.replace(params=params, model_state=model_state, ema=average, source=source)
 
 
 def check_tokens(path, meta: dict, described: dict) -> None:

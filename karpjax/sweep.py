@@ -14,6 +14,7 @@ import jax
 
 from karpjax import cli, metrics, settings
 from karpjax.errors import UserError
+from karpjax.init_from import inherited
 
 
 def main(argv):
@@ -38,7 +39,8 @@ def finished(folder, config) -> dict | None:
     """The summary of a seed that has been trained to config.steps; None if it has not."""
     if not (folder / "summary.json").exists():
         return None
-    settings.check_same(json.loads((folder / "config.json").read_text()), config.to_dict(), folder)
+    saved = json.loads((folder / "config.json").read_text())
+    settings.check_same(saved, inherited(config, saved).to_dict(), folder)
     summary = json.loads((folder / "summary.json").read_text())
     return summary if summary["steps"] == config.steps else None
 

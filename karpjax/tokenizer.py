@@ -13,6 +13,7 @@ import numpy as np
 from karpjax.errors import UserError
 
 SPECIAL = ("[PAD]", "[MASK]", "[CLS]", "[SEP]")  # ids 0 to 3 of a tokenizer made here
+ROBERTAS = ("<pad>", "<mask>", "<s>", "</s>")    # the same
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +22,15 @@ class Vocabulary:
 
     ordinary   ids [low, high): the others are special, and never masked or drawn at random
     pad        fills short rows; -1 where there are none
+    cls, sep   stand before and after a document
     json       the tokenizer; "" for bytes
     """
     size: int
     mask: int
     ordinary: tuple[int, int]
     pad: int = -1
+    cls: int = -1
+    sep: int = -1
     json: str = ""
 
     @property
@@ -47,7 +51,12 @@ class Vocabulary:
                                 "padding")
             return np.asarray(rows, np.int32)
         encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        return np.stack([framed(each.ids, length) for each in encodings]).astype(np.int32)
+        return np.stack([self.framed(each.ids, length) for each in encodings]).astype(np.int32)
+
+    def framed(self, ids: list[int], length: int) -> np.ndarray:
+        """(length,): [CLS] ids [SEP] padding, cut to fit."""
+        row = [self.cls, *ids[:length - 2], self.sep]
+        return np.asarray(row + [self.pad] * (length - len(row)))
 
     def decode(self, tokens) -> str:
         """Text of one row of ids; special tokens by name."""
@@ -64,14 +73,19 @@ BYTES = Vocabulary(size=257, mask=256, ordinary=(0, 256))
 
 
 def vocabulary_of(json: str) -> Vocabulary:
-    """Of a tokenizer made by `train`; another's must have the same special tokens first."""
+    """Of a tokenizer made by `train`, or published with BERT or RoBERTa. Special tokens lie at both ends of its ids."""
     tokenizer = load(json)
-    ids = [tokenizer.token_to_id(token) for token in SPECIAL]
-    if ids != list(range(len(SPECIAL))):
-        raise UserError(f"the tokenizer has {dict(zip(SPECIAL, ids))}, expected these tokens with ids 0 to {len(SPECIAL) - 1}; "
-                        "train one with python -m karpjax.prepare")
+    ids = {token: next((i for i in map(tokenizer.token_to_id, (token, other)) if i is not None), None)
+           for token, other in zip(SPECIAL, ROBERTAS)}
+    if None in ids.values():
+        raise UserError(f"the tokenizer has {ids}, expected these tokens, or {', '.join(ROBERTAS)}; train one with python -m "
+                        "karpjax.prepare")
     size = tokenizer.get_vocab_size()
-    return Vocabulary(size=size, mask=1, ordinary=(len(SPECIAL), size), pad=0, json=json)
+    special = {*ids.values(), *(i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special)}
+    low = 1 + max((i for i in special if i < size / 2), default=-1)
+    high = min((i for i in special if i >= size / 2), default=size)
+    return Vocabulary(size, mask=ids["[MASK]"], ordinary=(low, high), pad=ids["[PAD]"], cls=ids["[CLS]"], sep=ids["[SEP]"],
+                      json=json)
 
 
 def train(texts: Iterable[str], size: int, lowercase: bool = False) -> str:
@@ -101,13 +115,6 @@ def load(json: str):
     tokenizer.no_truncation()  # rows are cut and padded here
     tokenizer.no_padding()
     return tokenizer
-
-
-def framed(ids: list[int], length: int) -> np.ndarray:
-    """(length,): [CLS] ids [SEP] padding, cut to fit."""
-    pad, _, cls, sep = range(len(SPECIAL))
-    row = [cls, *ids[:length - 2], sep]
-    return np.asarray(row + [pad] * (length - len(row)))
 
 
 def _library():

@@ -1,13 +1,19 @@
-"""Noise in the shape of the data sets that are downloaded, so that every config can be run where they are not."""
+"""Noise in the shape of the data sets that are downloaded, and of pictures and weights that a user brings, so that every config
+can be run where they are not."""
 import json
 import pathlib
 import tempfile
 
-from karpjax import corpora
+import jax
+from karpjax import convert, corpora, models
+from karpjax.convert.__main__ import published
 from karpjax.importers import Found, Rows
 from karpjax.prepare import write
 from karpjax.sources.text import EMBEDDED
 import numpy as np
+from PIL import Image
+
+from data.goldens.make_vision import weights
 
 SHAPES = {"cifar10": (32, 32, 3), "fashion_mnist": (28, 28, 1)}
 
@@ -24,3 +30,28 @@ def prepare_stand_ins(data_dir) -> None:
             pathlib.Path(folder, f"{split}.jsonl").write_text("\n".join(rows))
         for name, pack in (("imdb_packed", True), ("imdb", False)):
             write(name, corpora.text(pathlib.Path(folder), length=32, vocabulary=300, pack=pack), data_dir)
+    pictures(pathlib.Path(data_dir) / "pictures")
+    pretrained(pathlib.Path(data_dir))
+
+
+def pictures(folder: pathlib.Path) -> None:
+    """An ImageFolder of noise, two classes that differ in brightness."""
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 24), ("test", 8)):
+        for label, name in enumerate(("ants", "bees")):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(60 * label, 196 + 60 * label, (14 + i % 5, 16, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+
+
+def pretrained(folder: pathlib.Path) -> None:
+    """resnet8.npz, a file as other projects leave it; vit, a checkpoint that was made of such a file."""
+    for name, options, names in (("resnet8", dict(name="resnet_cifar", depth=8), ""),
+                                 ("vit", dict(name="vit", patch=4, layers=2, width=16, heads=2), "timm")):
+        model = models.make(options, classes=10)
+        like = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
+        zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like)
+        shapes = {name: array.shape for name, array in convert.to_pytorch(model, zeros, names).items()}
+        convert.write(folder / f"{name}.npz", weights(shapes))
+    published(folder / "vit.npz", "vit_timm", folder / "vit", heads=2)

@@ -16,7 +16,8 @@ from karpjax.checkpoint import Checkpoints
 from karpjax.convert.__main__ import main
 from karpjax.convert.names import DENSE, places
 from karpjax.experiment import assemble
-from karpjax.restore import by_name, start_from
+from karpjax.init_from import start_from
+from karpjax.restore import by_name
 from karpjax.task import module_from_text
 import numpy as np
 import pytest
@@ -253,7 +254,7 @@ def test_the_workdir_is_a_run_at_step_0(folder):
 
     x = assemble(module_from_text("config.py", CONFIG).get_config(), RECORD, mesh_of(1))
     begun = x.fresh_state()
-    same(convert.to_pytorch(run.model, start_from(folder / "run", begun).variables), arrays)
+    same(convert.to_pytorch(run.model, start_from(folder / "run", begun, x.task)[0].variables), arrays)
     state, meta = Checkpoints(folder / "run").restore(x.abstract)
     same(convert.to_pytorch(run.model, state.variables), arrays)
     assert meta["dispatch"] == "step" and json.loads((folder / "run" / "config.json").read_text()) == x.config.to_dict()
@@ -275,7 +276,7 @@ def test_refused_by_the_command(folder):
     config = f"--config={folder / 'config.py'}"
     before = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*")}
     refused(command("convert", "--config=config.py", "--weights=w.safetensors", "--workdir=run", cwd=folder),
-            "--workdir=run has checkpoints already; choose a new folder")
+            "run has checkpoints already; choose a new folder")
     assert {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*")} == before
     for flags, expected in [((config, f"--weights={folder / 'w.safetensors'}", "--config.model.depth=14"), "missing in the"),
                             ((config, f"--weights={folder / 'v.safetensors'}"), "no such file"),

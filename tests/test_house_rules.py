@@ -98,13 +98,14 @@ STUDIES = {
     "experiments/imdb/run.py": ["--quick", "--size=tiny", "--shares", "10"],
     "experiments/mae/run.py": ["--quick"],
     "experiments/masked_ablation/run.py": ["--quick"],
+    "experiments/finetune/run.py": ["--quick"],
     "experiments/policy_gradients/run.py": ["--quick", "--only=a2c_cartpole,ppo_pendulum", "--seeds=1"],
     "experiments/policy_speed/run.py": ["--quick"],
     "experiments/kill_resume/run.py": ["--kills=1", "--steps=6", "--tasks=poly"],
 }
 
 
-READ_SHARED_DATA = ("experiments/published_weights/run.py", "experiments/imdb/run.py")
+READ_SHARED_DATA = ("experiments/published_weights/run.py", "experiments/imdb/run.py", "experiments/finetune/run.py")
 
 
 @pytest.mark.parametrize("script", STUDIES)

@@ -108,10 +108,10 @@ def test_init_from_takes_the_statistics_and_the_average(tmp_path):
     config.optimizer = {"name": "sgd", "learning_rate": 0.0}
     config.model.dropout = 0.0
     from karpjax.experiment import assemble
-    from karpjax.restore import start_from
-    state = start_from(config.init_from, assemble(config, record, mesh_of(1)).fresh_state())
+    from karpjax.init_from import start_from
     from karpjax.evaluate import make_evaluator
     x = assemble(config, record, mesh_of(1))
+    state, _ = start_from(config.init_from, x.fresh_state(), x.task)
     found = make_evaluator(x.task, x.mesh)(state.eval_variables, "validation")
     assert found["loss"] == pytest.approx(old["validation/loss"], rel=1e-6)
 

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-NOTEBOOK = ROOT / "notebooks" / "restore.ipynb"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture
@@ -26,20 +26,47 @@ def kernel(tmp_path, monkeypatch):
     return "here"
 
 
-def test_restore_notebook(tmp_path, kernel):
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+def executed(name: str, tmp_path, kernel) -> tuple[str, list]:
+    """(what the notebook printed, its pictures), run in tmp_path."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     nbclient.NotebookClient(notebook, timeout=300, kernel_name=kernel, resources={"metadata": {"path": tmp_path}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     text = "".join(output.text for output in outputs if output.output_type == "stream")
-    accuracy, loss = (float(re.search(pattern, text)[1]) for pattern in (r"step 60: test accuracy ([\d.]+)",
-                                                                         r"own loop, step 100: loss ([\d.]+)"))
-    assert accuracy > 0.5 and loss < 1.0
+    return text, [output for output in outputs if "image/png" in output.get("data", {})]
+
+
+def number(pattern: str, text: str) -> float:
+    return float(re.search(pattern, text)[1])
+
+
+def test_restore_notebook(tmp_path, kernel):
+    text, pictures = executed("restore", tmp_path, kernel)
+    assert number(r"step 60: test accuracy ([\d.]+)", text) > 0.5 and number(r"own loop, step 100: loss ([\d.]+)", text) < 1.0
     assert "label_smoothing: 0.1" in text and re.search(r"head/kernel +\(128, 10\) +1,280", text)
-    assert [output for output in outputs if "image/png" in output.get("data", {})]  # the picture
-    assert (tmp_path / "runs" / "notebook" / "checkpoints" / "60").is_dir()
+    assert pictures and (tmp_path / "runs" / "notebook" / "checkpoints" / "60").is_dir()
 
 
-def test_stored_without_outputs():
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+def test_finetune_notebook(tmp_path, kernel):
+    """Threes from eights, from a start on all digits."""
+    text, pictures = executed("finetune", tmp_path, kernel)
+    assert re.search(r"head/kernel \(\d+, 10\) -> \(\d+, 2\) starts anew", text) and "# cnn on " in text
+    assert number(r"\ntest accuracy ([\d.]+)", text) > 0.8 and pictures
+
+
+def test_new_loss_notebook(tmp_path, kernel):
+    """It learns; one device and eight agree."""
+    text, pictures = executed("new_loss", tmp_path, kernel)
+    one, eight = re.search(r"loss at step 50: ([\d.]+) on one device, ([\d.]+) on eight", text).groups()
+    assert abs(float(one) - float(eight)) < 1e-4 and float(one) < 2.0
+    assert pictures and "gamma 2.0" in text and number(r"validation/accuracy': ([\d.]+)", text) > 0.5
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_stored_without_outputs(path):
+    cells = nbformat.read(path, as_version=4).cells
     assert [cell.id for cell in cells if cell.cell_type == "code" and (cell.outputs or cell.execution_count)] == []
-    assert len(cells) >= 8 and not re.search(r"/(tmp|home|root|Users|content|mnt|var|opt)/", NOTEBOOK.read_text())
+    assert len(cells) >= 8 and not re.search(r"/(tmp|home|root|Users|content|mnt|var|opt)/", path.read_text())
+
+
+def test_every_notebook_is_run_here():
+    assert {f"test_{path.stem}_notebook" for path in NOTEBOOKS} <= set(globals())

@@ -19,7 +19,7 @@ from karpjax.envs.protocol import TimeStep
 from karpjax.envs.spaces import Box, Discrete, MultiDiscrete
 from karpjax.experiment import assemble
 from karpjax.loop import train
-from karpjax.restore import start_from
+from karpjax.init_from import start_from
 from karpjax.sources import moments
 from karpjax.sources.rollout import EVALUATION
 from karpjax.sources.source import example_keys
@@ -392,11 +392,12 @@ def test_a_run_that_starts_from_another_sees_by_its_moments(tmp_path):
     train(config, tmp_path, mesh=mesh_of(1))
     saved = kj.restore(tmp_path).variables["source"]["moments"]["obs"]
     x = assemble(config, None, mesh_of(1))
-    started = start_from(str(tmp_path), x.fresh_state(), lends=x.source.lends)
+    started, _ = start_from(str(tmp_path), x.fresh_state(), x.task)
     np.testing.assert_array_equal(started.source["moments"]["obs"]["mean"], saved["mean"])
     assert started.source["moments"]["obs"]["count"] == 4 * 16 * 8 and started.source["rollouts"] == 0
     other = assemble(config_for("ppo", env=dict(name="pendulum"), data=dict(normalize=("reward",))), None, mesh_of(1))
-    assert start_from(str(tmp_path), other.fresh_state(), lends=other.source.lends).source["moments"]["reward"]["count"] == 0
+    started, _ = start_from(str(tmp_path), other.fresh_state(), other.task)
+    assert started.source["moments"]["reward"]["count"] == 0
 
 
 def test_recent_episodes_are_the_last_of_each_environment():

@@ -1,4 +1,5 @@
-"""Our transformers against Hugging Face's (PyTorch): states, logits, losses and gradients; weights there and back."""
+"""Our transformers against Hugging Face's and timm's (PyTorch), and ResNets against Hugging Face's: states, logits, losses and
+gradients; weights there and back."""
 import importlib.util
 import pathlib
 
@@ -15,8 +16,8 @@ from karpjax.models.vit import images_of, patches_of, sines
 from karpjax.tasks.masked_image import error_of_masked
 
 GOLDENS = pathlib.Path(__file__).parent / "data" / "goldens"
-LIVE = importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")
-NEEDS_BOTH = pytest.mark.skipif(not LIVE, reason="PyTorch and transformers are not installed")
+LIVE = all(map(importlib.util.find_spec, ("torch", "transformers", "timm")))
+NEEDS_BOTH = pytest.mark.skipif(not LIVE, reason="PyTorch and transformers are not installed, or timm is not")
 SOURCES = ["golden", pytest.param("live", marks=NEEDS_BOTH)]
 
 
@@ -24,11 +25,11 @@ def reference(name: str, source: str) -> dict:
     return getattr(make_transformers, name)() if source == "live" else dict(np.load(GOLDENS / f"{name}.npz"))
 
 
-def drawn(model, inputs):
+def drawn(model, inputs, names=""):
     """(variables with the weights of the reference, its arrays)."""
     like = jax.eval_shape(model.init, jax.random.key(0), inputs)
     arrays = weights({name: array.shape for name, array in convert.to_pytorch(model, jax.tree.map(
-        lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like)).items()})
+        lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like), names).items()})
     return jax.tree.map(jnp.asarray, convert.to_karpjax(model, like, arrays, "drawn")), arrays
 
 
@@ -36,14 +37,15 @@ def close(ours, theirs, atol: float):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
 
 
-def bert_form():
-    return kj.models.make(dict(name="masked_lm", layers=2, width=16, heads=2, context=16, **kj.models.BERT), vocabulary=40)
+def bert_form(form=kj.models.BERT):
+    return kj.models.make(dict(name="masked_lm", layers=2, width=16, heads=2, context=16, **form), vocabulary=40)
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_bert(source):
+@pytest.mark.parametrize("name, form", [("bert", kj.models.BERT), ("roberta", kj.models.ROBERTA)])
+def test_bert(name, form, source):
     """Every hidden state and the logits within 1e-5, the loss and every gradient within 1e-4."""
-    expected, rows, model = reference("bert", source), make_transformers.tokens(), bert_form()
+    expected, rows, model = reference(name, source), make_transformers.tokens(), bert_form(form)
     inputs, segments, there = jnp.asarray(rows["inputs"]), jnp.asarray(rows["there"]), rows["there"] > 0
     variables, _ = drawn(model, inputs)
     logits, found = model.apply(variables, inputs, segments=segments, features=True)
@@ -58,7 +60,7 @@ def test_bert(source):
         return jnp.sum(nll * rows["chosen"]) / rows["chosen"].sum()
     value, gradient = jax.value_and_grad(loss)(variables["params"])
     assert abs(value - expected["loss"]) < 1e-4
-    gradients_are_those_of(expected, model, gradient)
+    gradients_are_those_of(expected, model, gradient, rows_of_padding=2 if name == "roberta" else 0)
 
 
 def test_bert_there_and_back():
@@ -80,7 +82,7 @@ def test_bert_there_and_back():
 
 def test_only_berts_form_has_names():
     model = kj.models.make(dict(name="masked_lm", layers=1, width=16, heads=2), vocabulary=40)
-    with pytest.raises(UserError, match="only a masked_lm in BERT's form"):
+    with pytest.raises(UserError, match="only an encoder in BERT's or RoBERTa's form"):
         convert.to_pytorch(model, model.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32)))
 
 
@@ -94,34 +96,60 @@ def test_only_a_class_tokens_vit_has_names():
 
 def vit_form(name="vit", **fields):
     given = dict(classes=3) if name == "vit" else {}
-    return kj.models.make(dict(name=name, patch=4, layers=2, width=16, heads=2, eps=1e-12, **fields), **given)
+    return kj.models.make({**dict(name=name, patch=4, layers=2, width=16, heads=2, eps=1e-12), **fields}, **given)
 
 
 def mae_form():
     return vit_form("mae", decoder_layers=1, decoder_width=8, decoder_heads=2)
 
 
-def gradients_are_those_of(expected: dict, model, gradient) -> None:
-    theirs = convert.to_pytorch(model, {"params": gradient})
+def gradients_are_those_of(expected: dict, model, gradient, names="", rows_of_padding=0) -> None:
+    theirs = convert.to_pytorch(model, {"params": gradient}, names)
     compared = [name for name in theirs if f"gradient/{name}" in expected]
     assert {f"gradient/{name}" for name in compared} == {name for name in expected if name.startswith("gradient/")}
     for name in compared:
-        close(theirs[name], expected[f"gradient/{name}"], atol=1e-4)
+        skipped = rows_of_padding if "position_embeddings" in name else 0                     # ours has none for padding
+        close(theirs[name][skipped:], expected[f"gradient/{name}"][skipped:], atol=1e-4)
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_vit(source):
-    expected, given, model = reference("vit", source), make_transformers.pictures(), vit_form()
+@pytest.mark.parametrize("name, fields, names", [("vit", {}, "huggingface"), ("timm", dict(eps=1e-6), "timm"),
+                                                 ("deit", dict(eps=1e-6, distilled=True), "timm")])
+def test_vit(name, fields, names, source):
+    expected, given, model = reference(name, source), make_transformers.pictures(), vit_form(**fields)
     images = jnp.asarray(given["images"], jnp.float32)
-    variables, _ = drawn(model, images)
+    variables, _ = drawn(model, images, names)
     logits, found = model.apply(variables, images, features=True)
     for i in range(2):                                                 # the last state is normed here, not yet there
         close(found[f"state{i}"], expected[f"state{i}"], atol=1e-5)
     close(logits, expected["logits"], atol=1e-5)
-    xent = lambda logits: -jnp.take_along_axis(jax.nn.log_softmax(logits), given["labels"][:, None], -1).mean()
-    value, gradient = jax.value_and_grad(lambda params: xent(model.apply({"params": params}, images)))(variables["params"])
+    value, gradient = jax.value_and_grad(lambda params: xent(model.apply({"params": params}, images), given["labels"]))(
+        variables["params"])
     assert abs(value - expected["loss"]) < 1e-4 and np.abs(expected["logits"][0] - expected["logits"][1]).max() > 0.1
-    gradients_are_those_of(expected, model, gradient)
+    gradients_are_those_of(expected, model, gradient, names)
+
+
+def xent(logits, labels):
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], -1).mean()
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name, depth", [("resnet_basic", 18), ("resnet_bottleneck", 50)])
+def test_resnet(name, depth, source):
+    """Each stage within 1e-5 of its largest value."""
+    expected, images = reference(name, source), jnp.asarray(make_transformers.photo(), jnp.float32)
+    model = kj.models.make(dict(name="resnet", depth=depth), classes=3)
+    variables, arrays = drawn(model, images, "huggingface")
+    logits, found = jax.jit(lambda variables: model.apply(variables, images, features=True))(variables)
+    for i, stage in enumerate(["stem", "stage1", "stage2", "stage3", "stage4"]):
+        close(found[stage], expected[f"stage{i}"], atol=1e-5 * np.abs(expected[f"stage{i}"]).max())
+    close(logits, expected["logits"], atol=1e-5 * np.abs(expected["logits"]).max())
+    value, gradient = jax.jit(jax.value_and_grad(
+        lambda params: xent(model.apply({**variables, "params": params}, images), np.array([2]))))(variables["params"])
+    assert abs(value - expected["loss"]) < 1e-4
+    gradients_are_those_of(expected, model, gradient, "huggingface")
+    back = convert.to_pytorch(model, variables, "huggingface")
+    assert back.keys() == arrays.keys() and all(back[n].tobytes() == arrays[n].tobytes() for n in arrays)
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -141,10 +169,11 @@ def test_mae(source):
     gradients_are_those_of(expected, model, gradient)
 
 
-@pytest.mark.parametrize("model", [vit_form(), mae_form()], ids=["vit", "mae"])
-def test_images_there_and_back(model):
-    variables, arrays = drawn(model, jnp.zeros((1, 8, 8, 3)))
-    back = convert.to_pytorch(model, variables)
+@pytest.mark.parametrize("model, names", [(vit_form(), ""), (mae_form(), ""), (vit_form(distilled=True), "timm")],
+                         ids=["vit", "mae", "deit"])
+def test_images_there_and_back(model, names):
+    variables, arrays = drawn(model, jnp.zeros((1, 8, 8, 3)), names)
+    back = convert.to_pytorch(model, variables, names)
     assert back.keys() == arrays.keys() and all(back[name].tobytes() == arrays[name].tobytes() for name in arrays)
     saved = {name.replace("decoder.decoder_layers.", "decoder.decoder_encoder.layer."): array for name, array in arrays.items()}
     jax.tree.map(np.testing.assert_array_equal, convert.to_karpjax(model, variables, saved, "new"),
@@ -169,7 +198,7 @@ def test_the_encoder_of_a_mae_sees_visible_patches_only():
 
 def test_positions_are_those_of_maes_code():
     """By its formula: omega_k = 10000^(-k / (D/4)), sines then cosines, columns then rows."""
-    table = np.asarray(sines(None, (10, 8)))
+    table = np.asarray(sines(None, (10, 8), 1))
     assert (table[0] == 0).all()
     column, row = 2, 1                                                  # patch 5 of a grid of 3 x 3
     expected = [np.sin(column), np.sin(column / 100), np.cos(column), np.cos(column / 100),

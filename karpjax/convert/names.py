@@ -19,15 +19,18 @@ from karpjax.errors import UserError
 VECTOR = (0,)
 CONV = {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", VECTOR)}          # theirs OIHW, ours HWIO; depthwise too
 DENSE = {"kernel": ("weight", (1, 0)), "bias": ("bias", VECTOR)}               # theirs OI, ours IO
+STATISTICS = ("mean", "var")
 NORM = {"scale": ("weight", VECTOR), "bias": ("bias", VECTOR), "mean": ("running_mean", VECTOR), "var": ("running_var", VECTOR)}
 # What has no place in ours: counters, and the parts of BERT that only its other tasks use.
-IGNORED = r".*\.num_batches_tracked|bert\.pooler\..*|cls\.seq_relationship\..*|.*\.position_ids"
+IGNORED = r".*\.num_batches_tracked|(bert|roberta|vit)\.pooler\..*|cls\.seq_relationship\..*|.*\.position_ids"
 # Other names of the same arrays: BERT's first files; MAE as transformers 5 saves it.
 RENAMED = [(r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"),
            (r"^decoder\.decoder_encoder\.layer\.", "decoder.decoder_layers.")]
+BARE = ("embeddings.", "encoder.", "layernorm.", "pooler.")  # the parts of a bare encoder
 # Copies of other arrays, which files may hold or leave out: ours is one array.
 TIED = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias"}
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+        "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"}
 
 
 @dataclasses.dataclass
@@ -60,9 +63,7 @@ class Place:
 
 def places(table: list, names: Iterable[str]) -> dict[str, Place]:
     """{our variable: its place}, for names as in the parameter table: "stem/kernel", "batch_stats/stem_norm/mean"."""
-    rows = [(re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\d+)", re.escape(ours))),
-             (theirs,) if isinstance(theirs, str) else theirs, layout) for ours, theirs, layout in table]
-    found = {}
+    rows, found = [(pattern_of(ours), parts_of(theirs), layout) for ours, theirs, layout in table], {}
     for name in names:
         module, _, leaf = name.removeprefix("batch_stats/").rpartition("/")
         matches = [(match, theirs, layout[leaf]) for pattern, theirs, layout in rows
@@ -70,18 +71,46 @@ def places(table: list, names: Iterable[str]) -> dict[str, Place]:
         if len(matches) != 1:
             raise UserError(f"the table of PyTorch's names has {len(matches)} rows for {name}, expected one")
         match, theirs, (their_leaf, order) = matches[0]
-        found[name] = Place([f"{part.format(**match.groupdict())}.{their_leaf}" for part in theirs], order)
+        found[name] = Place([join(part.format(**match.groupdict()), their_leaf, ".") for part in theirs], order)
     return found
 
 
-def cleaned(arrays: dict, where) -> dict:
-    """Their arrays by the names of the tables: without DataParallel's prefix, counters and copies; old names made new."""
+def ours_of(table: list, names: Iterable[str]) -> dict[str, str]:
+    """{their name: our variable}, the way back; without the names that no row has."""
+    leaves = [(ours, pattern_of(part), their_leaf, leaf) for ours, theirs, layout in table for part in parts_of(theirs)
+              for leaf, (their_leaf, _) in layout.items()]
+    found = {}
+    for name in names:
+        module, _, last = name.rpartition(".")
+        for ours, pattern, their_leaf, leaf in leaves:
+            if last == their_leaf and (match := pattern.fullmatch(module)):
+                found[name] = ("batch_stats/" if leaf in STATISTICS else "") + join(ours.format(**match.groupdict()), leaf, "/")
+                break
+    return found
+
+
+def parts_of(theirs) -> tuple[str, ...]:
+    return (theirs,) if isinstance(theirs, str) else theirs
+
+
+def pattern_of(name: str) -> re.Pattern:
+    return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\d+)", re.escape(name)))
+
+
+def join(module: str, leaf: str, by: str) -> str:
+    return f"{module}{by}{leaf}" if module else leaf
+
+
+def cleaned(arrays: dict, where, prefix: str = "") -> dict:
+    """Their arrays by the names of the tables: without DataParallel's prefix, counters and copies; old names made new; those of
+    a bare encoder with the prefix that they have inside a model with a head."""
+    bare = prefix and not any(name.startswith(f"{prefix}.") for name in arrays)
     found = {}
     for name, array in arrays.items():
         name = name.removeprefix("module.")
         for pattern, new in RENAMED:
             name = re.sub(pattern, new, name)
-        found[name] = array
+        found[f"{prefix}.{name}" if bare and name.startswith(BARE) else name] = array
     untied = [f"{copy} from {name}" for copy, name in TIED.items()
               if copy in found and name in found and not np.array_equal(found[copy], found[name])]
     if untied:

@@ -3,7 +3,7 @@ from karpjax.errors import UserError, did_you_mean
 from karpjax.models.airbench import Airbench
 from karpjax.models.cnn import CNN
 from karpjax.models.efficientnet_lite import EfficientNetLite0
-from karpjax.models.encoder import BERT as BERT, MaskedLM, TextClassifier
+from karpjax.models.encoder import BERT as BERT, ROBERTA as ROBERTA, MaskedLM, TextClassifier
 from karpjax.models.policy import ActorCritic
 from karpjax.models.resnet import ResNet
 from karpjax.models.resnet_cifar import CifarResNet

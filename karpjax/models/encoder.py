@@ -17,6 +17,7 @@ from karpjax.models.gelu import gelu
 from karpjax.models.transformer import Block, Dense, init, norm, same_segment
 
 BERT = dict(norm="post", mlp="gelu", bias=True, positions="learned", transform=True, types=2, eps=1e-12)
+ROBERTA = dict(BERT, types=1, eps=1e-5, offset=2)  # Liu et al. 2019: its table has two rows before the first position
 POSITIONS = ("rope", "learned")
 
 
@@ -31,11 +32,14 @@ class Encoder(nn.Module):
     bias: bool = False
     positions: str = "rope"    # or "learned", up to `context`
     context: int = 0           # with learned positions: the longest row
+    offset: int = 0            # the row of their table that is the first position
     types: int = 0             # BERT's table of sentence types; we only use its first row
     transform: bool = False    # BERT's dense layer before the output embedding, and its bias
     eps: float = 1e-6
     dropout: float = 0.0
     drop_path: float = 0.0     # of the last layer; earlier ones less, in a line
+    lora: int = 0              # rank of the attention's trainable part beside frozen matrices: see transformer.py
+    lora_alpha: float = 16.0
 
     def encode(self, tokens: Int[Array, "B T"], segments, train: bool):
         """The embedding table, and what each layer gives: embeddings first, the last is the encoder's output."""
@@ -49,7 +53,8 @@ class Encoder(nn.Module):
             if T > self.context:
                 raise UserError(f"a row of {T} tokens is longer than the model's context, {self.context}; expected at most "
                                 "that: prepare the texts with a smaller --length, or make config.model.context larger")
-            x = x + table(self.context, "position")(jnp.arange(T)[None] if positions is None else positions)
+            place_in_row = jnp.arange(T)[None] if positions is None else positions
+            x = x + table(self.context + self.offset, "position")(place_in_row + self.offset)
         if self.types:
             x = x + table(self.types, "type")(jnp.zeros_like(tokens))
         if self.norm == "post":
@@ -58,7 +63,7 @@ class Encoder(nn.Module):
         for i in range(self.layers):
             drop_path = self.drop_path * i / max(1, self.layers - 1)
             x = Block(self.heads, self.norm, self.mlp, self.bias, self.positions == "rope", self.eps, self.dropout, drop_path,
-                      name=f"block{i}")(x, mask, positions, train)
+                      self.lora, self.lora_alpha, name=f"block{i}")(x, mask, positions, train)
             states.append(x)
         if self.norm == "pre":
             states[-1] = norm(self.eps, self.bias, "norm")(x)

@@ -3,8 +3,13 @@
 The default is today's: norm first (Xiong et al. 2020), rotary positions (RoPE, Su et al. 2021), gated MLP (GeGLU, Shazeer
 2020), no biases. BERT's (Devlin et al. 2019) is norm="post", mlp="gelu", bias=True, rotary=False; ViT's (Dosovitskiy et al.
 2021) the same with norm="pre".
+
+With `lora` > 0 the matrices of the attention have a second, low-rank part (LoRA, Hu et al. 2022): W + lora_alpha / lora A B,
+with A of (D, lora), and B of (lora, F) that starts at 0. To train that part and the head alone:
+
+    config.model.lora = 8, config.optimizer.freeze = ["(?!head)(?!.*lora_).*"]
 """
-from flax import linen as nn
+from flax import linen as nn, traverse_util
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -29,13 +34,15 @@ class Block(nn.Module):
     eps: float = 1e-6          # of the norms
     dropout: float = 0.0
     drop_path: float = 0.0     # chance that a row skips the branch (Huang et al. 2016)
+    lora: int = 0
+    lora_alpha: float = 16.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "B 1 T T"] | None = None,
                  positions: Int[Array, "B T"] | None = None, train: bool = False) -> Float[Array, "B T D"]:
         check_choice(self.norm, NORMS, "config.model.norm")
         check_choice(self.mlp, MLPS, "config.model.mlp")
-        attention = Attention(self.heads, self.bias, self.rotary, name="attention")
+        attention = Attention(self.heads, self.bias, self.rotary, self.lora, self.lora_alpha, name="attention")
         mlp = MLP(self.mlp, self.bias, name="mlp")
         norms = [norm(self.eps, self.bias, f"norm_{part}") for part in ("attention", "mlp")]
         for branch, normed in zip((lambda x: attention(x, mask, positions), mlp), norms):
@@ -55,31 +62,41 @@ class Dense(nn.Module):
     copy for the weight's gradient, a tenth of a tiny encoder's step."""
     features: int
     bias: bool = True
+    lora: int = 0
+    lora_alpha: float = 16.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B F"]:
-        y = x.reshape(-1, x.shape[-1]) @ self.param("kernel", init, (x.shape[-1], self.features))
+        D, F, rows = x.shape[-1], self.features, x.reshape(-1, x.shape[-1])
+        y = rows @ self.param("kernel", init, (D, F))
+        if self.lora:
+            a = self.param("lora_a", nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"), (D, self.lora))
+            b = self.param("lora_b", nn.initializers.zeros, (self.lora, F))
+            y = y + self.lora_alpha / self.lora * (rows @ a @ b)
         if self.bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,))
-        return y.reshape(*x.shape[:-1], self.features)
+            y = y + self.param("bias", nn.initializers.zeros, (F,))
+        return y.reshape(*x.shape[:-1], F)
 
 
 class Attention(nn.Module):
     heads: int
     bias: bool
     rotary: bool
+    lora: int = 0
+    lora_alpha: float = 16.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], mask=None, positions=None) -> Float[Array, "B T D"]:
         B, T, D = x.shape
-        if D % self.heads:
+        if not self.heads or D % self.heads:
             raise UserError(f"a transformer of width {D}: expected a number of heads that divides it, found {self.heads}")
-        qkv = Dense(3 * D, self.bias, name="qkv")(x)                                      # (B, T, 3D)
+        dense = lambda width, name: Dense(width, self.bias, self.lora, self.lora_alpha, name=name)
+        qkv = dense(3 * D, "qkv")(x)                                                      # (B, T, 3D)
         q, k, v = jnp.unstack(qkv.reshape(B, T, 3, self.heads, D // self.heads), axis=2)  # (B, T, H, D/H) each
         if self.rotary:
             q, k = rotate(q, positions), rotate(k, positions)
         y = jax.nn.dot_product_attention(q, k, v, mask=mask)                              # (B, T, H, D/H)
-        return Dense(D, self.bias, name="out")(y.reshape(B, T, D))
+        return dense(D, "out")(y.reshape(B, T, D))
 
 
 class MLP(nn.Module):
@@ -97,6 +114,17 @@ class MLP(nn.Module):
             gate, y = jnp.split(dense(2 * F, "up")(x), 2, axis=-1)                        # (B, T, F) each
             y = gelu(gate) * y
         return dense(D, "down")(y)
+
+
+def merged(model: nn.Module, variables: dict) -> tuple[nn.Module, dict]:
+    """(the model without LoRA, its variables): every W + lora_alpha / lora A B as one matrix; the same outputs."""
+    if not getattr(model, "lora", 0):
+        return model, variables
+    flat = traverse_util.flatten_dict(variables["params"])
+    for *module, leaf in [name for name in flat if name[-1] == "lora_a"]:
+        a, b = flat.pop((*module, "lora_a")), flat.pop((*module, "lora_b"))
+        flat[*module, "kernel"] = flat[*module, "kernel"] + model.lora_alpha / model.lora * (a @ b)
+    return model.clone(lora=0), {**variables, "params": traverse_util.unflatten_dict(flat)}
 
 
 def norm(eps: float, bias: bool, name: str) -> nn.LayerNorm:

@@ -10,7 +10,7 @@ import numpy as np
 
 from karpjax.errors import UserError
 from karpjax.sources.shuffle import shuffled
-from karpjax.sources.source import Source, augmented, local_rows, ones
+from karpjax.sources.source import Source, augmented, local_rows, ones, unchanged
 
 
 class Arrays(Source):
@@ -19,18 +19,20 @@ class Arrays(Source):
     train     {"image": (N, ...), "label": (N,), ...}, numpy; every epoch is a new permutation, batches run across its end
     splits    {"validation": {...}, "test": {...}}, evaluated in order
     prepare   batch -> batch, deterministic: normalise. Also applied in evaluation and by `run.predict`
+    view      batch -> batch, in evaluation and by `run.predict` only, after prepare: what stands there for augment, as a crop
+              of the middle for random ones
     augment   (example, key) -> example, in training only, on one prepared example; keyed by the example's draw number
     mix       (batch, keys) -> batch, in training only, after augment: mixup and the like
     """
 
-    def __init__(self, train: dict, *, batch_size: int, splits: dict | None = None, prepare: Callable | None = None,
-                 augment: Callable | None = None, mix: Callable | None = None):
+    def __init__(self, train: dict, *, batch_size: int, splits: dict | None = None, prepare: Callable = unchanged,
+                 view: Callable = unchanged, augment: Callable | None = None, mix: Callable | None = None):
         self.n = check_columns(train, "train")
         self.batch_size, self.data = batch_size, {"train": train, **(splits or {})}
         self.splits = tuple(self.data)[1:]
         for name in self.splits:
             check_columns(self.data[name], name)
-        self._prepare, self._augment, self._mix = prepare, augment, mix
+        self._prepare, self._view, self._augment, self._mix = prepare, view, augment, mix
         # Rows are stored flat: on a TPU an array (N, H, W, 3) would be padded and laid out anew in every program.
         self.shapes = {name: column.shape[1:] for name, column in train.items()}
         self.arrays = {name: column.reshape(self.n, -1) if column.ndim > 2 else column for name, column in train.items()}
@@ -54,12 +56,12 @@ class Arrays(Source):
         epoch = ctx["epoch"] + position // self.n                                           # (B,)
         chosen = shuffled(position % self.n, epoch, order_key, self.n)
         batch = {name: column[chosen].reshape(self.batch_size, *self.shapes[name]) for name, column in arrays.items()}
-        batch = {**self.prepare(batch), "index": ctx["draw"] + rows, "record": chosen, "epoch": epoch,
+        batch = {**self._prepare(batch), "index": ctx["draw"] + rows, "record": chosen, "epoch": epoch,
                  "weight": ones(self.batch_size)}
         return augmented(batch, self._augment, self._mix, augment_key)
 
     def prepare(self, batch):
-        return self._prepare(batch) if self._prepare else batch
+        return self._view(self._prepare(batch))
 
     def first(self, n):
         return {name: column[:n] for name, column in self.data["train"].items()}

@@ -46,6 +46,8 @@ def prepared_builder(name: str, data_dir: str = ""):
     """The TFDS builder of a prepared set; the embedded sets are prepared here, once, if they are not there yet."""
     import tensorflow_datasets as tfds
     data_dir = default_data_dir(data_dir)
+    if not name:
+        raise UserError("config.data.name: expected the name of a data set, found none")
     if name in EMBEDDED:
         module, cls = EMBEDDED[name]
         builder_class = getattr(importlib.import_module(module), cls)

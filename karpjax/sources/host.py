@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax.sources.source import Source, augmented, ones
+from karpjax.sources.source import Source, augmented, ones, unchanged
 
 
 class Host(Source):
@@ -19,17 +19,18 @@ class Host(Source):
     train     records by index, with len(): a TFDS data source, a list, anything with __getitem__
     splits    {"test": records}
     decode    record -> {"image": ..., "label": ...} of numpy arrays of fixed shape
-    prepare, augment, mix    as in karpjax.sources.Arrays, on the device
+    prepare, view, augment, mix    as in karpjax.sources.Arrays, on the device
     ahead     batches that may wait in host memory, beside the one in use; `threads` decode them
     """
     host_fed = True
 
     def __init__(self, train, *, batch_size: int, splits: dict | None = None, decode: Callable = lambda record: record,
-                 prepare: Callable | None = None, augment: Callable | None = None, mix: Callable | None = None,
-                 ahead: int = 2, threads: int = 16):
+                 prepare: Callable = unchanged, view: Callable = unchanged, augment: Callable | None = None,
+                 mix: Callable | None = None, ahead: int = 2, threads: int = 16):
         self.records, self.batch_size, self.decode = {"train": train, **(splits or {})}, batch_size, decode
         self.splits = tuple(self.records)[1:]
-        self._prepare, self._augment, self._mix, self.ahead, self.threads = prepare, augment, mix, ahead, threads
+        self._prepare, self._view, self._augment, self._mix = prepare, view, augment, mix
+        self.ahead, self.threads = ahead, threads
         first = decode(train[0])
         self.example = jax.tree.map(np.asarray, self.prepare({name: jnp.asarray(v)[None] for name, v in first.items()}))
         self.arrays = {name: jax.ShapeDtypeStruct((batch_size, *np.shape(v)), jnp.asarray(v).dtype)
@@ -43,11 +44,11 @@ class Host(Source):
         return source_state, source_state
 
     def batch(self, arrays, ctx, i):
-        batch = {**self.prepare(arrays), "weight": ones(self.batch_size)}
+        batch = {**self._prepare(arrays), "weight": ones(self.batch_size)}
         return augmented(batch, self._augment, self._mix, jax.random.wrap_key_data(ctx["key"]))
 
     def prepare(self, batch):
-        return self._prepare(batch) if self._prepare else batch
+        return self._view(self._prepare(batch))
 
     def feed(self, step, seed):
         if (step, seed) != self.expected:  # the first step of a run, or of a resumed one

@@ -1,7 +1,8 @@
-"""Images from any TFDS data set.
+"""Images from any TFDS data set, or from a folder of folders.
 
     config.data = dict(name="cifar10", train="train[:90%]", validation="train[90%:]", test="test", batch_size=128,
                        mean=[125.3, 123.0, 113.9], std=[63.0, 62.1, 66.7])
+    config.data = dict(dir="ants_and_bees", train="train", test="val", batch_size=32, resize=(256, 256), crop=224)
 """
 from ml_collections import ConfigDict
 import numpy as np
@@ -10,37 +11,45 @@ from karpjax.errors import UserError, check_keys
 from karpjax.sources.datasets import open_splits, prepared_builder, source_of
 from karpjax.sources.source import Described, Source
 
-KEYS = ("name", "data_dir", "train", "validation", "test", "batch_size", "mean", "std", "resize", "channels", "on_device",
-        "described")
+KEYS = ("name", "dir", "data_dir", "train", "validation", "test", "batch_size", "mean", "std", "resize", "crop", "channels",
+        "on_device", "described")
 
 
 def images(data, augment=None, mix=None) -> Source:
     """A source of {"image": (B, H, W, C) float32, "label": (B,) int32} from config.data, a dict:
 
     name, data_dir      the TFDS set and where it is prepared ("": TFDS's default, or $TFDS_DATA_DIR)
+    dir                 in place of name: DIR/train/CLASS/*.jpg, DIR/test/CLASS/*.jpg; made a TFDS set on first use, and again
+                        when a file has changed
     train, validation, test   splits in TFDS's syntax, "" for none
     batch_size          global
     mean, std           per channel, in the units of the stored pixels: image = (stored - mean) / std
     resize              [H, W]: the largest part in the middle of that shape, scaled (bilinear, antialiased), on the host
+    crop                in evaluation and prediction: the size of a square in the middle (of what `resize` leaves)
     channels            3: grey images repeated to three channels
     on_device           "auto", "yes" or "no" (fed from the host)
     described           set by karpjax.restore: classes and shape, for where the data set is not
     """
     data = ConfigDict(dict(data))
-    check_keys(data, KEYS, "config.data", required=("name", "train", "batch_size"))
+    check_keys(data, KEYS, "config.data", required=("train", "batch_size"))
     mean, std = (np.asarray(data.get(k, default), np.float32) for k, default in (("mean", 0.0), ("std", 1.0)))
 
     def prepare(batch):
         return {**batch, "image": (batch["image"].astype(np.float32) - mean) / std}         # (B, H, W, C)
 
+    def view(batch):
+        return {**batch, "image": middle(batch["image"], data.crop)} if data.get("crop", 0) else batch
+
     try:
-        builder = prepared_builder(data.name, data.get("data_dir", ""))
+        builder = set_of(data)
     except UserError as error:
         if not data.get("described"):
             raise
-        source = Described({"image": np.zeros((1, *data.described["shape"]), np.uint8)}, prepare, error)
-        source.classes, source.encode = data.described["classes"], encoder(data.described["shape"])
+        described = data.described.to_dict()
+        source = Described({"image": np.zeros((1, *described["shape"]), np.uint8)}, lambda batch: view(prepare(batch)), error)
+        source.classes, source.described, source.encode = described["classes"], described, encoder(described["shape"])
         return source
+    data.name = builder.name
     wanted, records = open_splits(builder, data)
     features = builder.info.features
     for name in ("image", "label"):
@@ -60,11 +69,34 @@ def images(data, augment=None, mix=None) -> Source:
 
     shape = (*(resize or features["image"].shape[:2]), channels or features["image"].shape[2])
     row_bytes = None if None in shape else int(np.prod(shape)) * np.dtype(features["image"].np_dtype).itemsize
-    source = source_of(data, wanted, records, decode, row_bytes, prepare=prepare, augment=augment, mix=mix)
-    source.classes, source.described = classes, {"classes": classes, "shape": list(source.example["image"].shape[1:])}
+    source = source_of(data, wanted, records, decode, row_bytes, prepare=prepare, view=view, augment=augment, mix=mix)
+    stored = decode(records["train"][0])["image"].shape
+    source.classes, source.described = classes, {"classes": classes, "shape": list(stored), "names": features["label"].names}
     source.encode = encoder(source.described["shape"])
     source.pixels = lambda images: np.clip((np.asarray(images) * std + mean) / 255, 0, 1)   # (B, H, W, C) in 0 to 1, to look at
     return source
+
+
+def set_of(data):
+    """The TFDS builder that config.data names."""
+    if data.get("dir", ""):
+        if data.get("name", ""):
+            raise UserError(f"config.data: name = {data.name!r} and dir = {data.dir!r}; expected one of them")
+        from karpjax.prepare import prepared_folder  # which uses this package
+        return prepared_builder(prepared_folder(data.dir, data.get("data_dir", "")), data.get("data_dir", ""))
+    if not data.get("name", ""):
+        raise UserError("config.data: expected the name of a data set, or the dir of an ImageFolder (--config.data.dir=DIR); "
+                        "found neither")
+    return prepared_builder(data.name, data.get("data_dir", ""))
+
+
+def middle(images, size: int):
+    """(B, H, W, C) -> (B, size, size, C)."""
+    H, W = images.shape[1:3]
+    if min(H, W) < size:
+        raise UserError(f"config.data.crop = {size}: the images are {H} x {W}; expected config.data.resize of at least that")
+    top, left = (H - size) // 2, (W - size) // 2
+    return images[:, top:top + size, left:left + size]
 
 
 def encoder(shape):

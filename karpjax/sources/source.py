@@ -69,6 +69,9 @@ class Described(Source):
         self.prepare, self.missing = prepare, missing
         self.example = jax.tree.map(np.asarray, prepare(jax.tree.map(jnp.asarray, example)))
 
+    def init(self, key):
+        return {}
+
     def eval_batches(self, split):
         raise self.missing
 
@@ -91,6 +94,10 @@ def augmented(batch: dict, augment, mix, key) -> dict:
         batch = {**batch, **jax.vmap(augment)({k: v for k, v in batch.items() if k not in ("index", "weight")},
                                               example_keys(each, batch["index"]))}
     return batch if mix is None else mix(batch, example_keys(together, batch["index"]))
+
+
+def unchanged(batch: dict) -> dict:
+    return batch
 
 
 def ones(n: int):

@@ -30,7 +30,7 @@ def text(data, augment=None) -> Source:
         its row from 1, 0 where there is none; sets with labels "label" (B,), and `classes`
     path ("": the embedded novel), length, batch_size                 bytes
     """
-    return prepared_text(data, augment) if data.get("name", "") else bytes_of_a_file(data, augment)
+    return prepared_text(data, augment) if "name" in data else bytes_of_a_file(data, augment)
 
 
 def prepared_text(data, augment=None) -> Source:

@@ -1,11 +1,13 @@
 """Image classification: cross-entropy with label smoothing (Szegedy et al. 2016, section 7) on any TFDS image set.
 
     config.task = "classify"; config.model, config.data (karpjax/sources/images.py), config.augment (karpjax/augment.py),
-    config.label_smoothing, config.tta
+    config.label_smoothing, config.tta, config.frozen_statistics
 
 Metrics: "accuracy" (top 1); with config.tta evaluation adds "accuracy_tta", of the mean over several views of each image:
 "mirror", or "mirror_translate" (6 views: mirrored or not, moved by a pixel down and right, up and left, or not). The loss is
-smoothed in training and plain in evaluation, so the two are not of one scale.
+smoothed in training and plain in evaluation, so the two are not of one scale. With config.frozen_statistics the network trains
+as it is evaluated: BatchNorm uses, and leaves, the statistics it came with, and nothing is dropped. A frozen backbone
+(config.optimizer.freeze) needs it: what its norms saw of a few new images would change its features.
 """
 import functools
 
@@ -25,16 +27,17 @@ START_IMAGES = 5000  # training images that a data-dependent start sees
 
 
 def build(config) -> kj.Task:
-    check_own_keys(config, "augment", "label_smoothing", "tta")
+    check_own_keys(config, "augment", "label_smoothing", "tta", "frozen_statistics")
     each, together = augment.make(config.get("augment", ()), seed=config.seed)
     source = kj.sources.images(config.data, augment=each, mix=together)
     classes = check_classes(config, source.classes)
     model = kj.models.make(config.model, classes=classes)
     smoothing, tta = config.get("label_smoothing", 0.0), config.get("tta", "")
+    frozen = config.get("frozen_statistics", False)
     check_choice(tta, VIEWS, "config.tta")
 
     def loss(params, model_state, batch, key):
-        logits, model_state = kj.apply(model, params, model_state, batch["image"], key)                   # (B, C)
+        logits, model_state = kj.apply(model, params, model_state, batch["image"], None if frozen else key)  # (B, C)
         target = optax.smooth_labels(augment.targets(batch, classes), smoothing if key is not None else 0.0)  # (B, C)
         xent = optax.softmax_cross_entropy(logits, target)                                                # (B,)
         accuracy = lambda logits: kj.mean((logits.argmax(-1) == batch["label"]).astype(jnp.float32), batch["weight"])

@@ -5,6 +5,7 @@ BatchNorm, augmentation, masks, unfinished episodes.
 """
 import dataclasses
 import importlib
+import os
 import pathlib
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / "configs"
@@ -14,13 +15,15 @@ CADENCE = dict(steps=12, log_every=1, eval_every=6, save_every=3, keep=2)
 @dataclasses.dataclass
 class Entry:
     """file    in configs/
-    small      overrides that make it tiny: {"model.width": 8}
+    small      overrides that make it tiny: {"model.width": 8}; {data} is where tests/stand_ins.py put what it made
     exact      overrides under which a batch, its micro-batches and its per-device parts give one result: no dropout and
                no statistics across examples (G4, G5); None where the model cannot do without
+    argument   of the file's get_config
     """
     file: str
     small: dict
     exact: dict | None
+    argument: str = ""
 
 
 TASKS = {
@@ -46,6 +49,16 @@ TASKS = {
     "vit": Entry("cifar10_vit.py", {"model.patch": 8, "model.width": 16, "model.layers": 2, "model.dropout": 0.1,
                                     "data.batch_size": 16},
                  {"model.dropout": 0.0, "model.drop_path": 0.0}),
+    # Another project's file, for another number of classes, under BatchNorm; and LoRA on a checkpoint that was made of one.
+    "finetune": Entry("finetune_imagefolder.py", {
+        "model.depth": 8, "init_from": "{data}/resnet8.npz", "data.dir": "{data}/pictures", "data.batch_size": 16,
+        "data.validation": "train[:30]", "data.resize": (12, 12), "data.crop": 8,
+        "augment": [dict(name="random_resized_crop", size=8), dict(name="flip")]},
+        {"frozen_statistics": True}, argument="resnet20_cifar"),
+    "lora": Entry("finetune_imagefolder.py", {
+        "init_from": "{data}/vit", "data.dir": "{data}/pictures", "data.batch_size": 16, "data.validation": "train[:30]",
+        "data.resize": (12, 12), "data.crop": 8, "augment": [dict(name="random_resized_crop", size=8)]},
+        {}, argument="lora"),
     "reinforce": Entry("reinforce_cartpole.py", {"model.width": 16, "data.num_envs": 16, "data.length": 32, "env.max_steps": 20,
                                                  "data.minibatches": 2, "steps_per_dispatch": 4,
                                                  "data.eval_episodes": 20, "baseline": True,
@@ -70,7 +83,7 @@ def config_of(name: str, exact: bool = False, **overrides):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config()
+    config = module.get_config(*([entry.argument] if entry.argument else []))
     with config.unlocked():
         # Adam divides by the size of a gradient: where that is rounding noise, so is the update, and no two orders of
         # summation agree. A larger epsilon keeps noise noise.
@@ -79,6 +92,7 @@ def config_of(name: str, exact: bool = False, **overrides):
         if "warmup_steps" in str(config.optimizer.get("learning_rate", "")):
             config.optimizer.learning_rate.warmup_steps = 2
         for key, value in {**CADENCE, **entry.small, **((entry.exact or {}) if exact else {}), **overrides}.items():
+            value = value.replace("{data}", os.environ["TFDS_DATA_DIR"]) if isinstance(value, str) else value
             *parents, last = key.split(".")
             node = config
             for parent in parents:

@@ -14,6 +14,8 @@ from guarantees.harness import ROOT
 
 TOPOLOGY = "--topology=v5e:2x2"
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
+# What a config needs to be told.
+FLAGS = {"finetune_imagefolder.py": [":resnet50", "--config.data.dir={data}/pictures"]}
 MICRO_BATCHES = ["--config=configs/digits_cnn.py", "--config.dispatch=step", "--config.accumulate=4"]
 GYMNAX = importlib.util.find_spec("gymnax") is not None
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
@@ -70,7 +72,8 @@ def here(config: str) -> bool:
 @pytest.fixture(scope="module")
 def compiled():
     """{config's file: report}, with micro-batches and their mutants; one process for all."""
-    jobs = {name: [f"--config=configs/{name}"] for name in CONFIGS if here(name)}
+    flags_of = lambda name: [flag.format(data=os.environ["TFDS_DATA_DIR"]) for flag in FLAGS.get(name, [""])]
+    jobs = {name: [f"--config=configs/{name}{flags_of(name)[0]}", *flags_of(name)[1:]] for name in CONFIGS if here(name)}
     jobs |= {name: MICRO_BATCHES for name in ("micro-batches", "rows cross chips", "unrolled")}
     done = python("-c", COMPILE, *[json.dumps([name, TOPOLOGY, *flags]) for name, flags in jobs.items()])
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

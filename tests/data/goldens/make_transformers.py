@@ -1,11 +1,14 @@
-"""What Hugging Face's PyTorch transformers give, for tests/test_transformers.py: made once, in an environment of its own.
+"""What Hugging Face's and timm's PyTorch models give, for tests/test_transformers.py: made once, in an environment of its own.
 
     pip install torch==2.13.0 numpy transformers==5.23.0
-    python tests/data/goldens/make_transformers.py
+    pip install --no-deps timm==1.0.31 torchvision
+    python tests/data/goldens/make_transformers.py [NAME ...]
 
-bert.npz    BertForMaskedLM: every hidden state, the logits, the loss at masked tokens and its gradient
-vit.npz     ViTForImageClassification: the same
-mae.npz     ViTMAEForPreTraining: predicted pixels, the loss at masked patches and its gradient
+bert, roberta     BertForMaskedLM and RobertaForMaskedLM: every hidden state, the logits, the masked loss, its gradient
+vit, timm, deit   ViTForImageClassification, timm's VisionTransformer and VisionTransformerDistilled: the same
+mae               ViTMAEForPreTraining: predicted pixels, the loss at masked patches and its gradient
+resnet_basic, resnet_bottleneck   ResNetForImageClassification of 18 and 50 layers: every stage, the logits, some gradients
+positions         timm's resample_abs_pos_embed
 
 Weights are drawn from a seed by name, so that none need be stored. Every file also holds the versions it was made with. Where
 PyTorch and transformers are installed the test calls these functions instead of reading the files.
@@ -37,13 +40,26 @@ def tokens():
 
 
 def bert() -> dict:
-    import torch
     from transformers import BertConfig, BertForMaskedLM
-    model = BertForMaskedLM(BertConfig(vocab_size=40, max_position_embeddings=16, attn_implementation="eager", **SIZE)).eval()
-    draw(model)
+    return of_text(BertForMaskedLM(BertConfig(vocab_size=40, max_position_embeddings=16, attn_implementation="eager", **SIZE)))
+
+
+def roberta() -> dict:
+    """Of its 18 positions the first two are padding's."""
+    from transformers import RobertaConfig, RobertaForMaskedLM
+    return of_text(RobertaForMaskedLM(RobertaConfig(
+        vocab_size=40, max_position_embeddings=18, type_vocab_size=1, pad_token_id=1, layer_norm_eps=1e-5,
+        attn_implementation="eager", **SIZE)))
+
+
+def of_text(model) -> dict:
+    import torch
+    draw(model.eval())
     rows = {name: torch.from_numpy(value) for name, value in tokens().items()}
     labels = torch.where(rows["chosen"], rows["tokens"], -100)
-    out = model(rows["inputs"], attention_mask=rows["there"], labels=labels, output_hidden_states=True)
+    positions = {} if "roberta" not in model.config.model_type else \
+        {"position_ids": torch.cumsum(rows["there"], 1) * rows["there"] + 1}  # as it counts them from its own padding token
+    out = model(rows["inputs"], **positions, attention_mask=rows["there"], labels=labels, output_hidden_states=True)
     out.loss.backward()
     states = {f"state{i}": state.detach().numpy() for i, state in enumerate(out.hidden_states)}
     return {**states, "logits": out.logits.detach().numpy(), "loss": out.loss.item(), **gradients(model)}
@@ -65,6 +81,69 @@ def vit() -> dict:
     loss.backward()
     states = {f"state{i}": state.detach().numpy() for i, state in enumerate(out.hidden_states)}
     return {**states, "logits": out.logits.detach().numpy(), "loss": loss.item(), **gradients(model)}
+
+
+def timm() -> dict:
+    from timm.models.vision_transformer import VisionTransformer
+    return of_timm(VisionTransformer)
+
+
+def deit() -> dict:
+    from timm.models.deit import VisionTransformerDistilled
+    return of_timm(VisionTransformerDistilled)
+
+
+def of_timm(architecture) -> dict:
+    import torch
+    model = architecture(img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=2, num_classes=3).eval()
+    draw(model)
+    states = []
+    for part in (model.norm_pre, *model.blocks):
+        part.register_forward_hook(lambda module, inputs, output: states.append(output.detach().numpy()))
+    given = pictures()
+    logits = model(channels_first(given["images"]))
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(given["labels"]))
+    loss.backward()
+    return {**{f"state{i}": state for i, state in enumerate(states)}, "logits": logits.detach().numpy(), "loss": loss.item(),
+            **gradients(model)}
+
+
+def positions() -> dict:
+    """A class token's and those of a grid of 5 x 5, for grids of 3 x 3 and 8 x 8."""
+    import torch
+    from timm.layers import resample_abs_pos_embed
+    given = np.random.default_rng(0).normal(size=(26, 6)).astype(np.float32)
+    for_grid = lambda side: resample_abs_pos_embed(torch.from_numpy(given)[None], [side, side])[0].numpy()
+    return {"given": given, "side3": for_grid(3), "side8": for_grid(8)}
+
+
+def resnet_basic() -> dict:
+    return of_resnet(layer_type="basic", depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512])
+
+
+def resnet_bottleneck() -> dict:
+    return of_resnet(layer_type="bottleneck", depths=[3, 4, 6, 3], hidden_sizes=[256, 512, 1024, 2048])
+
+
+def photo():
+    """(1, 32, 32, 3) in -1 to 1."""
+    return images(1, 32) / 128 - 1
+
+
+def of_resnet(**form) -> dict:
+    import torch
+    from transformers import ResNetConfig, ResNetForImageClassification
+    model = ResNetForImageClassification(ResNetConfig(num_labels=3, **form)).eval()
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items() if value.ndim}
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights(shapes).items()}, strict=False)
+    out = model(channels_first(photo()), output_hidden_states=True)
+    loss = torch.nn.functional.cross_entropy(out.logits, torch.tensor([2]))
+    loss.backward()
+    small = ("resnet.embedder", "classifier", "resnet.encoder.stages.3.layers.1.layer.0.normalization")
+    return {**{f"stage{i}": state.detach().numpy().transpose(0, 2, 3, 1) for i, state in enumerate(out.hidden_states)},
+            "logits": out.logits.detach().numpy(), "loss": loss.item(),
+            **{name: value for name, value in gradients(model).items() if name.startswith(tuple(f"gradient/{s}" for s in small))
+               and value.size < 20_000}}
 
 
 def mae() -> dict:
@@ -102,7 +181,9 @@ def gradients(model) -> dict:
 
 
 def published(name: str) -> str:
-    """A parameter of transformers 5 by its name in published files."""
+    """A parameter of transformers 5 by its name in published files; timm's is its own."""
+    if name.startswith("blocks."):
+        return name
     for new, old in ((r"^vit\.layers\.", "vit.encoder.layer."), (r"\.attention\.q_proj\.", ".attention.attention.query."),
                      (r"\.attention\.k_proj\.", ".attention.attention.key."),
                      (r"\.attention\.v_proj\.", ".attention.attention.value."),
@@ -112,15 +193,16 @@ def published(name: str) -> str:
     return name
 
 
-def main():
+def main(names):
     import torch
     import transformers
     versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
                 "numpy": np.__version__}
-    for make in (bert, vit, mae):
+    everything = "bert roberta vit timm deit mae positions resnet_basic resnet_bottleneck"
+    for make in map(globals().get, names or everything.split()):
         np.savez_compressed(HERE / f"{make.__name__}.npz", **make(), versions=json.dumps(versions))
         print(make.__name__, (HERE / f"{make.__name__}.npz").stat().st_size)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,0 +1,41 @@
+"""Pretrained weights on pictures of your own: a folder of train/CLASS/*.jpg and test/CLASS/*.jpg.
+
+    python -m karpjax.convert --from=resnet50.pth --arch=resnet50 --to=runs/resnet50        # once: a published file
+    python -m karpjax.train --config=configs/finetune_imagefolder.py --config.init_from=runs/resnet50 \\
+        --config.data.dir=DIR --workdir=runs/mine
+
+Architecture, mean and std are those of the weights; the head starts anew for your classes. The recipe is the usual one:
+RandomResizedCrop(224) and flips, SGD of rate 0.01 and momentum 0.9, cross-entropy, the loss every 100 batches, the accuracy at
+the end, on the middle 224 x 224 of 256 x 256. (Crops are taken from the middle square of a picture, not from all of it.)
+
+    --config.frozen_statistics=True                                    # for few pictures: BatchNorm as it came
+    --config.optimizer.freeze='("(?!head/).*",)'                       # with it: the backbone frozen, a linear probe
+    --config.optimizer.lr_scale='(("head/.*",10.0),)'                  # the head learns ten times as fast
+    --config.data.validation='train[80%:]' --config.data.train='train[:80%]'
+    --config=configs/finetune_imagefolder.py:resnet50                  # names the architecture: then init_from may be the file
+
+A vision transformer by LoRA: --config=configs/finetune_imagefolder.py:lora (karpjax/models/transformer.py). What it gives:
+experiments/finetune.
+"""
+import karpjax
+from karpjax.convert.archs import find
+
+
+def get_config(arch=""):
+    lora = arch == "lora"
+    model, recipe = (dict(lora=8), {}) if lora else (dict(find(arch).model), find(arch).recipe) if arch else ({}, {})
+    optimizer = dict(name="adamw", learning_rate=1e-3, weight_decay=0.0, freeze=("(?!head)(?!.*lora_).*",)) if lora else \
+        dict(name="sgd", learning_rate=0.01, momentum=0.9, freeze=())
+    return karpjax.config(
+        task="classify",
+        steps=500,
+        model=model,
+        data=dict(dir="", train="train", validation="", test="test", batch_size=32, resize=(256, 256), crop=224, **recipe),
+        augment=[dict(name="random_resized_crop", size=224), dict(name="flip")],
+        init_from="",
+        init_skip=(),
+        frozen_statistics=False,
+        optimizer={**optimizer, "lr_scale": ()},
+        log_every=100, eval_every=100, save_every=100,
+        best="",
+    )

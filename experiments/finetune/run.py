@@ -1,0 +1,157 @@
+"""Ants and bees from published ImageNet weights: a linear probe on frozen features beside the fine-tuning recipe.
+
+    python experiments/finetune/run.py --workdir=runs/finetune                     # an hour or two on 2 cores
+    python experiments/finetune/run.py --quick --log=/tmp/quick.jsonl
+
+Hymenoptera (244 pictures to train, 153 to test) and EfficientNet-Lite0, from the shared data ($KARPJAX_TEST_DATA,
+../shared/data by default). The probe is a logistic regression on `run.features`, its penalty chosen by five folds of the
+training pictures. The recipe is configs/finetune_imagefolder.py; its settings are chosen by two folds of the training pictures
+among CANDIDATES, one seed; then three seeds on all of them. The test pictures are looked at once a model. A line a run in
+results.jsonl; at the end the difference of the two in right answers, picture by picture, with its 95 % interval. Started again it
+goes on where it stopped. --quick: a few steps on a few pictures, for tests.
+"""
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from experiments.runs import trained  # noqa: E402
+import karpjax  # noqa: E402
+from karpjax.convert.__main__ import published  # noqa: E402
+from karpjax.loop import versions  # noqa: E402
+
+SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
+PENALTIES = [10.0**n for n in range(-5, 2)]
+BATCH, EPOCHS, SEEDS = 32, 4, 3
+CANDIDATES = {"statistics kept": {"frozen_statistics": True},
+              "statistics kept, rate 0.003": {"frozen_statistics": True, "optimizer.learning_rate": 0.003},
+              "statistics kept, head x 10": {"frozen_statistics": True, "optimizer.learning_rate": 0.002,
+                                             "optimizer.lr_scale": (("head/.*", 10.0),)}}
+QUICK = {"steps": 2, "data.batch_size": 4, "data.resize": (40, 40), "data.crop": 32,
+         "augment": [dict(name="random_resized_crop", size=32)]}
+
+
+def features(start, folder: pathlib.Path, split: str) -> tuple:
+    """(N, 1280), (N,): of the pictures as the recipe evaluates them."""
+    run, rows, labels = karpjax.restore(start), [], []
+    recipe = {name: run.config.data[name] for name in ("mean", "std")}
+    source = karpjax.sources.images(dict(dir=str(folder), train=split, test=split, batch_size=BATCH, resize=(256, 256),
+                                         crop=224, **recipe))
+    pooled = jax.jit(lambda batch: run.model.apply(run.variables, source.prepare(batch)["image"], features=True)[1]["pooled"])
+    for batch in source.eval_batches("test"):
+        real = batch["weight"] > 0
+        rows.append(np.asarray(pooled(batch))[real])
+        labels.append(batch["label"][real])
+    return np.concatenate(rows), np.concatenate(labels)
+
+
+def regression(x, y, penalty: float):
+    """Logistic regression by L-BFGS: (D, C) and (C,), for x of mean 0 and deviation 1."""
+    classes = int(y.max()) + 1
+
+    def loss(w):
+        nll = optax.softmax_cross_entropy_with_integer_labels(x @ w["kernel"] + w["bias"], y)
+        return nll.mean() + penalty * jnp.sum(w["kernel"]**2)
+    w, optimizer = {"kernel": jnp.zeros((x.shape[1], classes)), "bias": jnp.zeros(classes)}, optax.lbfgs()
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    def step(_, carry):
+        w, state = carry
+        value, grad = value_and_grad(w, state=state)
+        updates, state = optimizer.update(grad, state, w, value=value, grad=grad, value_fn=loss)
+        return optax.apply_updates(w, updates), state
+    return jax.jit(lambda w: jax.lax.fori_loop(0, 100, step, (w, optimizer.init(w)))[0])(w)
+
+
+def probe(x, y, test_x, penalty: float) -> np.ndarray:
+    """(N,) answers for the test rows."""
+    mean, std = x.mean(0), x.std(0) + 1e-6
+    w = regression((x - mean) / std, y, penalty)
+    return np.asarray(((test_x - mean) / std @ w["kernel"] + w["bias"]).argmax(-1))
+
+
+def study(options, workdir: pathlib.Path):
+    rows = []
+
+    def log(row):
+        rows.append(row)
+        pathlib.Path(options.log).write_text("".join(json.dumps(each) + "\n" for each in rows))
+        print({name: value for name, value in row.items() if not isinstance(value, (list, dict))}, flush=True)
+    raw = workdir / "raw" / "hymenoptera"
+    if not raw.exists():
+        subprocess.run([sys.executable, SHARED / "unpack.py", "hymenoptera", "--to", workdir / "raw"], check=True)
+        for split, keep in (("train", 8), ("val", 4)) if options.quick else ():
+            for each in (raw / split).iterdir():
+                for file in sorted(each.iterdir())[keep:]:
+                    file.unlink()
+    start = workdir / "lite0"
+    if not start.exists():
+        published(SHARED / "weights" / "efficientnet_lite0.safetensors", "efficientnet_lite0", start)
+    common = {"init_from": str(start), "data.dir": str(raw), "data.data_dir": str(workdir / "tfds"), "data.batch_size": BATCH}
+    os.environ.setdefault("TFDS_DATA_DIR", str(workdir / "tfds"))
+
+    # ------------------------------------------------------------------------------------------------------- the probe
+    (x, y), (test_x, test_y) = features(start, raw, "train"), features(start, raw, "val")
+    folds = np.arange(len(x)) % 5
+    right = {p: np.mean([np.mean(probe(x[folds != k], y[folds != k], x[folds == k], p) == y[folds == k]) for k in range(5)])
+             for p in PENALTIES[::3 if options.quick else 1]}
+    penalty = max(right, key=right.get)
+    answers = probe(x, y, test_x, penalty) == test_y
+    log({"run": "probe", "cross_validation": {str(p): float(a) for p, a in right.items()}, "penalty": penalty,
+         "test/accuracy": float(answers.mean()), "right": answers.astype(int).tolist(), "versions": versions()})
+
+    # ------------------------------------------------------------------------------------------------------ the recipe
+    steps = 2 if options.quick else options.epochs * len(x) // BATCH
+    common |= {**(QUICK if options.quick else {"steps": steps}), "log_every": 1, "eval_every": steps, "save_every": 4}
+    held = {}
+    for i, (name, own) in enumerate(list(CANDIDATES.items())[:1 if options.quick else None]):
+        parts = [("train[50%:]", "train[:50%]"), ("train[:50%]", "train[50%:]")][:1 if options.quick else 2]
+        found = [trained("finetune_imagefolder", workdir / f"{options.epochs}_fold_{i}_{k}", **{
+            **common, **own, "data.train": train, "data.test": held_out, "steps": max(1, steps // 2),
+            "eval_every": max(1, steps // 2)}) for k, (train, held_out) in enumerate(parts)]
+        held[name] = float(np.mean([each["test/accuracy"] for each in found]))
+        log({"run": "fold", "candidate": name, "accuracy": held[name], "parts": [each["test/accuracy"] for each in found]})
+    chosen = max(held, key=held.get)
+    tuned = []
+    for seed in range(1 if options.quick else SEEDS):
+        folder = workdir / f"{options.epochs}_tuned_{list(CANDIDATES).index(chosen)}_{seed}"
+        summary = trained("finetune_imagefolder", folder, **{**common, **CANDIDATES[chosen], "data.test": "val", "seed": seed})
+        run = karpjax.restore(folder)
+        logits = np.concatenate([np.asarray(run.predict(batch["image"]))[batch["weight"] > 0]
+                                 for batch in run.task.source.eval_batches("test")])
+        tuned.append(logits.argmax(-1) == test_y)
+        log({"run": "tuned", "candidate": chosen, "seed": seed, **summary, "right": tuned[-1].astype(int).tolist()})
+
+    # ------------------------------------------------------------------------------------------------------- the two
+    difference = np.mean(tuned, axis=0) - answers                                              # (N,), over pictures
+    half = 1.96 * difference.std(ddof=1) / len(difference) ** 0.5
+    log({"run": "tuned - probe", "mean": float(difference.mean()), "interval": [float(difference.mean() - half),
+                                                                              float(difference.mean() + half)],
+         "tuned": [float(each.mean()) for each in tuned], "probe": float(answers.mean())})
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--workdir", default="", help="where a study that was stopped goes on; empty: nowhere")
+    parser.add_argument("--log", default=str(HERE / "results.jsonl"))
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        study(options, pathlib.Path(options.workdir or folder).resolve())
+
+
+if __name__ == "__main__":
+    main()
