@@ -19,6 +19,7 @@ Rows keep the files' order, so that train[:54000] are the first 54,000 images; t
 shuffled, alike every time.
 """
 import hashlib
+import os
 import pathlib
 
 from karpjax import cli, corpora, importers
@@ -54,9 +55,9 @@ def prepared_folder(folder, data_dir="") -> str:
     root = pathlib.Path(folder).expanduser().resolve()
     if not root.is_dir():
         raise UserError(f"config.data.dir = {str(folder)!r}: no such folder; expected one with train/CLASS/*.jpg in it")
-    files = sorted((str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns)
-                   for path in root.rglob("*") if path.is_file())
-    name = f"folder_{hashlib.sha256(repr((root, files)).encode()).hexdigest()[:12]}"
+    files = sorted((path, os.stat(path).st_size, os.stat(path).st_mtime_ns)            # links are followed
+                   for folder, _, names in os.walk(root, followlinks=True) for path in (os.path.join(folder, n) for n in names))
+    name = f"folder_{hashlib.sha256(repr(files).encode()).hexdigest()[:12]}"
     if not (pathlib.Path(default_data_dir(str(data_dir))) / name).exists():
         write(name, importers.imagefolder(root), data_dir)
     return name

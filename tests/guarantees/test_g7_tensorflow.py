@@ -17,7 +17,7 @@ from guarantees.registry import TASKS, config_of
 from karpjax.loop import train
 import karpjax
 for name in sys.argv[1:]:
-    config, record = config_of(name, steps=4)
+    config, record = config_of(name)  # the programs of G2, compiled once
     with tempfile.TemporaryDirectory() as workdir:
         train(config, workdir, record=record)
         karpjax.restore(workdir)

@@ -30,7 +30,7 @@ def poisoned_from(first: int, value: float):
 def changed_by_poison(name, value) -> list[str]:
     """Train 4 good steps (of every task a whole chunk), then 4 poisoned ones: what of the state they changed."""
     overrides = {"dispatch": "scan", "steps_per_dispatch": 4}
-    clean = run(*config_of(name, **overrides), mesh_of(2), steps=4, change=poisoned_from(10**6, value))
+    clean = run(*config_of(name, **overrides), mesh_of(2), steps=4, change=poisoned_from(4, value))  # one program for both
     bad = run(*config_of(name, **overrides), mesh_of(2), steps=8, change=poisoned_from(4, value))
     assert bad.metrics["skipped"].tolist() == bad.metrics["skipped_in_a_row"].tolist() == [0, 0, 0, 0, 1, 2, 3, 4]
     return [n for n in clean.state if n.startswith(KEPT) and not np.array_equal(clean.state[n], bad.state[n])]
