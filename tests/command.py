@@ -8,13 +8,17 @@ ROOT = pathlib.Path(__file__).parent.parent
 TINY = (ROOT / "tests" / "tiny.py").read_text()
 
 
-def command(name: str, *flags: str, cwd=ROOT, path="", before: str = "", timeout: int = 120) -> subprocess.CompletedProcess:
+def command(name: str, *flags: str, cwd=ROOT, path="", before: str = "", timeout: int = 120,
+            optimised: bool = False) -> subprocess.CompletedProcess:
     """python -m karpjax.NAME FLAGS, on one CPU device.
 
-    path    a folder that is also on PYTHONPATH
-    before  Python to run first, in the same process: faults to inject
+    path       a folder that is also on PYTHONPATH
+    before     Python to run first, in the same process: faults to inject
+    optimised  programs as a user has them: longer to compile, for runs of many steps
     """
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), str(path)]))}
+    if optimised:
+        env.pop("XLA_FLAGS")
     start = ["-m", f"karpjax.{name}"]
     if before:
         start = ["-c", f"{before}\nimport runpy\nrunpy.run_module('karpjax.{name}', run_name='__main__', alter_sys=True)"]

@@ -1,6 +1,6 @@
 """Text: masks, encoders, tokens."""
 import dataclasses
-import importlib.util
+import json
 import re
 
 import jax
@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from command import command, done
 import karpjax as kj
-from guarantees.harness import mesh_of
 from guarantees.registry import CONFIGS, config_of
 from karpjax import tokenizer
-from karpjax.loop import train
 from karpjax.models.encoder import place
 from karpjax.models.transformer import rotate, same_segment
 from karpjax.sources.text import unigram_entropy
@@ -148,13 +147,10 @@ def test_a_model_that_cannot_be(fields, says):
 
 def test_masked_model_beats_the_unigram_entropy(tmp_path):
     """And a person can look at what it predicts."""
-    spec = importlib.util.spec_from_file_location("mlm_tiny", CONFIGS / "mlm_tiny.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
-    config.model.width, config.steps, config.eval_every = 64, 300, 300
-    summary = train(config, tmp_path, mesh=mesh_of(1))
-    text = kj.sources.text(config.data).data["test"]["tokens"]
+    done(command("train", f"--config={CONFIGS}/mlm_tiny.py", f"--workdir={tmp_path}", "--config.model.width=64",
+                 "--config.steps=300", "--config.eval_every=300", optimised=True))
+    summary, run = json.loads((tmp_path / "summary.json").read_text()), kj.restore(tmp_path)
+    text = run.task.source.data["test"]["tokens"]
     assert summary["test/mlm"] < unigram_entropy(text) - 0.3  # nats a byte
     shown = (tmp_path / "predictions.txt").read_text()
     assert shown.count("[MASK]") == 4 * 10 and len(re.findall(r"^    '.+': ", shown, re.M)) == 4 * 10
