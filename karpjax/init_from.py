@@ -91,6 +91,15 @@ def inherited(config: ConfigDict, saved: dict | None = None) -> ConfigDict:
     return ConfigDict(values)
 
 
+def other_input(config: ConfigDict) -> list[str]:
+    """A line for each part of RECIPE that config.data gives otherwise than the run at config.init_from had it."""
+    theirs = {} if is_foreign(config.init_from) else \
+        checkpoint.read_meta(checkpoint.find(config.init_from))["config"].get("data", {})
+    ours = config.data.to_dict()
+    return [f"note: config.data.{key} = {ours[key]}, but these weights learned with {theirs[key]}"
+            for key in RECIPE if key in ours and key in theirs and list(ours[key]) != list(theirs[key])]
+
+
 def plan(weights: Weights, like: dict, model, skip=()) -> tuple[dict, list[str]]:
     """({name: leaf of the shape to load it in}, what to say), or the error; `like` may be abstract."""
     wanted, load, said = by_name(like), {}, []

@@ -67,6 +67,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
         step, spent, state, said = 0, {}, x.fresh_state(), []
         if config.init_from:
             state, said = init_from.start_from(config.init_from, state, x.task, config.init_skip)
+            said += init_from.other_input(config)
     for name, text in source.files.items() if jax.process_index() == 0 else ():
         metrics.write_whole(workdir / name, text)
 

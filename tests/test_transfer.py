@@ -147,6 +147,12 @@ def test_what_the_config_leaves_out_is_the_checkpoints(tmp_path, capsys):
     assert train(config, tmp_path / "run", record=record, mesh=mesh_of(1))["steps"] == 6
 
 
+def test_another_input_is_said(tmp_path, capsys):
+    config, record = config_of("lora", steps=3, **{"data.mean": [0.0]})
+    train(config, tmp_path, record=record, mesh=mesh_of(1))
+    assert "note: config.data.mean = [0.0], but these weights learned with [127.5]" in capsys.readouterr().out
+
+
 def test_a_file_of_another_project(tmp_path):
     """By names alone: what is in the file is in the state."""
     config, record = config_of("finetune")
