@@ -12,7 +12,7 @@ the end, on the middle 224 x 224 of 256 x 256. (Crops are taken from the middle 
     --config.optimizer.freeze='("(?!head/).*",)'                       # with it: the backbone frozen, a linear probe
     --config.optimizer.lr_scale='(("head/.*",10.0),)'                  # the head learns ten times as fast
     --config.data.validation='train[80%:]' --config.data.train='train[:80%]'
-    --config=configs/finetune_imagefolder.py:resnet50                  # names the architecture: then init_from may be the file
+    --config=configs/finetune_imagefolder.py:resnet50                  # names a ResNet: then init_from may be its file
 
 A vision transformer by LoRA: --config=configs/finetune_imagefolder.py:lora (karpjax/models/transformer.py). What it gives:
 experiments/finetune.
@@ -22,6 +22,9 @@ from karpjax.convert.archs import find
 
 
 def get_config(arch=""):
+    if arch not in ("", "lora") and find(arch).shapes:
+        raise karpjax.UserError(f"finetune_imagefolder.py:{arch}: the sizes of a {arch} stand in its file; make a checkpoint "
+                                "of it with python -m karpjax.convert --from=FILE, and give that in config.init_from")
     lora = arch == "lora"
     model, recipe = (dict(lora=8), {}) if lora else (dict(find(arch).model), find(arch).recipe) if arch else ({}, {})
     optimizer = dict(name="adamw", learning_rate=1e-3, weight_decay=0.0, freeze=("(?!head)(?!.*lora_).*",)) if lora else \

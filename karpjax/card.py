@@ -40,7 +40,8 @@ def card(x, step: int, metrics: dict | None, workdir) -> str:
     workdir  as `restore` is to be told
     """
     config = x.config.to_dict()
-    data = config.get("data", {}).get("name") or config.get("env", {}).get("name") or "its own data"
+    names = [config.get(part, {}).get(key) for part, key in (("data", "name"), ("data", "dir"), ("env", "name"))]
+    data = next(filter(None, names), "its own data")
     model = config.get("model", {}).get("name", type(x.task.model).__name__)
     rows = [f"| {name} | {value:.4g} |" for name, value in sorted((metrics or {}).items()) if value is not None]
     return TEMPLATE.format(

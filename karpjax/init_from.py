@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
+import numpy as np
 
 from karpjax import checkpoint, convert
 from karpjax.errors import UserError
@@ -26,6 +27,7 @@ from karpjax.task import split_variables
 HEAD = r"head(_\w+)?/.*"
 POSITIONS = ("position", "decoder_position")
 RECIPE = ("mean", "std")  # of config.data: what the network's input is
+FORM = ("heads", "eps", "norm", "mlp", "pool", "positions", "lora_alpha")  # of config.model: no shape shows them
 ADAPTERS = r".*/lora_[ab]"  # may be missing in the weights: they start at 0
 
 
@@ -69,15 +71,16 @@ def is_foreign(path) -> bool:
 
 
 def inherited(config: ConfigDict, saved: dict | None = None) -> ConfigDict:
-    """The config with what it leaves to config.init_from: RECIPE, and all of a model without a name but what it says.
+    """The config with what it leaves to config.init_from: RECIPE, and all of a model without a name but what it says. For the
+    tasks in karpjax/tasks: one of your own may give them other meanings.
 
     saved   the config of a run that goes on, whose start may be gone
     """
     unnamed, lacks = "name" not in config.model, [key for key in RECIPE if key not in config.data]
-    if not config.init_from or not unnamed and not lacks:
+    if not config.init_from or not config.task or "." in config.task or not unnamed and not lacks:
         return config
     if is_foreign(config.init_from) and not saved:
-        if config.model:
+        if not unnamed:
             return config
         raise UserError(f"config.init_from = {config.init_from!r}: another project's file does not say what it is of; give "
                         "config.model, or make a checkpoint of it: python -m karpjax.convert --help")
@@ -91,13 +94,23 @@ def inherited(config: ConfigDict, saved: dict | None = None) -> ConfigDict:
     return ConfigDict(values)
 
 
-def other_input(config: ConfigDict) -> list[str]:
-    """A line for each part of RECIPE that config.data gives otherwise than the run at config.init_from had it."""
-    theirs = {} if is_foreign(config.init_from) else \
-        checkpoint.read_meta(checkpoint.find(config.init_from))["config"].get("data", {})
-    ours = config.data.to_dict()
-    return [f"note: config.data.{key} = {ours[key]}, but these weights learned with {theirs[key]}"
-            for key in RECIPE if key in ours and key in theirs and list(ours[key]) != list(theirs[key])]
+def differences(config: ConfigDict) -> list[str]:
+    """A line for what shapes do not show: an input or a form of the model other than config.init_from's."""
+    if is_foreign(config.init_from):
+        return [] if "mean" in config.data or "image" not in config.task and config.task != "classify" else \
+            ["note: config.data has no mean and std; pixels of 0 to 255 are rarely what these weights learned with"]
+    theirs = checkpoint.read_meta(checkpoint.find(config.init_from))["config"]
+    found = []
+    for part, keys in (("data", RECIPE), ("model", FORM)):
+        ours, other = (values.get(part, {}) for values in (config.to_dict(), theirs))
+        found += [f"note: config.{part}.{key} = {ours[key]}, but these weights learned with {other[key]}" for key in keys
+                  if key in ours and key in other and not same(ours[key], other[key])]
+    return found
+
+
+def same(a, b) -> bool:
+    """Also [127.5] and 127.5."""
+    return a == b if isinstance(a, str) else np.size(a) in (1, np.size(b)) and bool(np.allclose(a, b))
 
 
 def plan(weights: Weights, like: dict, model, skip=()) -> tuple[dict, list[str]]:
@@ -110,7 +123,8 @@ def plan(weights: Weights, like: dict, model, skip=()) -> tuple[dict, list[str]]
             load[name] = leaf
         elif stored and re.fullmatch(HEAD, name):
             said.append(f"{name} {stored} -> {shape} starts anew")
-        elif stored and name in POSITIONS and isinstance(model, Patches) and stored[1:] == shape[1:]:
+        elif stored and name in POSITIONS and isinstance(model, Patches) and stored[1:] == shape[1:] and not skipped(name):
+            jax.eval_shape(lambda p: resized(p, shape, len(model.first)), jax.ShapeDtypeStruct(stored, jnp.float32))  # refuses
             load[name] = jax.ShapeDtypeStruct(stored, leaf.dtype)
             said.append(f"{name} {stored} -> {shape} resized")
     anew = lambda name: re.fullmatch(HEAD if name in weights.shapes else ADAPTERS, name)
@@ -137,7 +151,7 @@ def start_from(path, state: TrainState, task, skip=()) -> tuple[TrainState, list
     loaded, ours = weights.load(same), by_name(like)
     for name, array in weights.load(on_default_device({n: leaf for n, leaf in load.items() if n not in same})).items():
         fitted = resized(array, ours[name].shape, len(task.model.first))
-        loaded[name] = jax.device_put(fitted, ours[name].sharding)
+        loaded[name] = jax.device_put(np.asarray(fitted), ours[name].sharding)
     variables = jax.tree.map_with_path(lambda path, leaf: loaded.get(variable_name(path), leaf), like)
     params, model_state = split_variables(variables)
     average = jax.tree.map(jnp.copy, params) if state.ema else state.ema

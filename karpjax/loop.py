@@ -26,7 +26,7 @@ from karpjax.dispatch import Programs, default_dispatch
 from karpjax.errors import NotFinite, Preempted, UserError
 from karpjax.evaluate import make_evaluator
 from karpjax.experiment import Experiment, assemble
-from karpjax.restore import check_tokens
+from karpjax.restore import check_pictures, check_tokens
 from karpjax.sources.source import Described
 from karpjax.state import parameter_table, path_name
 
@@ -58,6 +58,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
     if restored:
         state, meta = restored
         check_tokens(workdir, meta, source.described)
+        check_pictures(config, meta, source.described)
         step, spent, config.dispatch = meta["step"], meta["seconds"], meta["dispatch"]  # a run keeps its dispatch
         if step > config.steps:
             raise UserError(f"{workdir} is at step {step} already, beyond config.steps = {config.steps}; use a new --workdir, "
@@ -67,7 +68,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
         step, spent, state, said = 0, {}, x.fresh_state(), []
         if config.init_from:
             state, said = init_from.start_from(config.init_from, state, x.task, config.init_skip)
-            said += init_from.other_input(config)
+            said += init_from.differences(config)
     for name, text in source.files.items() if jax.process_index() == 0 else ():
         metrics.write_whole(workdir / name, text)
 

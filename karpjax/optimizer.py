@@ -34,7 +34,7 @@ from karpjax.state import path_name
 
 OWN = {"filter_muon": filter_muon}
 LENGTHS = ("decay_steps", "transition_steps")
-BEFORE_THE_BLOCKS = ("embed", "position", "type", "norm_embed", "patch", "cls")  # of our transformers: see layer_decay
+BEFORE_THE_BLOCKS = ("embed", "position", "type", "norm_embed", "patch", "cls", "dist")  # of our transformers: see layer_decay
 
 
 def make_optimizer(config, steps: int, params) -> tuple[optax.GradientTransformation, Callable]:

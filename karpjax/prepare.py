@@ -19,7 +19,6 @@ Rows keep the files' order, so that train[:54000] are the first 54,000 images; t
 shuffled, alike every time.
 """
 import hashlib
-import os
 import pathlib
 
 from karpjax import cli, corpora, importers
@@ -51,16 +50,22 @@ def prepare(format: str, source, name: str, data_dir: str = "", overwrite: bool 
 
 
 def prepared_folder(folder, data_dir="") -> str:
-    """The name of the data set of an ImageFolder as it is now: written on first use, and anew when a file has changed."""
-    root = pathlib.Path(folder).expanduser().resolve()
+    """The name of the data set of an ImageFolder as it is now: written on first use, and anew when a picture has changed."""
+    name, data_dir = name_of_folder(folder), pathlib.Path(default_data_dir(str(data_dir)))
+    if not (data_dir / name / VERSION).exists():
+        print(f"{folder}: preparing its pictures as data set {name} in {data_dir}", flush=True)
+        write(name, importers.imagefolder(pathlib.Path(folder).expanduser()), data_dir)
+    return name
+
+
+def name_of_folder(folder) -> str:
+    """folder_HASH of SPLIT/CLASS/PICTURE: names, sizes and times; links are followed."""
+    root = pathlib.Path(folder).expanduser()
     if not root.is_dir():
         raise UserError(f"config.data.dir = {str(folder)!r}: no such folder; expected one with train/CLASS/*.jpg in it")
-    files = sorted((path, os.stat(path).st_size, os.stat(path).st_mtime_ns)            # links are followed
-                   for folder, _, names in os.walk(root, followlinks=True) for path in (os.path.join(folder, n) for n in names))
-    name = f"folder_{hashlib.sha256(repr(files).encode()).hexdigest()[:12]}"
-    if not (pathlib.Path(default_data_dir(str(data_dir))) / name).exists():
-        write(name, importers.imagefolder(root), data_dir)
-    return name
+    files = [(str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(root.glob("*/*/*"))
+             if path.suffix.lower() in importers.PICTURES and path.is_file()]
+    return f"folder_{hashlib.sha256(repr(files).encode()).hexdigest()[:12]}"
 
 
 def write(name: str, found: importers.Found | corpora.FoundText, data_dir="", replace: bool = False) -> None:

@@ -136,6 +136,14 @@ def check_tokens(path, meta: dict, described: dict) -> None:
                         "prepare the texts with the tokenizer.json in its workdir: python -m karpjax.prepare --tokenizer=FILE")
 
 
+def check_pictures(config, meta: dict, described: dict) -> None:
+    """A run goes on with the pictures it began with (config.data.dir)."""
+    was, now = (meta.get("source") or {}).get("set"), described.get("set")
+    if was and now and was != now:
+        raise UserError(f"config.data.dir = {config.data.dir!r}: its pictures have changed since this run began; put them "
+                        "back, or use a new --workdir")
+
+
 def by_name(variables: dict) -> dict:
     return {variable_name(path): leaf for path, leaf in jax.tree.leaves_with_path(variables)}
 

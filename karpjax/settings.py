@@ -22,7 +22,7 @@ DEFAULTS = dict(
     model=dict(),
     data=dict(),
     optimizer=dict(name="adamw", learning_rate=1e-3),  # see karpjax/optimizer.py
-    init_from="",               # start from another run's parameters and statistics: a workdir or a checkpoint
+    init_from="",               # start from other weights: a workdir, a checkpoint, a file (karpjax/init_from.py)
     init_skip=(),               # regular expressions on names that may differ there, as in ["head/.*"]
 
     # The step.

@@ -56,8 +56,8 @@ def test_finetune_notebook(tmp_path, kernel):
 def test_new_loss_notebook(tmp_path, kernel):
     """It learns; one device and eight agree."""
     text, pictures = executed("new_loss", tmp_path, kernel)
-    one, eight = re.search(r"loss at step 50: ([\d.]+) on one device, ([\d.]+) on eight", text).groups()
-    assert abs(float(one) - float(eight)) < 1e-4 and float(one) < 2.0
+    one, eight = re.search(r"loss at step 10: ([\d.]+) on one device, ([\d.]+) on eight", text).groups()
+    assert abs(float(one) - float(eight)) < 1e-4 and float(one) < 3.0
     assert pictures and "gamma 2.0" in text and number(r"validation/accuracy': ([\d.]+)", text) > 0.5
 
 

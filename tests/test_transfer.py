@@ -13,7 +13,7 @@ from guarantees.registry import config_of
 import jax
 import jax.numpy as jnp
 import karpjax as kj
-from karpjax import UserError, convert
+from karpjax import UserError, convert, init_from
 from karpjax.convert import archs
 from karpjax.convert.__main__ import into_file, published
 from karpjax.experiment import assemble
@@ -71,7 +71,7 @@ def test_an_architecture_by_its_name(arch, tmp_path):
     """The sizes are found in the file; the checkpoint predicts as the model does, and knows its input."""
     model, variables = file_of(arch, tmp_path / "file.npz")
     (tmp_path / "tokenizer.json").write_text(published_tokenizer(arch) if "bert" in arch else "")
-    published(tmp_path / "file.npz", arch, tmp_path / "run", heads=2 if model.__class__.__name__ != "ResNet" else 0,
+    published(tmp_path / "file.npz", arch, tmp_path / "run", heads=2, decoder_heads=2,
               tokenizer=str(tmp_path / "tokenizer.json") if "bert" in arch else "")
     run = kj.restore(tmp_path / "run")
     assert run.model == model
@@ -108,13 +108,34 @@ def test_there_and_back_by_the_names_of_either_project(tmp_path):
     (["--arch=resnet18"], ["names or shapes differ", "and ", " more", "are these weights of config.model = ResNet"]),
     (["--arch=vit_mae"], ["the file has no array for our 'decoder_embed/kernel', which every vit_mae has"]),
     (["--arch=bert"], ["the file has no array for our 'embed/embedding', which every bert has"]),
-    (["--arch=vit_timm"], ["a transformer of width 16: expected a number of heads that divides it, found 0"]),
+    (["--arch=vit_timm"], ["the file is of width 16, of which no published size is known here", "give --heads=N"]),
 ], ids=["unknown", "other shapes", "no decoder", "no text", "heads"])
 def test_what_is_no_such_architecture(flags, expected, tmp_path):
     file_of("vit_timm", tmp_path / "vit.npz")
     result = command("convert", "--from=vit.npz", "--to=run", *flags, cwd=tmp_path)
     refused(result, *expected)
     assert not (tmp_path / "run").exists() and len(result.stderr) < 2500
+
+
+@pytest.mark.parametrize("known, width, heads", [(archs.VIT_HEADS, 768, 12), (archs.VIT_HEADS, 1280, 16),
+                                                 (archs.TEXT_HEADS, 768, 12), (archs.TEXT_HEADS, 128, 2)])
+def test_heads_of_published_sizes(known, width, heads):
+    """Which arrays do not show: ViT-H is 1280 wide with 16, not with 20."""
+    assert archs.published_heads(known, width) == heads
+    with pytest.raises(UserError, match="give --heads=N"):
+        archs.published_heads(known, 1408)
+
+
+def test_a_bare_encoder_has_a_head_drawn_for_it(tmp_path):
+    """As Hugging Face saves a ViTModel: without the prefix, and without a classifier."""
+    _, variables = file_of("vit", tmp_path / "whole.npz")
+    bare = {name.removeprefix("vit."): array for name, array in convert.read(tmp_path / "whole.npz").items()
+            if name.startswith("vit.")}
+    convert.write(tmp_path / "bare.npz", {**bare, "pooler.dense.weight": np.zeros((16, 16), np.float32)})
+    assert published(tmp_path / "bare.npz", "vit", tmp_path / "run", heads=2)["anew"] == ["head/.*"]
+    found = by_name(kj.restore(tmp_path / "run").variables)
+    assert found["head/kernel"].shape == (16, 1)
+    assert all(np.array_equal(found[name], array) for name, array in by_name(variables).items() if "head" not in name)
 
 
 def test_bert_needs_its_tokenizer(tmp_path):
@@ -147,10 +168,31 @@ def test_what_the_config_leaves_out_is_the_checkpoints(tmp_path, capsys):
     assert train(config, tmp_path / "run", record=record, mesh=mesh_of(1))["steps"] == 6
 
 
-def test_another_input_is_said(tmp_path, capsys):
-    config, record = config_of("lora", steps=3, **{"data.mean": [0.0]})
-    train(config, tmp_path, record=record, mesh=mesh_of(1))
-    assert "note: config.data.mean = [0.0], but these weights learned with [127.5]" in capsys.readouterr().out
+def test_what_shapes_do_not_show_is_said():
+    """Another input or form of the model than the weights had."""
+    config, _ = config_of("lora", **{"data.mean": 0.0, "data.std": 127.5, "model.heads": 4})
+    assert init_from.differences(config) == ["note: config.data.mean = 0.0, but these weights learned with [127.5]",
+                                             "note: config.model.heads = 4, but these weights learned with 2"]
+    config, _ = config_of("finetune")
+    assert init_from.differences(config) == []
+    del config.data["mean"]
+    assert "config.data has no mean and std" in init_from.differences(config)[0]
+
+
+def test_skipped_positions_start_anew():
+    config, record = config_of("lora", init_skip=("position",))
+    x = assemble(config, record, mesh_of(1))
+    begun = x.fresh_state()
+    state, said = start_from(config.init_from, begun, x.task, config.init_skip)
+    np.testing.assert_array_equal(state.params["position"], begun.params["position"])
+    assert "position" not in said[0]
+
+
+def test_a_grid_that_is_not_square_is_refused_before_anything_is_written(tmp_path):
+    config, record = config_of("lora", steps=3, **{"data.resize": (12, 8), "data.crop": 0, "augment": []})
+    with pytest.raises(UserError, match="positions of 4 patches for 6: expected square grids"):
+        train(config, tmp_path / "run", record=record, mesh=mesh_of(1))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_file_of_another_project(tmp_path):
@@ -267,7 +309,26 @@ def test_folders_that_will_not_do(change, says):
         assemble(config, record, mesh_of(1))
 
 
-def test_a_folder_that_changes_is_another_set(tmp_path, monkeypatch):
+def test_a_run_does_not_go_on_with_other_pictures(tmp_path):
+    """Its checkpoint still predicts, as it was."""
+    folder = shutil.copytree(pathlib.Path(os.environ["TFDS_DATA_DIR"]) / "pictures", tmp_path / "mine")
+    config, record = config_of("lora", steps=3, **{"data.dir": str(folder)})
+    train(config, tmp_path / "run", record=record, mesh=mesh_of(1))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3), np.uint8)
+    before = kj.restore(tmp_path / "run").predict(pixels)
+    (folder / "train" / "ants").rename(folder / "train" / "zebras")
+    (folder / "test" / "ants").rename(folder / "test" / "zebras")
+    config.steps = 6
+    with pytest.raises(UserError, match="its pictures have changed since this run began; put them back"):
+        train(config, tmp_path / "run", record=record, mesh=mesh_of(1))
+    run = kj.restore(tmp_path / "run")
+    np.testing.assert_array_equal(run.predict(pixels), before)
+    assert run.task.source.described["names"] == ["ants", "bees"]
+    with pytest.raises(UserError, match="its pictures have changed since they were learned from"):
+        next(iter(run.task.source.eval_batches("test")))
+
+
+def test_a_folder_that_changes_is_another_set(tmp_path):
     from karpjax.prepare import prepared_folder
     folder = shutil.copytree(pathlib.Path(os.environ["TFDS_DATA_DIR"]) / "pictures", tmp_path / "mine")
     sets = tmp_path / "sets"

@@ -89,15 +89,17 @@ def study(options, workdir: pathlib.Path):
         rows.append(row)
         pathlib.Path(options.log).write_text("".join(json.dumps(each) + "\n" for each in rows))
         print({name: value for name, value in row.items() if not isinstance(value, (list, dict))}, flush=True)
-    raw = workdir / "hymenoptera"
-    for split, most in (("train", 8), ("val", 4)) if not raw.exists() else ():
-        for file in (SHARED / "hymenoptera" / split).glob("*/*"):     # a copy: the shared data is nobody's to change
-            target = raw / split / file.parent.name / file.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not options.quick or len(list(target.parent.iterdir())) < most:
-                shutil.copyfile(file, target)
+    raw, part = workdir / "hymenoptera", workdir / "hymenoptera.part"
+    if not raw.exists():
+        shutil.rmtree(part, ignore_errors=True)
+        for split, most in (("train", 8), ("val", 4)):
+            for folder in (SHARED / "hymenoptera" / split).iterdir():
+                (part / split / folder.name).mkdir(parents=True)
+                for file in sorted(folder.iterdir())[:most if options.quick else None]:
+                    shutil.copyfile(file, part / split / folder.name / file.name)  # the shared data is nobody's to change
+        part.rename(raw)
     start = workdir / "lite0"
-    if not start.exists():
+    if not (start / "checkpoints" / "0").exists():
         published(SHARED / "weights" / "efficientnet_lite0.safetensors", "efficientnet_lite0", start)
     common = {"init_from": str(start), "data.dir": str(raw), "data.data_dir": str(workdir / "tfds"), "data.batch_size": BATCH}
     os.environ.setdefault("TFDS_DATA_DIR", str(workdir / "tfds"))

@@ -31,7 +31,6 @@ TABLES = {CifarResNet: {"akamaster": resnet_cifar.TABLE}, EfficientNetLite0: {"l
           ResNet: {"torchvision": resnet.TORCHVISION, "huggingface": resnet.HUGGINGFACE},
           Encoder: {"bert": bert.BERT, "roberta": bert.ROBERTA},
           ViT: {"huggingface": vit.HUGGINGFACE, "timm": vit.TIMM}, MAE: {"huggingface": vit.HUGGINGFACE}}
-HEADLESS = {Encoder: "bert", Patches: "vit"}  # files of a bare encoder lack this prefix
 
 
 def to_karpjax(model, like: dict, arrays: dict, where) -> dict:
@@ -62,22 +61,40 @@ def translated(model, arrays: dict, where) -> dict[str, np.ndarray]:
 
 
 def to_pytorch(model, variables: dict, names: str = "") -> dict:
-    """{PyTorch's name: numpy array} of a model's variables; `names` of which project, "" for the first in TABLES."""
+    """{PyTorch's name: numpy array} of a model's variables.
+
+    names   of which project; "": the first in TABLES that has a name for each
+    """
     tables, ours = tables_of(model), by_name(variables)
     if names:
-        check_choice(names, tables, "names")
-    return {name: array for our, place in places(tables[names or next(iter(tables))], ours).items()
+        check_choice(names, tables, "--names")
+    else:
+        names = next((each for each, table in tables.items() if covers(table, ours)), next(iter(tables)))
+    return {name: array for our, place in places(tables[names], ours).items()
             for name, array in place.theirs(np.asarray(ours[our])).items()}
 
 
 def named(model, arrays: dict, where) -> dict:
     """Their arrays by the names of the tables, of numbers that float32 holds."""
-    prefix = next((prefix for kind, prefix in HEADLESS.items() if isinstance(model, kind)), "")
-    found = cleaned(arrays, where, prefix)
+    found = cleaned(arrays, where, prefix_of(model))
     inexact = [f"{name} {array.dtype}" for name, array in found.items() if not np.can_cast(array.dtype, np.float32)]
     if inexact:
         raise UserError(f"{where}: expected float32 or less, found {', '.join(inexact)}; store them as float32")
     return found
+
+
+def covers(table: list, ours: dict) -> bool:
+    try:
+        return bool(places(table, ours))
+    except UserError:
+        return False
+
+
+def prefix_of(model) -> str:
+    """What the names of a bare encoder's file lack."""
+    if isinstance(model, Encoder):
+        return "roberta" if model.offset else "bert"
+    return "vit" if isinstance(model, Patches) else ""
 
 
 def table_for(model, found: dict) -> list:

@@ -2,8 +2,8 @@
 
     python -m karpjax.convert --from=resnet50.pth --arch=resnet50 --to=runs/resnet50
 
-What a file's own shapes say (width, layers, patch, classes, positions) is read from it; the number of heads is none of these,
-and is the width / 64 of every published size unless told. Input, for pixels 0 to 255: (x - mean) / std.
+What a file's own shapes say (width, layers, patch, classes, positions) is read from it. The number of heads is none of these:
+it is that of the published size of this width, or must be told. Input, for pixels 0 to 255: (x - mean) / std.
 """
 from collections.abc import Callable
 import dataclasses
@@ -21,40 +21,53 @@ HALF = dict(mean=[127.5], std=[127.5])                                        # 
 LITE = dict(mean=[127.0], std=[128.0])
 
 
+# width: heads, of the sizes that their papers name.
+VIT_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
+DECODER_HEADS = {512: 16}
+TEXT_HEADS = {128: 2, 256: 4, 512: 8, 768: 12, 1024: 16}
+
+
 @dataclasses.dataclass(frozen=True)
 class Arch:
     """task     of the checkpoint
     model    fields of config.model that all of this name share
-    shapes   (arrays by our names, heads) -> the other fields
+    shapes   (arrays by our names, heads, decoder_heads) -> the other fields; heads of 0 are looked up
     recipe   of the input
     size     of the square images, where the arrays do not say
     """
     task: str
     model: dict
-    shapes: Callable = lambda arrays, heads: {}
+    shapes: Callable | None = None
     recipe: dict = dataclasses.field(default_factory=dict)
     size: int = 224
 
 
-def of_vit(arrays: dict, heads: int) -> dict:
+def of_vit(arrays: dict, heads: int, _=0) -> dict:
     patch, width = (arrays["patch/kernel"].shape[i] for i in (0, -1))
-    return dict(patch=patch, layers=blocks(arrays, "block"), width=width, heads=heads or width // 64)
+    return dict(patch=patch, layers=blocks(arrays, "block"), width=width, heads=heads or published_heads(VIT_HEADS, width))
 
 
-def of_deit(arrays: dict, heads: int) -> dict:
+def of_deit(arrays: dict, heads: int, _=0) -> dict:
     return {**of_vit(arrays, heads), "distilled": "dist" in arrays}
 
 
-def of_mae(arrays: dict, heads: int) -> dict:
+def of_mae(arrays: dict, heads: int, decoder_heads: int) -> dict:
     width = arrays["decoder_embed/kernel"].shape[1]
     return {**of_vit(arrays, heads), "decoder_layers": blocks(arrays, "decoder_block"), "decoder_width": width,
-            "decoder_heads": heads or width // 32}
+            "decoder_heads": decoder_heads or published_heads(DECODER_HEADS, width, "--decoder_heads")}
 
 
-def of_encoder(arrays: dict, heads: int, offset: int = 0) -> dict:
+def of_encoder(arrays: dict, heads: int, _=0, offset: int = 0) -> dict:
     width = arrays["embed/embedding"].shape[1]
-    return dict(layers=blocks(arrays, "block"), width=width, heads=heads or width // 64,
+    return dict(layers=blocks(arrays, "block"), width=width, heads=heads or published_heads(TEXT_HEADS, width),
                 context=len(arrays["position/embedding"]) - offset)
+
+
+def published_heads(known: dict, width: int, flag: str = "--heads") -> int:
+    if width not in known:
+        raise UserError(f"the file is of width {width}, of which no published size is known here, and arrays do not say their "
+                        f"number of heads; give {flag}=N")
+    return known[width]
 
 
 ARCHS = {
@@ -85,11 +98,11 @@ def by_our_names(arch: str, arrays: dict, where) -> dict:
     return translated(make(form, **({"classes": 1} if "classes" in fields else {})), arrays, where)
 
 
-def config_for(arch: str, arrays: dict, heads: int = 0, tokenizer: str = ""):
+def config_for(arch: str, arrays: dict, heads: int = 0, decoder_heads: int = 0, tokenizer: str = ""):
     """The config of a checkpoint of `arrays` (by our names), whose data is not at hand; tokenizer: its JSON, for texts."""
     found = find(arch)
     try:
-        model = {**found.model, **found.shapes(arrays, heads)}
+        model = {**found.model, **(found.shapes(arrays, heads, decoder_heads) if found.shapes else {})}
     except KeyError as error:
         raise UserError(f"the file has no array for our {error}, which every {arch} has; is it of another --arch?") from error
     if found.task == "masked_text":

@@ -17,7 +17,7 @@ DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.b
 
 def read(path) -> dict[str, np.ndarray]:
     """{name: array} of a file, its kind known by its suffix."""
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     if path.suffix not in KINDS + PICKLES:
         raise UserError(f"{path}: expected a file of weights, {', '.join(KINDS + PICKLES)}; found the suffix {path.suffix!r}")
     if not path.is_file():

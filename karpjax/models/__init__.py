@@ -17,6 +17,9 @@ def make(options, **given):
     """A model from config.model = dict(name=..., its fields) and what the task knows (classes, vocabulary)."""
     options = {**given, **dict(options)}
     name = options.pop("name", "")
+    if not name:
+        raise UserError("config.model.name is missing: give one, or in config.init_from a checkpoint whose model it is to be "
+                        f"(known: {', '.join(MODELS)})")
     if name not in MODELS:
         raise UserError(f"config.model.name: no model {name!r}{did_you_mean(name, MODELS)}")
     fields = [f for f in MODELS[name].__dataclass_fields__ if f not in ("parent", "name")]

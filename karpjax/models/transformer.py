@@ -123,7 +123,8 @@ def merged(model: nn.Module, variables: dict) -> tuple[nn.Module, dict]:
     flat = traverse_util.flatten_dict(variables["params"])
     for *module, leaf in [name for name in flat if name[-1] == "lora_a"]:
         a, b = flat.pop((*module, "lora_a")), flat.pop((*module, "lora_b"))
-        flat[*module, "kernel"] = flat[*module, "kernel"] + model.lora_alpha / model.lora * (a @ b)
+        update = model.lora_alpha / model.lora * jnp.matmul(a, b, precision="highest")
+        flat[*module, "kernel"] = flat[*module, "kernel"] + update
     return model.clone(lora=0), {**variables, "params": traverse_util.unflatten_dict(flat)}
 
 

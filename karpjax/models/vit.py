@@ -4,8 +4,8 @@
     config.model = dict(name="mae", patch=4, layers=6, width=128, heads=4, decoder_layers=2, decoder_width=64)
 
 Images are cut into N patches, row by row; a class token comes first. The MAE's encoder has the names of the ViT, so that a ViT
-starts from one with config.init_from and init_skip = the decoder and the head. Both take Hugging Face's weights
-and timm's weights (karpjax/convert/vit.py); Hugging Face's norms have eps = 1e-12.
+starts from one with config.init_from and init_skip = the decoder and the head. Both take Hugging Face's
+weights, ViT also timm's (karpjax/convert/vit.py); Hugging Face's norms have eps = 1e-12.
 """
 from flax import linen as nn
 import jax

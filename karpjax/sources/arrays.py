@@ -25,14 +25,14 @@ class Arrays(Source):
     mix       (batch, keys) -> batch, in training only, after augment: mixup and the like
     """
 
-    def __init__(self, train: dict, *, batch_size: int, splits: dict | None = None, prepare: Callable = unchanged,
-                 view: Callable = unchanged, augment: Callable | None = None, mix: Callable | None = None):
+    def __init__(self, train: dict, *, batch_size: int, splits: dict | None = None, prepare: Callable | None = None,
+                 view: Callable | None = None, augment: Callable | None = None, mix: Callable | None = None):
         self.n = check_columns(train, "train")
         self.batch_size, self.data = batch_size, {"train": train, **(splits or {})}
         self.splits = tuple(self.data)[1:]
         for name in self.splits:
             check_columns(self.data[name], name)
-        self._prepare, self._view, self._augment, self._mix = prepare, view, augment, mix
+        self._prepare, self._view, self._augment, self._mix = prepare or unchanged, view or unchanged, augment, mix
         # Rows are stored flat: on a TPU an array (N, H, W, 3) would be padded and laid out anew in every program.
         self.shapes = {name: column.shape[1:] for name, column in train.items()}
         self.arrays = {name: column.reshape(self.n, -1) if column.ndim > 2 else column for name, column in train.items()}

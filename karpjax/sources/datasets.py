@@ -24,6 +24,8 @@ ON_DEVICE_BYTES = 2 << 30                                    # larger sets are f
 def open_splits(builder, data) -> tuple[dict, dict]:
     """({"train": its expression, ...}, {"train": records by index, ...}) of the splits that config.data names."""
     wanted = {split: data.get(split, "") for split in ("train", "validation", "test") if data.get(split, "")}
+    if "train" not in wanted:
+        raise UserError("config.data.train: expected a split, as in 'train[:90%]', found none")
     return wanted, {split: open_split(builder, expression) for split, expression in wanted.items()}
 
 

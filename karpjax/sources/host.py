@@ -25,11 +25,11 @@ class Host(Source):
     host_fed = True
 
     def __init__(self, train, *, batch_size: int, splits: dict | None = None, decode: Callable = lambda record: record,
-                 prepare: Callable = unchanged, view: Callable = unchanged, augment: Callable | None = None,
+                 prepare: Callable | None = None, view: Callable | None = None, augment: Callable | None = None,
                  mix: Callable | None = None, ahead: int = 2, threads: int = 16):
         self.records, self.batch_size, self.decode = {"train": train, **(splits or {})}, batch_size, decode
         self.splits = tuple(self.records)[1:]
-        self._prepare, self._view, self._augment, self._mix = prepare, view, augment, mix
+        self._prepare, self._view, self._augment, self._mix = prepare or unchanged, view or unchanged, augment, mix
         self.ahead, self.threads = ahead, threads
         first = decode(train[0])
         self.example = jax.tree.map(np.asarray, self.prepare({name: jnp.asarray(v)[None] for name, v in first.items()}))

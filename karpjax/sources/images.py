@@ -71,7 +71,8 @@ def images(data, augment=None, mix=None) -> Source:
     row_bytes = None if None in shape else int(np.prod(shape)) * np.dtype(features["image"].np_dtype).itemsize
     source = source_of(data, wanted, records, decode, row_bytes, prepare=prepare, view=view, augment=augment, mix=mix)
     stored = decode(records["train"][0])["image"].shape
-    source.classes, source.described = classes, {"classes": classes, "shape": list(stored), "names": features["label"].names}
+    source.classes, source.described = classes, {"classes": classes, "shape": list(stored), "names": features["label"].names,
+                                                 **({"set": builder.name} if data.get("dir", "") else {})}
     source.encode = encoder(source.described["shape"])
     source.pixels = lambda images: np.clip((np.asarray(images) * std + mean) / 255, 0, 1)   # (B, H, W, C) in 0 to 1, to look at
     return source
@@ -82,7 +83,10 @@ def set_of(data):
     if data.get("dir", ""):
         if data.get("name", ""):
             raise UserError(f"config.data: name = {data.name!r} and dir = {data.dir!r}; expected one of them")
-        from karpjax.prepare import prepared_folder  # which uses this package
+        from karpjax.prepare import name_of_folder, prepared_folder  # which use this package
+        was = (data.get("described") or {}).get("set")
+        if was and was != name_of_folder(data.dir):
+            raise UserError(f"config.data.dir = {data.dir!r}: its pictures have changed since they were learned from")
         return prepared_builder(prepared_folder(data.dir, data.get("data_dir", "")), data.get("data_dir", ""))
     if not data.get("name", ""):
         raise UserError("config.data: expected the name of a data set, or the dir of an ImageFolder (--config.data.dir=DIR); "

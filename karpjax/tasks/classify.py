@@ -73,6 +73,6 @@ def check_classes(config, classes: int) -> int:
     """The number of classes: the data set's; a config that says otherwise must not say less."""
     wanted = config.model.get("classes", classes)
     if wanted < classes:
-        raise kj.UserError(f"config.model.classes = {wanted}, but data set {config.data.name!r} has labels 0 to {classes - 1}; "
+        raise kj.UserError(f"config.model.classes = {wanted}, but the data set has labels 0 to {classes - 1}; "
                            f"expected at least {classes}: leave it out, or correct the data set")
     return wanted
