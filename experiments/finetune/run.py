@@ -43,12 +43,12 @@ QUICK = {"steps": 2, "data.batch_size": 4, "data.resize": (40, 40), "data.crop":
          "augment": [dict(name="random_resized_crop", size=32)]}
 
 
-def features(start, folder: pathlib.Path, split: str) -> tuple:
+def features(start, folder: pathlib.Path, split: str, resize=(256, 256), crop=224) -> tuple:
     """(N, 1280), (N,): of the pictures as the recipe evaluates them."""
     run, rows, labels = karpjax.restore(start), [], []
     recipe = {name: run.config.data[name] for name in ("mean", "std")}
-    source = karpjax.sources.images(dict(dir=str(folder), train=split, test=split, batch_size=BATCH, resize=(256, 256),
-                                         crop=224, **recipe))
+    source = karpjax.sources.images(dict(dir=str(folder), train=split, test=split, batch_size=BATCH, resize=resize,
+                                         crop=crop, **recipe))
     pooled = jax.jit(lambda batch: run.model.apply(run.variables, source.prepare(batch)["image"], features=True)[1]["pooled"])
     for batch in source.eval_batches("test"):
         real = batch["weight"] > 0
@@ -105,7 +105,8 @@ def study(options, workdir: pathlib.Path):
     os.environ.setdefault("TFDS_DATA_DIR", str(workdir / "tfds"))
 
     # ------------------------------------------------------------------------------------------------------- the probe
-    (x, y), (test_x, test_y) = features(start, raw, "train"), features(start, raw, "val")
+    size = {"resize": QUICK["data.resize"], "crop": QUICK["data.crop"]} if options.quick else {}
+    (x, y), (test_x, test_y) = features(start, raw, "train", **size), features(start, raw, "val", **size)
     folds = np.arange(len(x)) % 5
     right = {p: np.mean([np.mean(probe(x[folds != k], y[folds != k], x[folds == k], p) == y[folds == k]) for k in range(5)])
              for p in PENALTIES[::3 if options.quick else 1]}
