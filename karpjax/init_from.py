@@ -97,7 +97,7 @@ def inherited(config: ConfigDict, saved: dict | None = None) -> ConfigDict:
 def differences(config: ConfigDict) -> list[str]:
     """A line for what shapes do not show: an input or a form of the model other than config.init_from's."""
     if is_foreign(config.init_from):
-        return [] if "mean" in config.data or "image" not in config.task and config.task != "classify" else \
+        return [] if "mean" in config.data or config.task not in ("classify", "masked_image") else \
             ["note: config.data has no mean and std; pixels of 0 to 255 are rarely what these weights learned with"]
     theirs = checkpoint.read_meta(checkpoint.find(config.init_from))["config"]
     found = []
@@ -147,9 +147,9 @@ def start_from(path, state: TrainState, task, skip=()) -> tuple[TrainState, list
     source lends to evaluation (moments of observations), as far as that run had it."""
     weights, like = weights_at(path, task.model), state.variables
     load, said = plan(weights, like, task.model, skip)
-    same = {name: leaf for name, leaf in load.items() if not isinstance(leaf, jax.ShapeDtypeStruct)}
-    loaded, ours = weights.load(same), by_name(like)
-    for name, array in weights.load(on_default_device({n: leaf for n, leaf in load.items() if n not in same})).items():
+    as_is = {name: leaf for name, leaf in load.items() if not isinstance(leaf, jax.ShapeDtypeStruct)}
+    loaded, ours = weights.load(as_is), by_name(like)
+    for name, array in weights.load(on_default_device({n: leaf for n, leaf in load.items() if n not in as_is})).items():
         fitted = resized(array, ours[name].shape, len(task.model.first))
         loaded[name] = jax.device_put(np.asarray(fitted), ours[name].sharding)
     variables = jax.tree.map_with_path(lambda path, leaf: loaded.get(variable_name(path), leaf), like)
