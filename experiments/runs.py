@@ -1,9 +1,18 @@
-"""What the studies share: a config of configs/ with other values, and runs that go on where they stopped.
+"""What the studies share: a config of configs/ with other values, runs that go on where they stopped, a log, a command line.
 
-    summary = trained("imdb_sentiment", workdir / "scratch_0", seed=0, **{"data.train": "train[:1%]"})
+    def study(options, workdir):
+        log = Log(options.log)
+        log({"run": "scratch", **trained("imdb_sentiment", workdir / "scratch_0", seed=0, **{"data.train": "train[:1%]"})})
+
+    if __name__ == "__main__":
+        command(study, log="results.jsonl")
 """
+import argparse
+from collections.abc import Callable
 import importlib.util
+import json
 import pathlib
+import tempfile
 
 from etils import epath
 
@@ -36,3 +45,27 @@ def trained(name: str, workdir, **overrides) -> dict:
     config, record = config_of(name, **overrides)
     config = settings.canonical(config)
     return finished(epath.Path(workdir), config) or train(config, workdir, record=record)
+
+
+class Log:
+    """The rows of a study, written whole with each: a study that is started again finds its runs done, and writes them anew."""
+
+    def __init__(self, file):
+        self.file, self.rows = pathlib.Path(file), []
+
+    def __call__(self, row: dict) -> None:
+        self.rows.append(row)
+        self.file.write_text("".join(json.dumps(each) + "\n" for each in self.rows))
+        print({name: value for name, value in row.items() if not isinstance(value, (list, dict))}, flush=True)
+
+
+def command(study: Callable, log, arguments: Callable = lambda parser: None) -> None:
+    """study(options, workdir) with --workdir, --log, --quick and what `arguments(parser)` adds."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--workdir", default="", help="where a study that was stopped goes on; empty: nowhere")
+    parser.add_argument("--log", default=str(log))
+    parser.add_argument("--quick", action="store_true", help="a few steps, for tests: the figures say nothing")
+    arguments(parser)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        study(options, pathlib.Path(options.workdir or folder).resolve())

@@ -10,13 +10,10 @@ among CANDIDATES, one seed; then three seeds on all of them. The test pictures a
 results.jsonl; at the end the difference of the two in right answers, picture by picture, with its 95 % interval. Started
 again it goes on where it stopped. --quick: a few steps on a few pictures, for tests.
 """
-import argparse
-import json
 import os
 import pathlib
 import shutil
 import sys
-import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +24,11 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from experiments.runs import trained  # noqa: E402
+from experiments.runs import Log, command, trained  # noqa: E402
 import karpjax  # noqa: E402
 from karpjax.convert.__main__ import published  # noqa: E402
-from karpjax.loop import versions  # noqa: E402
+from karpjax.loop import device, versions  # noqa: E402
+from karpjax.sharding import make_mesh  # noqa: E402
 
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
 PENALTIES = [10.0**n for n in range(-5, 2)]
@@ -83,12 +81,7 @@ def probe(x, y, test_x, penalty: float) -> np.ndarray:
 
 
 def study(options, workdir: pathlib.Path):
-    rows = []
-
-    def log(row):
-        rows.append(row)
-        pathlib.Path(options.log).write_text("".join(json.dumps(each) + "\n" for each in rows))
-        print({name: value for name, value in row.items() if not isinstance(value, (list, dict))}, flush=True)
+    log = Log(options.log)
     raw, part = workdir / "hymenoptera", workdir / "hymenoptera.part"
     if not raw.exists():
         shutil.rmtree(part, ignore_errors=True)
@@ -113,7 +106,8 @@ def study(options, workdir: pathlib.Path):
     penalty = max(right, key=right.get)
     answers = probe(x, y, test_x, penalty) == test_y
     log({"run": "probe", "cross_validation": {str(p): float(a) for p, a in right.items()}, "penalty": penalty,
-         "test/accuracy": float(answers.mean()), "right": answers.astype(int).tolist(), "versions": versions()})
+         "test/accuracy": float(answers.mean()), "right": answers.astype(int).tolist(), "versions": versions(),
+         "device": device(make_mesh(1, 1, jax.devices()[:1]))})
 
     # ------------------------------------------------------------------------------------------------------ the recipe
     steps = 2 if options.quick else options.epochs * len(x) // BATCH
@@ -145,16 +139,9 @@ def study(options, workdir: pathlib.Path):
          "tuned": [float(each.mean()) for each in tuned], "probe": float(answers.mean())})
 
 
-def main():
-    parser = argparse.ArgumentParser()
+def arguments(parser):
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--workdir", default="", help="where a study that was stopped goes on; empty: nowhere")
-    parser.add_argument("--log", default=str(HERE / "results.jsonl"))
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        study(options, pathlib.Path(options.workdir or folder).resolve())
 
 
 if __name__ == "__main__":
-    main()
+    command(study, HERE / "results.jsonl", arguments)

@@ -2,6 +2,7 @@
 
     python experiments/kill_resume/run.py                       # 20 kills a task: about 25 minutes on 2 cores
     python experiments/kill_resume/run.py --kills=2 --steps=12 --tasks=poly --log=/tmp/quick.jsonl
+    XLA_FLAGS=--xla_gpu_deterministic_ops=true python experiments/kill_resume/run.py --platform=cuda --tasks=digits,ppo
 
 Every second kill falls inside a save (while Orbax's temporary folder is there), the others some random moments after a random
 row. Tasks are those of tests/guarantees/registry.py. One line a kill and one a task in results.jsonl; exit 1 if any differs.
@@ -49,24 +50,25 @@ def kill_once(process, workdir, in_a_save: bool, chance) -> dict | None:
     return {"started_at": start, "last_row": last, "save_cut": bool(unfinished)}
 
 
-def study(name: str, kills: int, steps: int, seed: int, log) -> bool:
+def study(name: str, kills: int, steps: int, seed: int, platform: str, log) -> bool:
     """`kills` kills of one task, in as many runs as it takes; True if every run ended as the reference."""
+    start = lambda workdir, *flags: child(name, workdir, f"--steps={steps}", *flags, env={"JAX_PLATFORMS": platform})
     chance, done, equal = random.Random(f"{seed} {name}"), 0, True
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        finished(child(name, folder / "reference", f"--steps={steps}"))
+        finished(start(folder / "reference"))
         expected = record_of(folder / "reference")
         while done < kills:
             workdir = folder / "killed"
             shutil.rmtree(workdir, ignore_errors=True)
             here = 0
             while done < kills:
-                found = kill_once(child(name, workdir, f"--steps={steps}", "--slow=0.1"), workdir, done % 2 == 1, chance)
+                found = kill_once(start(workdir, "--slow=0.1"), workdir, done % 2 == 1, chance)
                 if found is None:
                     break
                 done, here = done + 1, here + 1
                 log({"task": name, "kill": done, **found})
-            finished(child(name, workdir, f"--steps={steps}"))
+            finished(start(workdir))
             same = record_of(workdir) == expected
             equal &= same
             log({"task": name, "run_with_kills": here, "rows": len(expected[0]), "leaves": len(expected[1]),
@@ -80,6 +82,7 @@ def main():
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--platform", default="cpu", help="cpu, cuda or tpu")
     parser.add_argument("--log", default=str(HERE / "results.jsonl"))
     options = parser.parse_args()
     with open(options.log, "w") as file, tempfile.TemporaryDirectory() as cache:
@@ -89,9 +92,10 @@ def main():
             file.write(json.dumps(row) + "\n")
             file.flush()
             print(row, flush=True)
-        log({"kills": options.kills, "steps": options.steps, "seed": options.seed, "versions": versions(),
+        log({"kills": options.kills, "steps": options.steps, "seed": options.seed, "platform": options.platform,
+             "xla_flags": os.environ.get("XLA_FLAGS", ""), "versions": versions(),
              "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"})
-        results = [study(name, options.kills, options.steps, options.seed, log) for name in options.tasks.split(",")]
+        results = [study(name, options.kills, options.steps, options.seed, options.platform, log) for name in options.tasks.split(",")]
     sys.exit(0 if all(results) else 1)
 
 

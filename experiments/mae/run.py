@@ -8,16 +8,13 @@ from scratch with the same recipe but for layer_decay, and a probe that trains t
 without training. Choices are for the validation split; the test split is evaluated once a run, at its end. A line a run in
 results.jsonl. Started again it goes on where it stopped. --quick: a few steps, for tests.
 """
-import argparse
-import json
 import pathlib
 import sys
-import tempfile
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
-from experiments.runs import config_of, trained  # noqa: E402
+from experiments.runs import Log, command, config_of, trained  # noqa: E402
 from karpjax.knn import knn  # noqa: E402
 
 QUICK = {"steps": 3, "eval_every": 3, "save_every": 3, "data.batch_size": 16, "model.width": 16, "model.layers": 1,
@@ -26,12 +23,7 @@ PROBE = {"optimizer.freeze": ("(?!head/).*",), "model.drop_path": 0.0}
 
 
 def study(options, workdir: pathlib.Path):
-    rows = []
-
-    def log(row):
-        rows.append(row)
-        pathlib.Path(options.log).write_text("".join(json.dumps(each) + "\n" for each in rows))
-        print({name: value for name, value in row.items() if name == "run" or "/" in name}, flush=True)
+    log = Log(options.log)
     quick = QUICK if options.quick else {}
     steps = lambda name, epochs: {} if options.quick or not epochs else \
         {"steps": epochs * 45_000 // config_of(name)[0].data.batch_size}
@@ -47,17 +39,10 @@ def study(options, workdir: pathlib.Path):
     log({"run": "neighbours, pretrained", **knn(mae, "cifar10", "train[:90%]", "train[90%:]")})
 
 
-def main():
-    parser = argparse.ArgumentParser()
+def arguments(parser):
     parser.add_argument("--pretrain_epochs", type=int, default=0, help="0: the config's own")
     parser.add_argument("--epochs", type=int, default=0, help="of each classifier; 0: the config's own")
-    parser.add_argument("--workdir", default="", help="where a study that was stopped goes on; empty: nowhere")
-    parser.add_argument("--log", default=str(HERE / "results.jsonl"))
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        study(options, pathlib.Path(options.workdir or folder).resolve())
 
 
 if __name__ == "__main__":
-    main()
+    command(study, HERE / "results.jsonl", arguments)

@@ -8,16 +8,13 @@ Tiny (2 layers, 128 wide) on 5M tokens of IMDB's reviews, prepared as configs/im
 the training rate. A line a run in results.jsonl, then mean and deviation; ablation.png shows them. Started again it goes on
 where it stopped. --quick: a few steps of three variants, for tests.
 """
-import argparse
-import json
 import pathlib
 import sys
-import tempfile
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
-from experiments.runs import config_of, trained  # noqa: E402
+from experiments.runs import Log, command, config_of, trained  # noqa: E402
 from karpjax.sweep import over_seeds, table  # noqa: E402
 
 TOKENS, SEEDS = 5_000_000, 3
@@ -67,12 +64,9 @@ def draw(rows: list[dict], path) -> None:
 
 
 def study(options, workdir: pathlib.Path):
-    rows, means = [], []
-
-    def log(row):
-        rows.append(row)
-        pathlib.Path(options.log).write_text("".join(json.dumps(each) + "\n" for each in rows))
-    for i, (variant, own) in enumerate(list(VARIANTS.items())[::3 if options.quick else 1]):
+    log, means = Log(options.log), []
+    numbered = list(enumerate(VARIANTS.items()))
+    for i, (variant, own) in numbered[::3] if options.quick else [numbered[i] for i in options.only]:
         summaries = []
         for seed in range(1 if options.quick else SEEDS):
             summaries.append(trained("imdb_mlm", workdir / f"{i}_{seed}", seed=seed, **{**base(options), **own}))
@@ -84,16 +78,12 @@ def study(options, workdir: pathlib.Path):
     draw(means, pathlib.Path(options.log).with_name("ablation.png"))
 
 
-def main():
-    parser = argparse.ArgumentParser()
+def arguments(parser):
     parser.add_argument("--data_dir", default="", help="where imdb_packed is prepared; empty: TFDS's default")
-    parser.add_argument("--workdir", default="", help="where a study that was stopped goes on; empty: nowhere")
-    parser.add_argument("--log", default=str(HERE / "results.jsonl"))
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        study(options, pathlib.Path(options.workdir or folder).resolve())
+    parser.add_argument("--only", type=int, nargs="+", default=range(len(VARIANTS)), choices=range(len(VARIANTS)),
+                        metavar="N", help="variants, by number: several processes may share the work, each with a --log of "
+                                          "its own, before one that collects")
 
 
 if __name__ == "__main__":
-    main()
+    command(study, HERE / "results.jsonl", arguments)

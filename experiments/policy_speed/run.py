@@ -32,10 +32,14 @@ def main():
     parser.add_argument("--log", required=True)
     parser.add_argument("--torch_python", default="")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, type=lambda text: tuple(map(int, text.split(","))),
+                        help="ENVS,LENGTH,MINIBATCHES,EPOCHS ...")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of karpjax in a round, about")
     options = parser.parse_args()
     machine = {"versions": versions(), "device": device(make_mesh(1, 1, jax.devices()[:1]))}
     with open(options.log, "a") as log:
-        for shape in [(8, 8, 2, 2)] if options.quick else SHAPES:
+        for shape in [(8, 8, 2, 2)] if options.quick else options.shapes:
             arguments = [str(n) for n in shape]
             workers = {who: Worker([sys.executable, str(HERE / "jax_worker.py"), who, *arguments])
                        for who in ("karpjax", "monolith")}
@@ -43,8 +47,8 @@ def main():
                 workers["sb3"] = Worker([options.torch_python, str(HERE / "sb3_worker.py"), *arguments])
             rows = []
             workers["karpjax"].seconds(1)
-            blocks = 1 if options.quick else max(1, round(0.5 / workers["karpjax"].seconds(3)))    # half a second of karpjax
-            for row in in_turns(workers, 2 if options.quick else 9, blocks):
+            blocks = 1 if options.quick else max(1, round(options.seconds / workers["karpjax"].seconds(3)))    # of ten rollouts
+            for row in in_turns(workers, 2 if options.quick else options.rounds, blocks):
                 rows.append(row)
                 log.write(json.dumps({"shape": shape, **row}) + "\n")
                 log.flush()
