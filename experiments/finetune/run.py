@@ -111,7 +111,8 @@ def study(options, workdir: pathlib.Path):
 
     # ------------------------------------------------------------------------------------------------------ the recipe
     steps = 2 if options.quick else options.epochs * len(x) // BATCH
-    common |= {**(QUICK if options.quick else {"steps": steps}), "log_every": 1, "eval_every": steps, "save_every": 4}
+    common |= {**(QUICK if options.quick else {"steps": steps}), "log_every": 1, "eval_every": steps, "save_every": 4,
+               "dispatch": "step"}                            # one program: this network takes minutes to compile on a GPU
     held = {}
     for i, (name, own) in enumerate(list(CANDIDATES.items())[:1 if options.quick else None]):
         parts = [("train[50%:]", "train[:50%]"), ("train[:50%]", "train[50%:]")][:1 if options.quick else 2]
