@@ -45,11 +45,11 @@ def bert(c: Case, key):
 
 
 def main(name: str, *options: str):
-    if "cudnn" in options:
-        jax.nn.dot_product_attention = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
     model, example, batch, loss = {"resnet50": resnet50, "bert": bert}[name](case(name, "quick" in options), jax.random.key(0))
     optimizer = optax.sgd(0.01, momentum=0.9) if name == "resnet50" else optax.adamw(1e-4)
     state = kj.TrainState.create(jax.jit(model.init)(jax.random.key(1), example), optimizer, jax.random.key(2))
+    if "cudnn" in options:                             # from here on: it knows no fp32, in which the weights are drawn
+        jax.nn.dot_product_attention = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
     step = jax.jit(kj.make_train_step(loss, optimizer, precision="bf16"), donate_argnums=0)
 
     def run_steps(n):

@@ -44,16 +44,18 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--log", required=True)
     parser.add_argument("--torch_python", default=sys.executable if importlib.util.find_spec("torch") else "")
+    parser.add_argument("--only", nargs="+", default=[c.name for c in CASES], help="cases")
+    parser.add_argument("--how", nargs="*", default=["eager", "compiled"], help="the forms of PyTorch")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    quick, cases, rounds = (["quick"], QUICK, 2) if options.quick else ([], CASES, 9)
+    quick, cases, rounds = (["quick"], QUICK, 2) if options.quick else ([], [c for c in CASES if c.name in options.only], 9)
     commands = {}
     for c in cases:
         ours = [sys.executable, str(HERE / "jax_worker.py"), c.name, *quick]
         commands[c.name, "karpjax"] = ours
         if c.length and jax.default_backend() == "gpu":
             commands[c.name, "karpjax, cuDNN's attention"] = [*ours, "cudnn"]
-        for how in ("eager", "compiled") if options.torch_python else ():
+        for how in options.how if options.torch_python else ():
             commands[c.name, f"torch, {how}"] = [options.torch_python, str(HERE / "torch_worker.py"), c.name, how, *quick]
     with concurrent.futures.ThreadPoolExecutor() as pool:                              # compilation takes longer than timing
         started = dict(zip(commands, pool.map(start, commands.values())))

@@ -20,6 +20,10 @@ from karpjax.knn import knn  # noqa: E402
 QUICK = {"steps": 3, "eval_every": 3, "save_every": 3, "data.batch_size": 16, "model.width": 16, "model.layers": 1,
          "model.patch": 8, "optimizer.learning_rate.warmup_steps": 1}
 PROBE = {"optimizer.freeze": ("(?!head/).*",), "model.drop_path": 0.0}
+CLASSIFIERS = {"scratch": {}, "pretrained": {"optimizer.layer_decay": 0.75},
+               "linear probe, pretrained": PROBE, "linear probe, random encoder": PROBE}
+RUNS = [*CLASSIFIERS, "neighbours, pretrained"]
+NEED_IT = {run for run in RUNS if "pretrained" in run}
 
 
 def study(options, workdir: pathlib.Path):
@@ -29,19 +33,22 @@ def study(options, workdir: pathlib.Path):
         {"steps": epochs * 45_000 // config_of(name)[0].data.batch_size}
     workdir = workdir / f"{options.pretrain_epochs}_{options.epochs}"                 # other epochs are other runs
     mae = workdir / "mae"
-    log({"run": "mae", **trained("cifar10_mae", mae, **quick, **steps("cifar10_mae", options.pretrain_epochs))})
-    for run, own in (("scratch", {}),
-                     ("pretrained", {"init_from": str(mae), "optimizer.layer_decay": 0.75}),
-                     ("linear probe, pretrained", {"init_from": str(mae), **PROBE}),
-                     ("linear probe, random encoder", PROBE)):
-        log({"run": run, **trained("cifar10_vit", workdir / run.replace(", ", "_").replace(" ", "_"),
-                                   **{**quick, **steps("cifar10_vit", options.epochs), **own})})
-    log({"run": "neighbours, pretrained", **knn(mae, "cifar10", "train[:90%]", "train[90%:]")})
+    if NEED_IT & set(options.only):
+        log({"run": "mae", **trained("cifar10_mae", mae, **quick, **steps("cifar10_mae", options.pretrain_epochs))})
+    for run in options.only:
+        if run == "neighbours, pretrained":
+            log({"run": run, **knn(mae, "cifar10", "train[:90%]", "train[90%:]")})
+        else:
+            own = {**CLASSIFIERS[run], **({"init_from": str(mae)} if run in NEED_IT else {})}
+            log({"run": run, **trained("cifar10_vit", workdir / run.replace(", ", "_").replace(" ", "_"),
+                                       **{**quick, **steps("cifar10_vit", options.epochs), **own})})
 
 
 def arguments(parser):
     parser.add_argument("--pretrain_epochs", type=int, default=0, help="0: the config's own")
     parser.add_argument("--epochs", type=int, default=0, help="of each classifier; 0: the config's own")
+    parser.add_argument("--only", nargs="+", default=RUNS, choices=RUNS,
+                        help="several processes may share the work, each with a --log of its own, before one that collects")
 
 
 if __name__ == "__main__":
