@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from karpjax import sharding
 from karpjax.models import conv
-from karpjax.models.conv import in_parts, max_pool, part_size
+from karpjax.models.conv import convolution, max_pool, part_size
 import numpy as np
 import pytest
 
@@ -39,7 +39,30 @@ def test_values_and_gradients_are_those_of_a_convolution(batch):
                  lambda f: jax.jvp(jax.grad(f, 1), (x, kernel), (x, kernel)),           # of second order, forward
                  lambda f: jax.vmap(jax.grad(f, 1), (None, 0))(x, kernel[None])):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
-                     jax.jit(lambda: take(loss(in_parts)))(), jax.jit(lambda: take(loss(lax.conv_general_dilated)))())
+                     jax.jit(lambda: take(loss(convolution)))(), jax.jit(lambda: take(loss(lax.conv_general_dilated)))())
+
+
+@pytest.mark.parametrize("kernel,strides,padding", [((3, 3), (1, 1), "SAME"), ((5, 5), (2, 2), "SAME"),
+                                                    ((3, 2), (2, 1), "VALID"), ((3, 3), (2, 2), ((1, 1), (0, 2)))], ids=str)
+def test_depthwise_convolution_is_a_convolution(kernel, strides, padding):
+    """On this platform by taps: the compiled program has no convolution."""
+    x, taps = jax.random.normal(jax.random.key(0), (3, 9, 8, 6)), jax.random.normal(jax.random.key(1), (*kernel, 1, 6))
+    ours = nn.Conv(6, kernel, strides, padding, feature_group_count=6, use_bias=False, conv_general_dilated=convolution)
+    plain = nn.Conv(6, kernel, strides, padding, feature_group_count=6, use_bias=False)
+    loss = lambda layer: lambda x, taps: jnp.sum(jnp.tanh(layer.apply({"params": {"kernel": taps}}, x)) ** 2)
+    program = jax.jit(jax.value_and_grad(loss(ours), (0, 1)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+                 program(x, taps), jax.jit(jax.value_and_grad(loss(plain), (0, 1)))(x, taps))
+    assert "convolution(" not in program.lower(x, taps).compile().as_text()
+
+
+def test_dilated_and_grouped_convolutions_are_not_depthwise():
+    x = jax.random.normal(jax.random.key(0), (3, 9, 8, 6))
+    for options in (dict(kernel_dilation=2, feature_group_count=6), dict(feature_group_count=3)):
+        ours, plain = (nn.Conv(6, (3, 3), use_bias=False, **options, **own) for own in (
+            dict(conv_general_dilated=convolution), {}))
+        variables = plain.init(jax.random.key(1), x)
+        np.testing.assert_allclose(ours.apply(variables, x), plain.apply(variables, x), rtol=1e-5, atol=1e-5)
 
 
 def test_a_sharded_batch_stays_where_it_is():
@@ -54,7 +77,7 @@ def test_a_sharded_batch_stays_where_it_is():
 
     def contiguous(x, kernel, *args, **options):  # the mutant
         return jnp.concatenate([lax.conv_general_dilated(part, kernel, *args, **options) for part in jnp.split(x, 2)])
-    assert "all-reduce" in text(in_parts) and not any(word in text(in_parts) for word in moved)
+    assert "all-reduce" in text(convolution) and not any(word in text(convolution) for word in moved)
     assert any(word in text(contiguous) for word in moved)
 
 

@@ -2,7 +2,8 @@
 
 XLA's weight gradient on the CPU is a convolution over the batch, and at hundreds of images leaves the cache: 2 to 5 times
 slower a FLOP than at 32. So there, and only there, a large batch is convolved in parts; nothing else changes, and the parts
-are strided rows, j::k, as the step's micro-batches are, so that a sharded batch stays where it is.
+are strided rows, j::k, as the step's micro-batches are, so that a sharded batch stays where it is. Depthwise convolution,
+for which XLA has no kernel there, is a sum over the taps.
 """
 import functools
 
@@ -14,9 +15,12 @@ CACHE = 1 << 18  # input values, a megabyte: less is convolved at once
 PARTS = 64       # at most: each is compiled by itself
 
 
-def in_parts(x, kernel, strides, padding, **options):
-    """lax.conv_general_dilated, in parts of the batch where the program is for a CPU."""
+def convolution(x, kernel, strides, padding, **options):
+    """lax.conv_general_dilated of (B, H, W, C) by (h, w, C / groups, F), where the program is for a CPU as said above."""
     convolve = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
+    if options.get("feature_group_count", 1) == x.shape[-1] == kernel.shape[-1] > 1 and not dilated(**options):
+        by_taps = functools.partial(depthwise, strides=strides, padding=padding)
+        return lax.platform_dependent(x, kernel, cpu=by_taps, default=convolve)
     rows = part_size(x.shape[0])
     if rows == x.shape[0] or x.size < CACHE:
         return convolve(x, kernel)
@@ -28,6 +32,21 @@ def in_parts(x, kernel, strides, padding, **options):
     return lax.platform_dependent(x, kernel, cpu=on_cpu, default=convolve)
 
 
+def dilated(lhs_dilation=None, rhs_dilation=None, **_) -> bool:
+    return any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+
+
+def depthwise(x, kernel, strides, padding):
+    """Every channel by a kernel of its own, (h, w, 1, C): the sum over the taps of the picture, moved, times the tap."""
+    (h, w), (down, across) = kernel.shape[:2], strides
+    pads = lax.padtype_to_pads(x.shape[1:3], (h, w), strides, padding) if isinstance(padding, str) else padding
+    wide = jnp.pad(x.astype(jnp.float32), ((0, 0), *pads, (0, 0)))
+    rows, columns = (wide.shape[1] - h) // down, (wide.shape[2] - w) // across           # of the output, but one
+    moved = lambda i, j: wide[:, i:i + rows * down + 1:down, j:j + columns * across + 1:across]
+    taps = kernel[:, :, 0].astype(jnp.float32)                                             # (h, w, C)
+    return sum(moved(i, j) * taps[i, j] for i in range(h) for j in range(w)).astype(x.dtype)
+
+
 @functools.cache
 def part_size(batch: int) -> int:
     """Rows of a part: 16 or a little more; of those that divide the batch the first that 8 (4, 2) devices can share."""
@@ -36,7 +55,7 @@ def part_size(batch: int) -> int:
     return max(fitting, key=lambda n: (min(n & -n, 8), -n)) if fitting else batch
 
 
-Conv = functools.partial(nn.Conv, conv_general_dilated=in_parts)
+Conv = functools.partial(nn.Conv, conv_general_dilated=convolution)
 
 
 def max_pool(x, n: int):
