@@ -19,6 +19,7 @@ from karpjax.sources.source import Source
 
 EMBEDDED = {"digits": ("karpjax.sources.digits", "Digits")}  # made from the package's own files
 ON_DEVICE_BYTES = 2 << 30                                    # larger sets are fed from the host
+READ_AT_ONCE = 1000                                          # records
 
 
 def open_splits(builder, data) -> tuple[dict, dict]:
@@ -113,9 +114,18 @@ def read_record(rows, i: int, name: str):
                         "the file is damaged: prepare the set again, or leave the record out by its split") from error
 
 
+def read_records(rows, part: range, name: str) -> list:
+    """Together, which takes array_record a fifth of the time; where that fails one by one, to say which is damaged."""
+    try:
+        return rows.__getitems__(part)
+    except Exception:
+        return [read_record(rows, i, name) for i in part]
+
+
 def read_all(rows, decode, name: str) -> dict:
     """A whole split as columns in host memory: {"image": (N, H, W, C), "label": (N,)}."""
-    decoded = [decode(read_record(rows, i, name)) for i in range(len(rows))]
+    parts = (range(start, min(start + READ_AT_ONCE, len(rows))) for start in range(0, len(rows), READ_AT_ONCE))
+    decoded = [decode(record) for part in parts for record in read_records(rows, part, name)]
     shapes = {tuple(column.shape for column in row.values()) for row in decoded}
     if len(shapes) != 1:
         raise UserError(f"data set {name}: rows of {len(shapes)} shapes, expected one to hold them in one array; give images "
