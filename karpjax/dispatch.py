@@ -153,10 +153,11 @@ class Programs:
         """FLOPs of one step on all devices by XLA's count, and MFU where the device's peak is known.
 
         XLA counts a loop's body once, so a program of many steps counts as one, with its share of the source; a loop of
-        micro-batches would count as one of them, so that step is counted apart.
+        micro-batches would count as one of them, and what a GPU's libraries compute as nothing: there the step is counted
+        apart, before it is compiled.
         """
         program = next((p for p in self.compiled.values() if hasattr(p, "cost_analysis")), None)
-        if self.x.config.accumulate > 1:
+        if self.x.config.accumulate > 1 or self.x.mesh.devices.flat[0].platform == "gpu":
             flops = step_flops(self.x)
         else:
             flops = (program.cost_analysis() or {}).get("flops", 0) * self.x.mesh.size if program else 0
