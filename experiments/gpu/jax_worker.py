@@ -21,7 +21,9 @@ cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 def resnet50(c: Case, key):
     """(model, its example, batch, loss)"""
-    batch = {"image": jax.random.normal(key, (c.batch, c.side, c.side, 3)), "label": jax.random.randint(key, (c.batch,), 0, 1000)}
+    image_key, label_key = jax.random.split(key)
+    batch = {"image": jax.random.normal(image_key, (c.batch, c.side, c.side, 3)),
+             "label": jax.random.randint(label_key, (c.batch,), 0, 1000)}
     model = kj.models.make(dict(name="resnet", depth=50), classes=1000)
 
     def loss(params, model_state, batch, key):

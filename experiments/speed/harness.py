@@ -4,6 +4,7 @@ A worker is a script that prints "ready" (and its versions) and then, for each l
 prints the seconds they took. Absolute times on shared machines mean little; what counts is the ratio within a round, in which
 the workers follow one another within seconds, the order turned round every time.
 """
+import pathlib
 import statistics
 import subprocess
 
@@ -29,7 +30,12 @@ class Worker:
         for line in self.process.stdout:
             if line.startswith(word):
                 return line.removeprefix(word).strip()
-        raise RuntimeError(f"{' '.join(self.process.args)}: ended with {self.process.wait()}, expected a line {word!r}")
+        raise RuntimeError(f"{' '.join(map(short, self.process.args))}: ended with {self.process.wait()}, expected a line {word!r}")
+
+
+def short(argument: str) -> str:
+    """A path by its last part: logs are read on other machines."""
+    return pathlib.Path(argument).name if "/" in argument else argument
 
 
 def serve(run_steps, versions: str = "") -> None:
