@@ -75,10 +75,12 @@ def main():
             median = {who: statistics.median(row[who] for row in rows) for who in workers}
             peers = sorted((who for who in workers if who.startswith("torch")), key=median.get)
             rates = {who: 1000 * c.batch / ms for who, ms in median.items()}
-            summary = {"case": c.name, "median_ms": median, "examples_per_second": {who: round(r, 1) for who, r in rates.items()},
+            summary = {"case": c.name, "median_ms": median,
+                       "examples_per_second": {who: round(r, 1) for who, r in rates.items()},
                        "tokens_per_second": {who: round(r * c.length) for who, r in rates.items()} if c.length else {},
                        "mfu": {who: round(r * c.flops / peak, 4) for who, r in rates.items()} if peak else {},
-                       "time": {f"{who} / {peer}": ratio(rows, who, peer) for who in workers if who not in peers for peer in peers},
+                       "time": {f"{who} / {peer}": ratio(rows, who, peer)
+                                for who in workers if who not in peers for peer in peers},
                        "left_out": failed}
             log.write(json.dumps({**summary, **machine, "workers": {who: w.hello for who, w in workers.items()}}) + "\n")
             print(json.dumps(summary), flush=True)
