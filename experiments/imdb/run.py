@@ -45,8 +45,8 @@ def sets(workdir: pathlib.Path, size: dict, quick: bool) -> tuple[str, pathlib.P
         for file in raw.glob("*.jsonl") if quick else ():
             file.write_text("".join(line + "\n" for line in file.read_text().split("\n")[:600:3]))
     if not pathlib.Path(data_dir, "imdb_packed").exists():
-        prepare("text", raw, "imdb_packed", data_dir, length=size["packed"], vocabulary=300 if quick else 8192, lowercase=True, pack=True,
-                without=str(raw / "test.jsonl"))
+        prepare("text", raw, "imdb_packed", data_dir, length=size["packed"], vocabulary=300 if quick else 8192, lowercase=True,
+                pack=True, without=str(raw / "test.jsonl"))
     return data_dir, raw
 
 

@@ -95,7 +95,8 @@ def main():
         log({"kills": options.kills, "steps": options.steps, "seed": options.seed, "platform": options.platform,
              "xla_flags": os.environ.get("XLA_FLAGS", ""), "versions": versions(),
              "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"})
-        results = [study(name, options.kills, options.steps, options.seed, options.platform, log) for name in options.tasks.split(",")]
+        results = [study(name, options.kills, options.steps, options.seed, options.platform, log)
+                   for name in options.tasks.split(",")]
     sys.exit(0 if all(results) else 1)
 
 

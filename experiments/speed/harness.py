@@ -30,7 +30,8 @@ class Worker:
         for line in self.process.stdout:
             if line.startswith(word):
                 return line.removeprefix(word).strip()
-        raise RuntimeError(f"{' '.join(map(short, self.process.args))}: ended with {self.process.wait()}, expected a line {word!r}")
+        raise RuntimeError(f"{' '.join(map(short, self.process.args))}: ended with {self.process.wait()}, expected a line "
+                           f"{word!r}")
 
 
 def short(argument: str) -> str:

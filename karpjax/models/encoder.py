@@ -56,7 +56,7 @@ class Encoder(nn.Module):
             place_in_row = jnp.arange(T)[None] if positions is None else positions
             x = x + table(self.context + self.offset, "position")(place_in_row + self.offset)
         if self.types:
-            x = x + table(self.types, "type")(jnp.zeros((1, 1), jnp.int32))            # all are of the first type: looked up once
+            x = x + table(self.types, "type")(jnp.zeros((1, 1), jnp.int32))       # all are of the first type
         if self.norm == "post":
             x = nn.Dropout(self.dropout, deterministic=not train)(norm(self.eps, self.bias, "norm_embed")(x))
         mask, states = None if segments is None else same_segment(segments), [x]
