@@ -1,7 +1,7 @@
 """What the commands share: flags, config files with overrides, and one line for bad input.
 
-Exit codes: 0 done; 1 a bug (with its traceback); 2 bad input; 3 stopped because losses were not finite; 75 preempted (SIGTERM
-or Ctrl-C): the state is saved, start the same command again to go on.
+Exit codes: 0 done; 1 a bug (with its traceback); 2 bad input; 3 stopped because losses were not finite; 4 hung (see watch.py);
+75 preempted (SIGTERM or Ctrl-C): the state is saved, start the same command again to go on.
 """
 import errno
 import glob

@@ -29,6 +29,7 @@ from karpjax.experiment import Experiment, assemble
 from karpjax.restore import check_pictures, check_tokens
 from karpjax.sources.source import Described
 from karpjax.state import parameter_table, path_name
+from karpjax.watch import Watch
 
 
 def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] | None = None,
@@ -80,7 +81,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
     training, waiting, evaluating = metrics.Clock(), metrics.Clock(), metrics.Clock()
     writer = metrics.Writer(workdir, upto=step if restored else -1)
     progress = metrics.Progress(config.steps, step, source.examples_per_step, training, waiting)
-    stop = StopSignal()
+    stop, watch = StopSignal(), Watch(workdir, config.hang_after, jax.process_index(), jax.process_count())
     if restored and meta["config"]["steps"] != config.steps:
         progress.say(f"note: config.steps was {meta['config']['steps']}; a schedule without a length of its own follows it")
     if not restored:
@@ -132,6 +133,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
                     "learning rate or config.optimizer.clip, or find the operation with config.debug_nans")
 
     def evaluated(splits) -> dict:
+        watch.says(f"{'' if evaluating.seconds else 'compiling the '}evaluation at step {step}")
         with evaluating:
             found = {f"{split}/{name}": metrics.plain(value) for split in splits
                      for name, value in evaluate(x.eval_variables(state), split).items()}
@@ -141,6 +143,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
         return found
 
     def save(found: dict | None) -> None:
+        watch.says(f"save at step {step}")
         writer.flush()  # rows first: what a checkpoint claims to have seen must be on disk
         saves.save(step, state, about(x, seconds()), found)
         if jax.process_index() == 0:
@@ -154,8 +157,10 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
             before, n = step, steps_to_event(config, source.chunk, programs.longest, step)
             with training, waiting:
                 arrays = feed(step)
+            watch.says(f"compiling {n} steps")
             programs.prepare(state, arrays, n)
             profile.before(step)
+            watch.says(f"steps {before} to {before + n}")
             with training:
                 state, values, bad = programs.run(state, arrays, n)  # donates the old state
                 in_flight.append((before, values, bad))
@@ -177,6 +182,10 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
                 saves.wait()
                 raise Preempted(f"{workdir} stopped at step {step}; the state is saved, start the same command again to go on")
         saves.wait()
+        final = {name: value for row in writer.rows if row["step"] == step for name, value in row.items()
+                 if name.split("/")[0] in while_training}
+        if "test" in source.splits:  # at the end, once
+            final |= evaluated(["test"])
     except BaseException:
         with contextlib.suppress(Exception):  # the error under way is the one to report
             writer.flush()
@@ -184,13 +193,10 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
         raise
     finally:
         stop.restore()
+        watch.close()
         progress.close()
 
-    # ------------------------------------------------------------------- the end: the test split, once, and the summary
-    final = {name: value for row in writer.rows if row["step"] == step for name, value in row.items()
-             if name.split("/")[0] in while_training}
-    if "test" in source.splits:
-        final |= evaluated(["test"])
+    # ------------------------------------------------------------------- the end: the summary
     writer.close()
     saves.close()
     summary = {**final, "steps": step, "skipped": int(state.skipped[0]), "resumed": bool(restored),

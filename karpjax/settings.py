@@ -44,6 +44,8 @@ DEFAULTS = dict(
     dispatch="",                # "scan": many steps a program; "step": one; "": scan on accelerators, step on the CPU
     steps_per_dispatch=16,      # with "scan"
 
+    hang_after=0,               # > 0: where nothing has moved for so many seconds, say which process stands still, and end
+
     # Looking inside.
     overfit=False,              # every step sees the first batch: the loss must go to (nearly) 0
     debug_nans=False,           # stop at the operation that makes a NaN (slow)
@@ -53,7 +55,7 @@ DEFAULTS = dict(
 )
 # A workdir may be continued with other values of these; anything else would be another experiment.
 MAY_CHANGE = ("steps", "log_every", "eval_every", "save_every", "keep", "mesh", "accumulate", "debug_nans",
-              "profile_at", "profile_steps", "compile_cache", "nonfinite_limit")
+              "profile_at", "profile_steps", "compile_cache", "nonfinite_limit", "hang_after")
 
 
 def config(**values) -> ConfigDict:
@@ -97,6 +99,8 @@ def check(values: ConfigDict) -> None:
     for key, choices in (("parallel", ("jit", "pmap")), ("dispatch", ("", "scan", "step")), ("precision", ("fp32", "bf16"))):
         check_choice(values[key], choices, f"config.{key}")
     check_keys(values.mesh, ("data", "fsdp"), "config.mesh")
+    if values.hang_after < 0:
+        raise UserError(f"config.hang_after: expected seconds, 0 for none, found {values.hang_after}")
     if not 0 <= values.ema_decay < 1:
         raise UserError(f"config.ema_decay: expected at least 0 (off) and below 1, found {values.ema_decay}")
     if values.best and (len(values.best.split()) != 2 or values.best.split()[0] not in ("min", "max")):

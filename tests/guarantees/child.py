@@ -10,12 +10,12 @@ from karpjax import cli
 
 def main(argv):
     options = cli.parse(argv, __doc__, task=str, workdir=str, mutant="", slow="0", devices=0, coordinator="", processes=0,
-                        process=0, steps=12)
+                        process=0, steps=12, hang_after=0)
     cli.start_jax(options.devices, options.coordinator, options.processes, options.process)
     import jax
     from guarantees.registry import config_of
     from karpjax import checkpoint, loop
-    config, record = config_of(options.task, steps=options.steps)
+    config, record = config_of(options.task, steps=options.steps, hang_after=options.hang_after)
     loop.report.curves = loop.report.show = lambda *drawn: None  # seconds of drawing that no guarantee looks at
     if options.mutant:
         MUTANTS[options.mutant](checkpoint, jax)

@@ -1,0 +1,69 @@
+"""The hang detector: a process that stands still is named, and the others do not wait for it for ever."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from guarantees.harness import ROOT, finished
+from guarantees.test_g3_processes import two
+from karpjax import watch
+
+PROGRAM = """
+import sys, time
+from karpjax.watch import Watch
+watch = Watch(sys.argv[1], after=1.0, process=0, processes=2)
+for i in range(4):
+    watch.says(f"{sys.argv[2]} {i}")
+    time.sleep(float(sys.argv[3]))
+watch.close()
+"""
+
+
+def run(folder, doing: str, seconds: float):
+    return subprocess.run([sys.executable, "-c", PROGRAM, folder, doing, str(seconds)], cwd=ROOT, capture_output=True,
+                          text=True, timeout=60)
+
+
+def test_standing_still_ends_it_with_the_stacks_and_the_silent_process(tmp_path):
+    done = run(tmp_path, "step", 20.0)
+    assert done.returncode == watch.CODE
+    assert 'File "<string>", line 7 in <module>' in done.stderr  # where it slept
+    said = done.stderr.splitlines()[-1]
+    assert "nothing new for 1 s" in said and "'step 0'" in said and "process 1 is dead or stopped" in said
+
+
+@pytest.mark.parametrize("doing,seconds", [("step", 0.5), ("compiling", 2.0)])
+def test_moving_on_and_compiling_are_no_hang(tmp_path, doing, seconds):
+    done = run(tmp_path, doing, seconds)
+    assert done.returncode == 0, done.stderr
+    assert not any((tmp_path / "beats").iterdir())
+
+
+def test_a_process_that_compiles_is_waited_for(tmp_path):
+    (tmp_path / "beats").mkdir()
+    other = watch.Watch(tmp_path, after=1.0, process=1, processes=2)
+    other.says("compiling 4 steps")
+    try:
+        assert run(tmp_path, "step", 2.0).returncode == 0
+    finally:
+        other.close()
+
+
+def test_a_stopped_process_is_named(tmp_path):
+    """SIGSTOP to one of two: the other ends within the bound, and names it."""
+    after = 8
+    first, second = two("digits", tmp_path, "--slow=0.2", f"--hang_after={after}", "--steps=60")
+    for line in first.stdout:
+        if line.startswith("row 4"):
+            break
+    os.kill(second.pid, signal.SIGSTOP)
+    started = time.monotonic()
+    try:
+        said = finished(first, code=watch.CODE, timeout=120)
+        assert time.monotonic() - started < 4 * after
+        assert "karpjax: error: hung" in said and "process 1 is dead or stopped" in said and "Thread 0x" in said
+    finally:
+        second.kill()
