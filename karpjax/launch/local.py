@@ -1,0 +1,108 @@
+"""Several processes on this machine, each with simulated CPU devices: the machinery of a pod, without one.
+
+Their output lies in WORKDIR/logs/process_I.log; that of process 0 is shown too. SIGTERM and Ctrl-C are passed on to all, which
+save the same step and end with 75. When one ends otherwise the rest, who would wait for it in a collective, get `grace` seconds.
+"""
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from karpjax.errors import UserError
+
+FLAGS = {"processes": 2, "devices-per-process": 1, "port": 0, "grace": 30}
+
+
+def launch(options, rest: list[str]) -> int:
+    """Start them, wait for them, and return the exit code of the first that did not end well; 0 if all did."""
+    for name in ("processes", "devices-per-process"):
+        if options[name] < 1:
+            raise UserError(f"--{name}: expected at least 1, found {options[name]}")
+    logs = pathlib.Path(workdir_of(rest)).expanduser() / "logs"
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir: {logs} cannot be written ({error.strerror}); choose another folder") from error
+    address = f"localhost:{options.port or free_port()}"
+    if options.port:
+        check_free(options.port)
+    common = [sys.executable, "-m", "karpjax.train", *rest, f"--devices={options['devices-per-process']}",
+              f"--coordinator={address}", f"--processes={options.processes}"]
+    processes = []
+    for i in range(options.processes):  # a session of its own: a terminal's Ctrl-C reaches the launcher alone, which passes it on
+        processes.append(subprocess.Popen([*common, f"--process={i}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                          start_new_session=True))
+    readers = [threading.Thread(target=keep, args=(process.stdout, logs / f"process_{i}.log", i == 0))
+               for i, process in enumerate(processes)]
+    for reader in readers:
+        reader.start()
+    before = {number: signal.signal(number, lambda *_: stop(processes, signal.SIGTERM))
+              for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return wait(processes, options.grace, logs)
+    finally:
+        stop(processes, signal.SIGKILL)
+        for reader in readers:
+            reader.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def wait(processes, grace: float, logs) -> int:
+    first, deadline = 0, None
+    while any(process.poll() is None for process in processes):
+        failed = [i for i, process in enumerate(processes) if process.poll()]
+        if failed and deadline is None:
+            first, deadline = processes[failed[0]].returncode, time.monotonic() + grace
+            print(f"karpjax: process {failed[0]} ended with code {first}; {logs / f'process_{failed[0]}.log'}", file=sys.stderr)
+        if deadline and time.monotonic() > deadline:
+            left = [i for i, process in enumerate(processes) if process.poll() is None]
+            print(f"karpjax: process{'es' * (len(left) > 1)} {', '.join(map(str, left))} did not end in {grace:g} s: killed",
+                  file=sys.stderr)
+            stop(processes, signal.SIGKILL)
+            deadline = float("inf")
+        time.sleep(0.1)
+    first = first or next((process.returncode for process in processes if process.returncode), 0)
+    return 128 - first if first < 0 else first                       # by a signal: as a shell says it
+
+
+def stop(processes, number: int) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(number)
+
+
+def keep(stream, file: pathlib.Path, show: bool) -> None:
+    """All that a process says, to its log, and to the terminal."""
+    with file.open("ab") as log:
+        while chunk := stream.read1():
+            log.write(chunk)
+            log.flush()
+            if show:
+                sys.stdout.buffer.write(chunk)
+                sys.stdout.buffer.flush()
+
+
+def workdir_of(rest: list[str]) -> str:
+    given = [flag.removeprefix("--workdir=") for flag in rest if flag.startswith("--workdir=")]
+    if not given:
+        raise UserError("--workdir=... is missing; every process writes its log there")
+    return given[-1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("localhost", port))
+        except OSError as error:
+            raise UserError(f"--port={port}: {error.strerror}; choose another, or leave it out for a free one") from error

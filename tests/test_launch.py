@@ -1,0 +1,128 @@
+"""python -m karpjax.launch: real processes on this machine; what would be typed for a TPU slice, and a slice that is taken away."""
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from guarantees.harness import ROOT
+
+HERE = pathlib.Path(__file__).parent
+RUN = ["--config=configs/digits_cnn.py", "--config.model.width=4", "--config.eval_every=50", "--config.save_every=50"]
+SLICE = ["tpu", "--name=my-slice", "--type=v5litepod-256", "--zone=us-west4-a", "--version=v2-alpha-tpuv5-lite", "--spot",
+         "--config=configs/digits_cnn.py", "--workdir=gs://my-bucket/runs/digits"]
+
+
+def launch(*arguments, path: str = "", **options):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
+           "PATH": os.pathsep.join(filter(None, [path, os.environ["PATH"]]))}
+    env.pop("XLA_FLAGS", None)
+    return subprocess.Popen([sys.executable, "-m", "karpjax.launch", *arguments], cwd=ROOT, env=env, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+
+
+def said(process, code: int, timeout: int = 240) -> str:
+    output, _ = process.communicate(timeout=timeout)
+    assert process.returncode == code, output[-3000:]
+    return output
+
+
+def at_work(workdir) -> pathlib.Path:
+    """Wait until the run has written rows."""
+    rows = pathlib.Path(workdir) / "metrics.jsonl"
+    for _ in range(600):
+        if rows.exists() and rows.read_text().count("\n") > 1:
+            return rows
+        time.sleep(0.2)
+    raise AssertionError("no row after two minutes")
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], stdout=subprocess.PIPE,
+                                           text=True).stdout.split()]
+
+
+def test_two_processes_of_two_devices(tmp_path):
+    output = said(launch("local", "--processes=2", "--devices-per-process=2", *RUN, "--config.steps=100",
+                         f"--workdir={tmp_path}"), 0)
+    assert json.loads((tmp_path / "summary.json").read_text())["device"]["processes"] == 2
+    logs = [(tmp_path / "logs" / f"process_{i}.log").read_text() for i in range(2)]
+    assert "4 x cpu" in logs[0] and logs[0] in output and "test/accuracy" in logs[1]
+
+
+def test_a_process_that_dies_takes_the_run_down_within_the_bound(tmp_path):
+    process = launch("local", "--processes=2", "--grace=5", *RUN, "--config.steps=100000", f"--workdir={tmp_path}")
+    at_work(tmp_path)
+    os.kill(children(process.pid)[1], signal.SIGKILL)
+    started = time.monotonic()
+    output = said(process, 128 + signal.SIGKILL, timeout=60)
+    assert time.monotonic() - started < 30
+    assert "process 1 ended with code -9" in output
+
+
+def test_sigterm_saves_on_all_and_the_same_command_goes_on(tmp_path):
+    process = launch("local", "--processes=2", *RUN, "--config.steps=100000", f"--workdir={tmp_path}")
+    at_work(tmp_path)
+    process.send_signal(signal.SIGTERM)
+    output = said(process, 75)
+    step = int(output.split("stopped at step ")[1].split(";")[0])
+    assert f"stopped at step {step};" in (tmp_path / "logs" / "process_1.log").read_text()
+    output = said(launch("local", "--processes=2", *RUN, f"--config.steps={step + 10}", f"--workdir={tmp_path}"), 0)
+    assert f"steps {step} to {step + 10}" in output
+
+
+@pytest.mark.parametrize("arguments,expected", [
+    (["here"], "expected local or tpu first, found 'here'"),
+    (["local", *RUN], "--workdir=... is missing"),
+    (["local", *RUN, "--workdir={tmp}", "--processes=0"], "--processes: expected at least 1, found 0"),
+    (["local", *RUN, "--workdir={tmp}", "--port={port}"], "choose another, or leave it out"),
+    (["local", "--config=nowhere.py", "--workdir={tmp}"], "no such file"),
+    ([*SLICE[:-1], "--workdir=runs/digits"], "expected gs://BUCKET"),
+    (["tpu", *SLICE[2:]], "--name=... is missing"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_bad_input(arguments, expected, tmp_path):
+    with socket.socket() as busy:
+        busy.bind(("localhost", 0))
+        busy.listen()
+        fill = {"tmp": tmp_path / "run", "port": busy.getsockname()[1]}
+        output = said(launch(*(argument.format(**fill) for argument in arguments)), 2)
+    assert expected in output and "Traceback" not in output
+
+
+@pytest.mark.parametrize("extra,name", [([], "tpu_dry_run.txt"), (["--queued"], "tpu_dry_run_queued.txt")])
+def test_dry_run_prints_the_commands(extra, name):
+    assert said(launch(*SLICE, *extra, "--dry-run"), 0) == (HERE / "data" / name).read_text()
+
+
+GCLOUD = r"""#!/bin/bash
+echo "$3 $4" | cut -d' ' -f1,2 >> {folder}/calls
+case "$4" in
+    describe) cat {folder}/state 2> /dev/null ;;
+    create) echo READY > {folder}/state ;;
+    delete) rm {folder}/state ;;
+    ssh) if [ -e {folder}/once ]; then echo worker zero says done; exit {code}; fi
+         touch {folder}/once; echo PREEMPTED > {folder}/state; exit 255 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_slice_that_is_taken_away_is_made_again(code, tmp_path):
+    """With a gcloud that is ours: the first run is preempted, the second ends, and its code is the command's."""
+    program = tmp_path / "gcloud"
+    program.write_text(GCLOUD.format(folder=tmp_path, code=code))
+    program.chmod(0o755)
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "init", "-q", clone], check=True)
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run([sys.executable, "-m", "karpjax.launch", *SLICE], cwd=clone, env=env, capture_output=True, text=True,
+                          timeout=120)
+    assert done.returncode == code, done.stderr[-2000:]
+    assert "worker zero says done" in done.stdout and "preempted (the slice is PREEMPTED); start 2" in done.stderr
+    calls = [line.split()[1] for line in (tmp_path / "calls").read_text().splitlines()]
+    assert [call for call in calls if call != "describe"] == ["create", "scp", "ssh", "delete", "create", "scp", "ssh"]
