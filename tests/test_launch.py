@@ -1,4 +1,4 @@
-"""python -m karpjax.launch: real processes on this machine; what would be typed for a TPU slice, and a slice that is taken away."""
+"""python -m karpjax.launch: real processes on this machine; what one would type for a TPU slice, and one that is taken away."""
 import json
 import os
 import pathlib

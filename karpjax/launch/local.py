@@ -1,7 +1,7 @@
 """Several processes on this machine, each with simulated CPU devices: the machinery of a pod, without one.
 
 Their output lies in WORKDIR/logs/process_I.log; that of process 0 is shown too. SIGTERM and Ctrl-C are passed on to all, which
-save the same step and end with 75. When one ends otherwise the rest, who would wait for it in a collective, get `grace` seconds.
+save the same step and end with 75. When one ends badly the rest, which would wait for it in a collective, get `grace` seconds.
 """
 import pathlib
 import signal
@@ -32,7 +32,7 @@ def launch(options, rest: list[str]) -> int:
     common = [sys.executable, "-m", "karpjax.train", *rest, f"--devices={options['devices-per-process']}",
               f"--coordinator={address}", f"--processes={options.processes}"]
     processes = []
-    for i in range(options.processes):  # a session of its own: a terminal's Ctrl-C reaches the launcher alone, which passes it on
+    for i in range(options.processes):  # a session of its own: a terminal's Ctrl-C reaches the launcher, which passes it on
         processes.append(subprocess.Popen([*common, f"--process={i}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                           start_new_session=True))
     readers = [threading.Thread(target=keep, args=(process.stdout, logs / f"process_{i}.log", i == 0))
