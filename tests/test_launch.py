@@ -55,6 +55,25 @@ def test_two_processes_of_two_devices(tmp_path):
     assert "4 x cpu" in logs[0] and logs[0] in output and "test/accuracy" in logs[1]
 
 
+def test_readme_line_runs(tmp_path):
+    line, = [line for line in (ROOT / "README.md").read_text().splitlines() if "karpjax.launch local" in line]
+    _, arguments = line.split("karpjax.launch ")
+    said(launch(*arguments.replace("runs/two", str(tmp_path)).split(), "--config.steps=60"), 0)
+    assert json.loads((tmp_path / "summary.json").read_text())["device"]["count"] == 8
+
+
+def test_slurm_is_found_in_the_environment(tmp_path):
+    """README's line: --distributed, and Slurm's variables as srun sets them for two tasks of one node."""
+    found = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    env = {**os.environ, **found, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    both = [subprocess.Popen([sys.executable, "-m", "karpjax.train", "--distributed", *RUN, "--config.steps=60",
+                              f"--workdir={tmp_path}"], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             env={**env, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}) for i in range(2)]
+    for process in both:
+        said(process, 0)
+    assert json.loads((tmp_path / "summary.json").read_text())["device"]["processes"] == 2
+
+
 def test_a_process_that_dies_takes_the_run_down_within_the_bound(tmp_path):
     process = launch("local", "--processes=2", "--grace=5", *RUN, "--config.steps=100000", f"--workdir={tmp_path}")
     at_work(tmp_path)
