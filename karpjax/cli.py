@@ -19,7 +19,7 @@ from absl import flags
 import jax
 from ml_collections import ConfigDict, config_flags
 
-from karpjax import settings
+from karpjax import peers, settings
 from karpjax.errors import NotFinite, Preempted, UserError, did_you_mean
 from karpjax.task import module_from_text
 
@@ -152,12 +152,11 @@ def print_json(values: dict) -> None:
     print(json.dumps(values))
 
 
-def start_jax(devices: int = 0, coordinator: str = "", processes: int = 0, process: int = 0, distributed: bool = False):
+def start_jax(devices: int = 0, coordinator: str = "", processes: int = 0, process: int = 0, distributed: bool = False,
+              join_seconds: int = 300):
     """Before any other use of jax: simulated CPU devices, or the processes of a multi-host run."""
     if devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", devices)
-    if coordinator:
-        jax.distributed.initialize(coordinator, processes, process)
-    elif distributed:  # TPU pods, Slurm: everything is found in the environment
-        jax.distributed.initialize()
+    if coordinator or distributed:
+        peers.join(coordinator, processes, process, join_seconds)

@@ -102,7 +102,7 @@ def repeat_first(source: Source) -> Any:
     if isinstance(source, Rollout):
         raise UserError("config.overfit repeats the first batch of a data set, but a rollout changes with the policy: leave it "
                         "off")
-    names = ("arrays", "chunk", "batch_size", "examples_per_step", "splits", "sharded", "lends", "example", "host_fed",
+    names = ("arrays", "chunk", "batch_size", "n", "examples_per_step", "splits", "sharded", "lends", "example", "host_fed",
              "on_host", "described", "files", "init", "batch", "prepare", "eval_batches")
     begin = lambda arrays, source_state, variables: (source_state, source.begin(arrays, source_state, variables)[1])
     first = functools.cache(lambda seed: source.feed(0, seed))

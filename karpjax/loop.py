@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 import numpy as np
 
-from karpjax import init_from, metrics, report, settings, sharding
+from karpjax import init_from, metrics, peers, report, settings, sharding
 from karpjax.card import card
 from karpjax.checkpoint import Checkpoints, absolute
 from karpjax.dispatch import Programs, default_dispatch
@@ -51,6 +51,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
     saved = saved_config(workdir)
     x = assemble(config, record, mesh, saved)
     config, source, mesh = x.config, x.source, x.mesh
+    peers.check_same({"versions": versions(), "config": config.to_dict(), "data": {"rows": source.n, **source.described}})
     if isinstance(source, Described):
         raise source.missing
     workdir = claim(workdir, x, saved)

@@ -127,13 +127,13 @@ def check_best(best: str, found: dict) -> None:
         raise UserError(f"config.best = {best!r}: the evaluation has no such metric{did_you_mean(best.split()[1], found)}")
 
 
-def differences(saved: dict, current: dict, prefix: str = "") -> list[str]:
-    """Lines "key: saved -> current" for what differs outside MAY_CHANGE."""
+def differences(saved: dict, current: dict, prefix: str = "", may_change=MAY_CHANGE) -> list[str]:
+    """Lines "key: saved -> current" for what differs, but for keys that may."""
     lines = []
     for key in sorted(set(saved) | set(current)):
         name = f"{prefix}{key}"
         old, new = saved.get(key, "(absent)"), current.get(key, "(absent)")
-        if not prefix and key in MAY_CHANGE or old == new:
+        if not prefix and key in may_change or old == new:
             continue
         lines += differences(old, new, f"{name}.") if isinstance(old, dict) and isinstance(new, dict) else \
             [f"{name}: {old!r} -> {new!r}"]

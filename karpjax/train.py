@@ -3,6 +3,7 @@
     --devices=8       simulate that many devices on the CPU
     --distributed     one of several processes, found from the environment (TPU pods, Slurm); or by hand
                       --coordinator=HOST:PORT --processes=N --process=I
+    --join_seconds=300  how long they wait for each other
 
 Starting it again with the same workdir goes on where it stopped. Exit codes: see karpjax/cli.py.
 """
@@ -11,8 +12,8 @@ from karpjax import cli
 
 def main(argv):
     options = cli.parse(argv, __doc__, config=True, workdir=str, devices=0, coordinator="", processes=0, process=0,
-                        distributed=False)
-    cli.start_jax(**{name: options[name] for name in ("devices", "coordinator", "processes", "process", "distributed")})
+                        distributed=False, join_seconds=300)
+    cli.start_jax(**{name: options[name] for name in options if name not in ("config", "record", "workdir")})
     from karpjax.loop import train
     summary = train(options.config, options.workdir, record=options.record)
     results = {name: value for name, value in summary.items() if "/" in name or name in ("steps", "seconds")}

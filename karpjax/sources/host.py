@@ -28,7 +28,7 @@ class Host(Source):
                  prepare: Callable | None = None, view: Callable | None = None, augment: Callable | None = None,
                  mix: Callable | None = None, ahead: int = 2, threads: int = 16):
         self.records, self.batch_size, self.decode = {"train": train, **(splits or {})}, batch_size, decode
-        self.splits = tuple(self.records)[1:]
+        self.splits, self.n = tuple(self.records)[1:], len(train)
         self._prepare, self._view, self._augment, self._mix = prepare or unchanged, view or unchanged, augment, mix
         self.ahead, self.threads = ahead, threads
         first = decode(train[0])

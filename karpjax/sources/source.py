@@ -21,6 +21,7 @@ class Source:
                                     # Host-fed sources: the shapes of what feed gives
     chunk: int = 1                  # steps fed by one `begin`
     batch_size: int = 0             # global
+    n: int = 0                      # rows of the training split; 0: there is none
     splits: tuple[str, ...] = ()    # what can be evaluated; "test" only once, at the end
     sharded: tuple[str, ...] = ()   # entries of source_state whose axis 0 is split over devices as batches are
     example: dict = {}              # a prepared batch of 1, for shapes

@@ -1,0 +1,65 @@
+"""Processes that do not meet, or do not come with the same things: one line on each, in time, and nothing trained."""
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from guarantees.harness import ROOT
+from karpjax.launch.local import free_port
+
+DIGITS = [f"--config={ROOT}/configs/digits_cnn.py", "--config.model.width=4"]
+BYTES = [f"--config={ROOT}/configs/mlm_tiny.py", "--config.data.path=novel.txt", "--config.model.width=16"]
+
+
+def start(process: int, port: int, *flags: str, processes: int = 2, cwd=ROOT):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen([sys.executable, "-m", "karpjax.train", f"--coordinator=localhost:{port}", f"--processes={processes}",
+                             f"--process={process}", *flags], cwd=cwd, env=env, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT)
+
+
+def refused(process, *words: str) -> None:
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2 and "Traceback" not in output, output[-2000:]
+    line = next(line for line in output.splitlines() if line.startswith("karpjax: error: "))
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize("process", [0, 1], ids=["nobody comes", "nobody is there"])
+def test_processes_that_do_not_meet_say_so_in_time(process, tmp_path):
+    started = time.monotonic()
+    refused(start(process, free_port(), *DIGITS, f"--workdir={tmp_path}/run", "--join_seconds=5"),
+            "2 processes did not meet within 5 s", f"--process={process}")
+    assert time.monotonic() - started < 60 and not (tmp_path / "run").exists()
+
+
+def test_another_config_is_named(tmp_path):
+    port, common = free_port(), [*DIGITS, f"--workdir={tmp_path}/run"]
+    for process in [start(0, port, *common), start(1, port, *common, "--config.seed=7")]:
+        refused(process, "process 1 has config.seed: 0 -> 7")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_data_under_the_same_name_is_named(tmp_path):
+    port, both = free_port(), []
+    for i, words in enumerate((4000, 5000)):
+        (tmp_path / str(i)).mkdir()
+        (tmp_path / str(i) / "novel.txt").write_text("It is a truth " * words)
+        both.append(start(i, port, *BYTES, f"--workdir={tmp_path}/run", cwd=tmp_path / str(i)))
+    for process in both:
+        refused(process, "process 1 has data.rows: ")
+
+
+def test_jax_used_too_early(tmp_path):
+    config = tmp_path / "early.py"
+    config.write_text((ROOT / "configs" / "digits_cnn.py").read_text() + "\nimport jax.numpy as jnp\nTABLE = jnp.ones(3) + 1\n")
+    refused(start(0, free_port(), f"--config={config}", f"--workdir={tmp_path}/run", processes=1), "a config file must not compute")
+
+
+def test_no_cluster_in_the_environment(tmp_path):
+    process = subprocess.Popen([sys.executable, "-m", "karpjax.train", *DIGITS, f"--workdir={tmp_path}/run", "--distributed"],
+                               env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    refused(process, "--distributed", "--coordinator=HOST:PORT")
