@@ -1,4 +1,4 @@
-"""The processes of one run, before it starts: they meet, or say in time that they do not; and they have come with the same things."""
+"""The processes of a run, before it starts: they meet, or say in time that they do not; they come with the same things."""
 import contextlib
 import json
 import os
@@ -16,7 +16,8 @@ from karpjax.settings import differences
 def join(coordinator: str = "", processes: int = 0, process: int = 0, seconds: int = 300) -> None:
     """jax.distributed.initialize, by hand or from the environment; without the others in time one line, and exit code 2."""
     there = f"--coordinator={coordinator}: {processes} processes" if coordinator else "--distributed: the processes"
-    complaint = (f"{there} did not meet within {seconds} s (this is {f'--process={process}' if coordinator else 'one of them'}); "
+    this = f"--process={process}" if coordinator else "one of them"
+    complaint = (f"{there} did not meet within {seconds} s (this is {this}); "
                  "start every one of them with the address of process 0, and see that its port can be reached")
     with deadline(seconds, complaint):
         try:

@@ -15,9 +15,9 @@ BYTES = [f"--config={ROOT}/configs/mlm_tiny.py", "--config.data.path=novel.txt",
 
 def start(process: int, port: int, *flags: str, processes: int = 2, cwd=ROOT):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen([sys.executable, "-m", "karpjax.train", f"--coordinator=localhost:{port}", f"--processes={processes}",
-                             f"--process={process}", *flags], cwd=cwd, env=env, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT)
+    own = [f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process={process}"]
+    return subprocess.Popen([sys.executable, "-m", "karpjax.train", *own, *flags], cwd=cwd, env=env, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def refused(process, *words: str) -> None:
@@ -54,8 +54,9 @@ def test_other_data_under_the_same_name_is_named(tmp_path):
 
 def test_jax_used_too_early(tmp_path):
     config = tmp_path / "early.py"
-    config.write_text((ROOT / "configs" / "digits_cnn.py").read_text() + "\nimport jax.numpy as jnp\nTABLE = jnp.ones(3) + 1\n")
-    refused(start(0, free_port(), f"--config={config}", f"--workdir={tmp_path}/run", processes=1), "a config file must not compute")
+    config.write_text((ROOT / "configs/digits_cnn.py").read_text() + "\nimport jax.numpy as jnp\nTABLE = jnp.ones(3) + 1\n")
+    process = start(0, free_port(), f"--config={config}", f"--workdir={tmp_path}/run", processes=1)
+    refused(process, "a config file must not compute")
 
 
 def test_no_cluster_in_the_environment(tmp_path):
