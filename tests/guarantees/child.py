@@ -54,7 +54,14 @@ def rows_not_cut(checkpoint, jax):
     metrics.Writer.__init__ = lambda self, workdir, upto=-1: writer(self, workdir, upto=10**9)
 
 
-MUTANTS = {f.__name__: f for f in (key_not_saved, position_not_saved, rows_not_cut)}
+def keyed_by_process(checkpoint, jax):
+    """What is drawn for an example depends on the process that draws it."""
+    from karpjax.sources import source
+    keys = source.example_keys
+    source.example_keys = lambda key, index: keys(jax.random.fold_in(key, jax.process_count()), index)
+
+
+MUTANTS = {f.__name__: f for f in (key_not_saved, position_not_saved, rows_not_cut, keyed_by_process)}
 
 if __name__ == "__main__":
     cli.run(main)

@@ -1,4 +1,7 @@
-"""G3: two processes equal one; SIGTERM to one of two makes both save the same step, exit 75 and go on to the same end."""
+"""G3: two processes equal one; SIGTERM to one of two makes both save the same step, exit 75 and go on to the same end.
+
+And a run goes on with other processes and devices than it was stopped on, as if it had kept them (elastic).
+"""
 import os
 import signal
 import socket
@@ -12,12 +15,12 @@ from karpjax import checkpoint
 from karpjax.errors import Preempted
 
 
-def two(name, workdir, *flags):
-    """The two processes of a run, one simulated device each."""
+def two(name, workdir, *flags, devices: int = 1):
+    """The two processes of a run, `devices` simulated devices each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    flags = ("--devices=1", f"--coordinator=localhost:{port}", "--processes=2", *flags)
+    flags = (f"--devices={devices}", f"--coordinator=localhost:{port}", "--processes=2", *flags)
     return [child(name, workdir, *flags, f"--process={i}") for i in range(2)]
 
 
@@ -27,12 +30,35 @@ def test_two_processes_equal_one(name, tmp_path):
     finished(one)
     for process in two(name, tmp_path / "two"):
         finished(process)
-    (rows_one, _), (rows_two, _) = record_of(tmp_path / "one"), record_of(tmp_path / "two")
+    assert not unequal(tmp_path / "one", tmp_path / "two")
+
+
+def unequal(one, two) -> list:
+    """(step, name, here, there) of the logged metrics of two runs that differ beyond rounding."""
+    (rows_one, _), (rows_two, _) = record_of(one), record_of(two)
     assert [row.keys() for row in rows_one] == [row.keys() for row in rows_two]
-    for a, b in zip(rows_one, rows_two):
-        for key in a:
-            # Evaluation divides counts of a few hundred examples: one that flips would show, rounding does not.
-            assert np.allclose(a[key] or 0.0, b[key] or 0.0, rtol=RTOL, atol=ATOL), (a["step"], key, a[key], b[key])
+    # Evaluation divides counts of a few hundred examples: one that flips would show, rounding does not.
+    return [(a["step"], key, a[key], b[key]) for a, b in zip(rows_one, rows_two) for key in a
+            if not np.allclose(a[key] or 0.0, b[key] or 0.0, rtol=RTOL, atol=ATOL)]
+
+
+@pytest.mark.parametrize("name,mutant", [("digits", ""), ("digits_host", ""), ("digits", "keyed_by_process")])
+def test_elastic(name, mutant, tmp_path):
+    """8 devices, then two processes of 2, then 2 devices, then 8; each but the last is stopped by SIGTERM."""
+    whole, parts, flags = tmp_path / "whole", tmp_path / "parts", (f"--mutant={mutant}", "--slow=0.3")
+    finished(child(name, whole, "--devices=8"))
+    for after, start in ((1, lambda: [child(name, parts, "--devices=8", *flags)]),
+                         (4, lambda: two(name, parts, *flags, devices=2)),
+                         (7, lambda: [child(name, parts, "--devices=2", *flags)])):
+        first, *others = start()
+        for line in first.stdout:
+            if line.startswith("row") and int(line.split()[1]) >= after:
+                break
+        first.send_signal(signal.SIGTERM)
+        for process in (first, *others):
+            finished(process, code=Preempted.code)
+    finished(child(name, parts, "--devices=8", f"--mutant={mutant}"))
+    assert bool(unequal(whole, parts)) == bool(mutant)
 
 
 def test_sigterm_to_one_of_two(tmp_path):
