@@ -2,10 +2,12 @@
 
     python experiments/kill_resume/run.py                       # 20 kills a task: about 25 minutes on 2 cores
     python experiments/kill_resume/run.py --kills=2 --steps=12 --tasks=poly --log=/tmp/quick.jsonl
+    python experiments/kill_resume/run.py --processes=2 --tasks=digits,ppo --log=experiments/kill_resume/two_processes.jsonl
     XLA_FLAGS=--xla_gpu_deterministic_ops=true python experiments/kill_resume/run.py --platform=cuda --tasks=digits,ppo
 
 Every second kill falls inside a save (while Orbax's temporary folder is there), the others some random moments after a random
-row. Tasks are those of tests/guarantees/registry.py. One line a kill and one a task in results.jsonl; exit 1 if any differs.
+row; of several processes a random one is killed, or gets SIGTERM. Tasks are those of tests/guarantees/registry.py. One line a
+kill and one a task in results.jsonl; exit 1 if any differs.
 """
 import argparse
 import json
@@ -23,15 +25,20 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from guarantees.harness import child, finished, record_of  # noqa: E402
+from guarantees.harness import child, children, finished, record_of  # noqa: E402
 from guarantees.registry import TASKS  # noqa: E402
+from karpjax.errors import Preempted  # noqa: E402
 from karpjax.loop import versions  # noqa: E402
 
 
-def kill_once(process, workdir, in_a_save: bool, chance) -> dict | None:
-    """Wait for the moment and kill; what was killed where, or None if the run ended first."""
+def kill_once(processes: list, workdir, in_a_save: bool, chance) -> dict | None:
+    """Wait for the moment and kill one; what was killed where, or None if the run ended first.
+
+    Of several processes a random one gets SIGKILL, after which the others can only be killed too, or SIGTERM, after which all
+    must save the same step and exit with 75.
+    """
     rows, last, start = chance.randint(1, 6), None, None
-    for line in process.stdout:
+    for line in processes[0].stdout:
         if " steps " in line and start is None:
             start = int(line.split("steps ")[1].split()[0])
         if line.startswith("row"):
@@ -39,36 +46,57 @@ def kill_once(process, workdir, in_a_save: bool, chance) -> dict | None:
         if rows <= 0:
             break
     time.sleep(chance.uniform(0, 0.2))
-    while in_a_save and process.poll() is None:
+    while in_a_save and processes[0].poll() is None:
         if any("orbax-checkpoint-tmp" in name for name in os.listdir(workdir / "checkpoints")):
             time.sleep(chance.uniform(0, 0.1))  # anywhere in it
             break
-    process.send_signal(signal.SIGKILL)
-    if process.wait() != -signal.SIGKILL:
+    number = signal.SIGKILL if len(processes) == 1 else chance.choice([signal.SIGKILL, signal.SIGTERM])
+    victim = chance.randrange(len(processes))
+    processes[victim].send_signal(number)
+    if number == signal.SIGKILL:
+        processes[victim].wait()
+        for process in processes:
+            process.kill()
+    codes = [process.wait() for process in processes]
+    if number == signal.SIGTERM and set(codes) not in ({Preempted.code}, {0}):
+        raise SystemExit(f"SIGTERM to process {victim}: exit codes {codes}, expected {Preempted.code} of all")
+    if codes[victim] == 0:
         return None
     unfinished = [name for name in os.listdir(workdir / "checkpoints") if "orbax-checkpoint-tmp" in name]
-    return {"started_at": start, "last_row": last, "save_cut": bool(unfinished)}
+    of_several = {"process": victim, "signal": number.name} if len(processes) > 1 else {}
+    return {"started_at": start, "last_row": last, **of_several, "save_cut": bool(unfinished)}
 
 
-def study(name: str, kills: int, steps: int, seed: int, platform: str, log) -> bool:
+def study(name: str, options, log) -> bool:
     """`kills` kills of one task, in as many runs as it takes; True if every run ended as the reference."""
-    start = lambda workdir, *flags: child(name, workdir, f"--steps={steps}", *flags, env={"JAX_PLATFORMS": platform})
-    chance, done, equal = random.Random(f"{seed} {name}"), 0, True
+    chance, done, equal = random.Random(f"{options.seed} {name}"), 0, True
+    env = {"JAX_PLATFORMS": options.platform}
+
+    def start(workdir, *flags) -> list:
+        flags = (f"--steps={options.steps}", *flags)
+        if options.processes == 1:
+            return [child(name, workdir, *flags, env=env)]
+        return children(name, workdir, options.processes, *flags, env=env)
+
+    def ended(processes) -> None:
+        for process in processes:
+            finished(process)
+
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        finished(start(folder / "reference"))
+        ended(start(folder / "reference"))
         expected = record_of(folder / "reference")
-        while done < kills:
+        while done < options.kills:
             workdir = folder / "killed"
             shutil.rmtree(workdir, ignore_errors=True)
             here = 0
-            while done < kills:
+            while done < options.kills:
                 found = kill_once(start(workdir, "--slow=0.1"), workdir, done % 2 == 1, chance)
                 if found is None:
                     break
                 done, here = done + 1, here + 1
                 log({"task": name, "kill": done, **found})
-            finished(start(workdir))
+            ended(start(workdir))
             same = record_of(workdir) == expected
             equal &= same
             log({"task": name, "run_with_kills": here, "rows": len(expected[0]), "leaves": len(expected[1]),
@@ -83,6 +111,7 @@ def main():
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--platform", default="cpu", help="cpu, cuda or tpu")
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--log", default=str(HERE / "results.jsonl"))
     options = parser.parse_args()
     with open(options.log, "w") as file, tempfile.TemporaryDirectory() as cache:
@@ -93,10 +122,10 @@ def main():
             file.flush()
             print(row, flush=True)
         log({"kills": options.kills, "steps": options.steps, "seed": options.seed, "platform": options.platform,
+             "processes": options.processes,
              "xla_flags": os.environ.get("XLA_FLAGS", ""), "versions": versions(),
              "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"})
-        results = [study(name, options.kills, options.steps, options.seed, options.platform, log)
-                   for name in options.tasks.split(",")]
+        results = [study(name, options, log) for name in options.tasks.split(",")]
     sys.exit(0 if all(results) else 1)
 
 

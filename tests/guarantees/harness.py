@@ -12,6 +12,7 @@ import numpy as np
 from karpjax import sharding
 from karpjax.dispatch import Programs
 from karpjax.experiment import assemble
+from karpjax.launch.local import free_port
 from karpjax.state import path_name
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -79,6 +80,12 @@ def child(name: str, workdir, *flags: str, env: dict | None = None, **popen):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "JAX_PLATFORMS": "cpu", **(env or {})}
     return subprocess.Popen([sys.executable, "-m", "guarantees.child", f"--task={name}", f"--workdir={workdir}", *flags],
                             env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **popen)
+
+
+def children(name: str, workdir, processes: int, *flags: str, devices: int = 1, **options) -> list:
+    """The processes of a run of several, `devices` simulated devices each."""
+    flags = (f"--devices={devices}", f"--coordinator=localhost:{free_port()}", f"--processes={processes}", *flags)
+    return [child(name, workdir, *flags, f"--process={i}", **options) for i in range(processes)]
 
 
 def finished(process, code: int = 0, timeout: int = 240) -> str:

@@ -4,24 +4,18 @@ And a run goes on with other processes and devices than it was stopped on, as if
 """
 import os
 import signal
-import socket
 
 import numpy as np
 import pytest
 
-from guarantees.harness import ATOL, RTOL, child, finished, record_of
+from guarantees.harness import ATOL, RTOL, child, children, finished, record_of
 from guarantees.registry import TASKS
 from karpjax import checkpoint
 from karpjax.errors import Preempted
 
 
 def two(name, workdir, *flags, devices: int = 1):
-    """The two processes of a run, `devices` simulated devices each."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    flags = (f"--devices={devices}", f"--coordinator=localhost:{port}", "--processes=2", *flags)
-    return [child(name, workdir, *flags, f"--process={i}") for i in range(2)]
+    return children(name, workdir, 2, *flags, devices=devices)
 
 
 @pytest.mark.parametrize("name", TASKS)
