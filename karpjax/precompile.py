@@ -5,6 +5,7 @@
 What is compiled is the program the loop runs, by the TPU's own compiler (libtpu): sizes and collectives are the compiler's.
 Topologies: v5e:16x16, v6e:4x4, v4:2x2x1, v5p:2x2x2, ... Exit codes: 0 fits; 1 does not fit; 2 bad input.
 """
+import dataclasses
 import importlib.util
 import math
 import os
@@ -20,8 +21,19 @@ from karpjax.errors import UserError
 from karpjax.experiment import assemble
 from karpjax.loop import steps_to_event
 
-# GiB a chip that the compiler leaves to programs, as it says when it refuses one; the chips are sold with 16, 32, 95 and 32.
-HBM = {"v5e": 15.75, "v4": 30.75, "v5p": 95.74, "v6e": 31.25}
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """memory   GiB that the compiler leaves to programs, as it says when it refuses one; sold are 16, 32, 95 and 32
+    peak     bf16 operations a second, by the data sheet
+    clock    cycles a second of the compiler's estimate: those at which its matrix units give that peak (experiments/pods)
+    """
+    memory: float
+    peak: float
+    clock: float
+
+
+CHIPS = {"v5e": Chip(15.75, 197e12, 1.503e9), "v4": Chip(30.75, 275e12, 1.05e9), "v5p": Chip(95.74, 459e12, 1.75e9),
+         "v6e": Chip(31.25, 918e12, 1.75e9)}
 # libtpu looks for the TPU it stands beside, complains of finding none, and would let only one process at a time look.
 ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost",
          "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
@@ -45,7 +57,7 @@ def precompile(config, record, topology: str) -> dict:
     steps = steps_to_event(x.config, x.source.chunk, programs.longest, step=0)
     report = {"program": f"{steps} steps of {x.source.batch_size} on {mesh.size} x {mesh.devices.flat[0].device_kind}, "
                          f"{topology}, mesh {dict(mesh.shape)}",
-              "usable": int(HBM[topology.split(":")[0]] * 2**30), "flops": step_flops(x)}
+              "usable": int(CHIPS[topology.split(":")[0]].memory * 2**30), "flops": step_flops(x)}
     lowered, started = programs.lower(x.abstract, arrays, steps), time.perf_counter()
     try:
         compiled = lowered.compile()
@@ -66,8 +78,8 @@ def slice_devices(topology: str) -> list:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError('compiling for a TPU needs libtpu, found none; pip install "karpjax[precompile]"')
     chip = topology.split(":")[0]
-    expected = f"--topology={topology}: expected CHIP:LAYOUT with CHIP one of {', '.join(HBM)}, as in v5e:4x4, v4:2x2x1"
-    if chip not in HBM:
+    expected = f"--topology={topology}: expected CHIP:LAYOUT with CHIP one of {', '.join(CHIPS)}, as in v5e:4x4, v4:2x2x1"
+    if chip not in CHIPS:
         raise UserError(expected)
     os.environ |= {name: os.environ.get(name, value) for name, value in ALONE.items()}
     options = {"chip_config_name": "megacore"} if chip == "v4" else {}  # there jax sees a chip's two cores as one device
@@ -93,6 +105,11 @@ def collectives(hlo: str) -> dict:
             seen[kind, channel, str(arrays)] = sum(map(math.prod, arrays)) // 8
     sizes = {kind: [n for key, n in seen.items() if key[0] == kind] for kind in sorted({key[0] for key in seen})}
     return {kind: (len(each), sum(each)) for kind, each in sizes.items()}
+
+
+def cycles(hlo: str) -> int:
+    """The compiler's estimate for a chip, over a program's text: a loop's body stands there once, collectives have none."""
+    return sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', hlo)))
 
 
 def main(argv) -> int:
