@@ -26,14 +26,16 @@ class Chip:
     """memory   GiB that the compiler leaves to programs, as it says when it refuses one; sold are 16, 32, 95 and 32
     peak     bf16 operations a second, by the data sheet
     clock    cycles a second of the compiler's estimate: those at which its matrix units give that peak (experiments/pods)
+    bandwidth   bytes a second of its memory, by the data sheet
     """
     memory: float
     peak: float
     clock: float
+    bandwidth: float
 
 
-CHIPS = {"v5e": Chip(15.75, 197e12, 1.503e9), "v4": Chip(30.75, 275e12, 1.05e9), "v5p": Chip(95.74, 459e12, 1.75e9),
-         "v6e": Chip(31.25, 918e12, 1.75e9)}
+CHIPS = {"v5e": Chip(15.75, 197e12, 1.503e9, 819e9), "v4": Chip(30.75, 275e12, 1.05e9, 1228e9),
+         "v5p": Chip(95.74, 459e12, 1.75e9, 2765e9), "v6e": Chip(31.25, 918e12, 1.75e9, 1640e9)}
 # libtpu looks for the TPU it stands beside, complains of finding none, and would let only one process at a time look.
 ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost",
          "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
@@ -42,8 +44,11 @@ COLLECTIVE = re.compile(r" = (.*?) (all-reduce|all-gather|reduce-scatter|all-to-
 ARRAY = re.compile(r"\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")  # f32[3,3,64], pred[]
 
 
-def precompile(config, record, topology: str) -> dict:
-    """What the compiler says of the config's train program on that slice. The default backend must be the CPU by now."""
+def precompile(config, record, topology: str, step: bool = False) -> dict:
+    """What the compiler says of the config's train program on that slice. The default backend must be the CPU by now.
+
+    step    also compile a single step, and estimate its time (not for rollouts and micro-batches, which are loops)
+    """
     mesh = sharding.make_mesh(**config.mesh, devices=slice_devices(topology))
     x = assemble(config, record, mesh)
     x.config.dispatch = x.config.dispatch or "scan"
@@ -58,6 +63,9 @@ def precompile(config, record, topology: str) -> dict:
     report = {"program": f"{steps} steps of {x.source.batch_size} on {mesh.size} x {mesh.devices.flat[0].device_kind}, "
                          f"{topology}, mesh {dict(mesh.shape)}",
               "usable": int(CHIPS[topology.split(":")[0]].memory * 2**30), "flops": step_flops(x)}
+    report["state"] = {name: bytes_a_chip(getattr(x.abstract, name)) for name in ("params", "opt_state", "ema", "model_state",
+                                                                                  "source")}
+    report["data"] = bytes_a_chip(arrays)
     lowered, started = programs.lower(x.abstract, arrays, steps), time.perf_counter()
     try:
         compiled = lowered.compile()
@@ -66,11 +74,23 @@ def precompile(config, record, topology: str) -> dict:
             raise
         return {**report, "fits": False, "refused": cli.first_sentence(error)}
     seconds, found = time.perf_counter() - started, compiled.memory_analysis()
+    if step and x.source.chunk == 1 and x.config.accumulate == 1:  # a program without a loop, whose body would count once
+        one = compiled if steps == 1 else programs.lower(x.abstract, arrays, 1).compile()
+        counted, chip = cycles(one.as_text()), CHIPS[topology.split(":")[0]]
+        costs = one.cost_analysis()
+        report["step"] = {"cycles": counted, "seconds": counted / chip.clock, "examples": x.source.batch_size,
+                          "intensity": costs["flops"] / costs["bytes accessed"], "ridge": chip.peak / chip.bandwidth}
     memory = {"arguments": found.argument_size_in_bytes, "outputs": found.output_size_in_bytes,
               "aliased": -found.alias_size_in_bytes,  # outputs that take the place of arguments: the donated state
               "temporaries": found.temp_size_in_bytes, "code": found.generated_code_size_in_bytes}
     return {**report, "fits": sum(memory.values()) <= report["usable"], "memory": memory, "seconds": seconds,
             "collectives": collectives(compiled.as_text())}
+
+
+def bytes_a_chip(tree) -> int:
+    """Of arrays that need not exist, as they are split over the chips."""
+    size = lambda leaf: math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    return sum(map(size, jax.tree.leaves(tree)))
 
 
 def slice_devices(topology: str) -> list:
@@ -115,9 +135,11 @@ def cycles(hlo: str) -> int:
 def main(argv) -> int:
     jax.config.update("jax_platforms", "cpu")  # before anything runs: a TPU that is here is none of this command's business
     options = cli.parse(argv, __doc__, config=True, topology=str)
-    report = precompile(options.config, options.record, options.topology)
+    report = precompile(options.config, options.record, options.topology, step=True)
     size = lambda n: f"{n / 2**20:,.1f} MiB"
     print(f"program      {report['program']}\nflops        {report['flops']:,.0f} a step on all chips, without its source")
+    held = {**report["state"], "data": report["data"]}
+    print("a chip holds", ", ".join(f"{name} {size(n)}" for name, n in held.items() if n))
     if "refused" in report:
         print("does not fit", report["refused"])
         return 1
@@ -125,6 +147,11 @@ def main(argv) -> int:
     print(f"compiled     in {report['seconds']:.1f} s")
     print(f"collectives  {', '.join(moved) or 'none'}; a loop's body counts once")
     print("memory      ", ", ".join(f"{name} {size(n)}" for name, n in report["memory"].items()))
+    if "step" in report:
+        step = report["step"]
+        print(f"one step     {1000 * step['seconds']:,.3f} ms of a chip's own work by the compiler's estimate, "
+              f"{step['examples'] / step['seconds']:,.0f} examples a second at most; what collectives take is not in it\n"
+              f"intensity    {step['intensity']:,.1f} operations a byte; below {step['ridge']:,.0f} the memory is the limit")
     print(f"{'fits' if report['fits'] else 'does not fit':<12} {size(sum(report['memory'].values()))} a chip of "
           f"{size(report['usable'])}")
     return 0 if report["fits"] else 1

@@ -3,9 +3,9 @@
     python experiments/pods/calibrate.py --log=experiments/pods/calibration.jsonl            # a minute; needs libtpu
     python experiments/pods/calibrate.py --quick --log=FILE
 
-Rows: matrix products of n x n bf16 a chip, with the share of the data sheet's peak that the estimate amounts to at the clock that
-the peak implies; the same product in a loop of 10 and of 100 turns; an all-reduce. What follows from them is in README.md, and in
-karpjax/precompile.py.
+Rows: matrix products of n x n bf16 a chip, with the share of the data sheet's peak that the estimate amounts to at the clock
+that the peak implies; the same product in a loop of 10 and of 100 turns; an all-reduce. What follows from them is in
+README.md, and in karpjax/precompile.py.
 """
 import argparse
 import json

@@ -2,6 +2,7 @@
 
 In processes of their own: libtpu stays out of this one, and the CPU's test flags out of the TPU's programs.
 """
+import ast
 import importlib.util
 import json
 import os
@@ -142,3 +143,26 @@ def test_without_libtpu():
                         f"['{TOPOLOGY}', '--config=configs/digits_cnn.py']\ncli.run(precompile.main)")
     assert done.returncode == 2
     assert 'pip install "karpjax[precompile]"' in done.stderr and "Traceback" not in done.stderr
+
+
+@needs_libtpu
+def test_command_says_where_the_memory_goes_and_what_a_step_takes():
+    """Of a chip's own work: fsdp splits the state over chips, and the step is well below a second."""
+    said = {}
+    for fsdp in (1, 4):
+        done = command("--config=configs/digits_cnn.py", f"--config.mesh.fsdp={fsdp}", "--config.model.width=64")
+        assert done.returncode == 0, done.stderr
+        said[fsdp] = {line[:13].strip(): line[13:] for line in done.stdout.splitlines()}
+    params = {fsdp: float(lines["a chip holds"].split()[1]) for fsdp, lines in said.items()}
+    assert params[4] < 0.5 * params[1]
+    assert 0 < float(said[1]["one step"].split()[0]) < 1000 and "what collectives take is not in it" in said[1]["one step"]
+
+
+@needs_libtpu
+def test_cycles_are_of_one_turn_of_a_loop():
+    """What experiments/pods found, and the command's words rest on."""
+    done = python("experiments/pods/calibrate.py", "--quick", "--log=/dev/null")
+    assert done.returncode == 0, done.stderr
+    rows = [ast.literal_eval(line) for line in done.stdout.splitlines() if line.startswith("{'topology'")]
+    product, ten, hundred, *collectives = [row["cycles"] for row in rows]
+    assert 0 < product and ten == hundred and set(collectives) == {0}
