@@ -204,3 +204,24 @@ def test_positions_are_those_of_maes_code():
     expected = [np.sin(column), np.sin(column / 100), np.cos(column), np.cos(column / 100),
                 np.sin(row), np.sin(row / 100), np.cos(row), np.cos(row / 100)]
     np.testing.assert_allclose(table[1 + 5], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("options,sizes,drawn_from", [
+    (dict(name="masked_lm", layers=2, width=16, heads=2, dropout=0.1), dict(vocabulary=20), "tokens"),
+    (dict(name="mae", patch=4, layers=2, width=16, heads=2, decoder_layers=1, decoder_width=8, decoder_heads=2), {}, "pixels"),
+], ids=["text", "images"])
+def test_blocks_computed_anew_are_the_same(options, sizes, drawn_from):
+    """config.model.remat: the same names, losses and gradients; the backward pass has the forward pass's products again."""
+    x, extra = {"tokens": (jax.random.randint(jax.random.key(0), (3, 12), 0, 20), {}),
+                "pixels": (jax.random.normal(jax.random.key(0), (3, 8, 8, 3)),
+                           {"order": jnp.tile(jnp.arange(4), (3, 1)), "keep": 2})}[drawn_from]
+
+    def trained(remat: bool):
+        model = kj.models.make({**options, "remat": remat}, **sizes)
+        variables = jax.jit(lambda: model.init(jax.random.key(1), x, **extra))()
+        loss = lambda v: jnp.sum(model.apply(v, x, train=True, rngs={"dropout": jax.random.key(2)}, **extra) ** 2)
+        program = jax.jit(jax.value_and_grad(loss))
+        return program(variables), program.lower(variables).as_text().count("dot_general")
+    (plain, products), (anew, again) = trained(False), trained(True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), plain, anew)
+    assert again > products

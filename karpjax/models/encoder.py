@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from karpjax.errors import UserError, check_choice
 from karpjax.models.gelu import gelu
-from karpjax.models.transformer import Block, Dense, init, norm, same_segment
+from karpjax.models.transformer import Dense, block_class, init, norm, same_segment
 
 BERT = dict(norm="post", mlp="gelu", bias=True, positions="learned", transform=True, types=2, eps=1e-12)
 ROBERTA = dict(BERT, types=1, eps=1e-5, offset=2)  # Liu et al. 2019: its table has two rows before the first position
@@ -40,6 +40,7 @@ class Encoder(nn.Module):
     drop_path: float = 0.0     # of the last layer; earlier ones less, in a line
     lora: int = 0              # rank of the attention's trainable part beside frozen matrices: see transformer.py
     lora_alpha: float = 16.0
+    remat: bool = False        # compute blocks anew in the backward pass, for memory
 
     def encode(self, tokens: Int[Array, "B T"], segments, train: bool):
         """The embedding table, and what each layer gives: embeddings first, the last is the encoder's output."""
@@ -60,9 +61,10 @@ class Encoder(nn.Module):
         if self.norm == "post":
             x = nn.Dropout(self.dropout, deterministic=not train)(norm(self.eps, self.bias, "norm_embed")(x))
         mask, states = None if segments is None else same_segment(segments), [x]
+        block = block_class(self.remat)
         for i in range(self.layers):
             drop_path = self.drop_path * i / max(1, self.layers - 1)
-            x = Block(self.heads, self.norm, self.mlp, self.bias, self.positions == "rope", self.eps, self.dropout, drop_path,
+            x = block(self.heads, self.norm, self.mlp, self.bias, self.positions == "rope", self.eps, self.dropout, drop_path,
                       self.lora, self.lora_alpha, name=f"block{i}")(x, mask, positions, train)
             states.append(x)
         if self.norm == "pre":

@@ -57,6 +57,12 @@ class Block(nn.Module):
         return nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not train)(y)
 
 
+def block_class(remat: bool):
+    """Block, or one whose insides are computed again in the backward pass (Chen et al. 2016, arXiv:1604.06174): a third more
+    time, and of each block only its input in memory. To be called with positional arguments."""
+    return nn.remat(Block, static_argnums=(4,)) if remat else Block                       # of self, x, mask, positions, train
+
+
 class Dense(nn.Module):
     """x W + b over the rows of all axes but the last. As one matrix: of an input (B, T, D) XLA's CPU compiler writes a turned
     copy for the weight's gradient, a tenth of a tiny encoder's step."""

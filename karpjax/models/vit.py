@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 import numpy as np
 
 from karpjax.errors import UserError, check_choice
-from karpjax.models.transformer import Block, Dense, init, norm
+from karpjax.models.transformer import Block, Dense, block_class, init, norm
 
 POOLS = ("cls", "mean")
 
@@ -30,6 +30,7 @@ class Patches(nn.Module):
     drop_path: float = 0.0     # of the last layer; earlier ones less, in a line
     lora: int = 0              # rank of the attention's trainable part beside frozen matrices: see transformer.py
     lora_alpha: float = 16.0
+    remat: bool = False        # compute blocks anew in the backward pass, for memory
     first = ("cls",)           # tokens before the patches
 
     def encode(self, images: Float[Array, "B H W C"], train: bool, order=None, keep: int = 0) -> list:
@@ -49,13 +50,14 @@ class Patches(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         states = [x]
         for i in range(self.layers):
-            x = self.block(self.heads, f"block{i}", self.drop_path * i / max(1, self.layers - 1))(x, train=train)
+            x = self.block(self.heads, f"block{i}", self.drop_path * i / max(1, self.layers - 1))(x, None, None, train)
             states.append(x)
         return [*states[:-1], norm(self.eps, True, "norm")(states[-1])]
 
     def block(self, heads: int, name: str, drop_path: float = 0.0) -> Block:
-        return Block(heads, norm="pre", mlp="gelu", bias=True, rotary=False, eps=self.eps, dropout=self.dropout,
-                     drop_path=drop_path, lora=self.lora, lora_alpha=self.lora_alpha, name=name)
+        return block_class(self.remat)(
+            heads, norm="pre", mlp="gelu", bias=True, rotary=False, eps=self.eps, dropout=self.dropout,
+            drop_path=drop_path, lora=self.lora, lora_alpha=self.lora_alpha, name=name)
 
 
 class ViT(Patches):
@@ -103,7 +105,7 @@ class MAE(Patches):
             self.param("mask", init, (self.decoder_width,))
         y = y + self.param("decoder_position", sines, y.shape[1:], 1).astype(y.dtype)            # (B, 1 + N, E)
         for i in range(self.decoder_layers):
-            y = self.block(self.decoder_heads, f"decoder_block{i}")(y, train=train)
+            y = self.block(self.decoder_heads, f"decoder_block{i}")(y, None, None, train)
         y = norm(self.eps, True, "decoder_norm")(y)[:, 1:]
         pixels = Dense(self.patch**2 * images.shape[-1], name="decoder_head")(y)                  # (B, N, P P C)
         found = {"pooled": states[-1][:, 1:].mean(1), **{f"state{i}": x for i, x in enumerate(states)}}
