@@ -3,8 +3,10 @@
     python -m karpjax.precompile --config=configs/digits_cnn.py --topology=v5e:4x4 [--config.data.batch_size=1024 ...]
 
 What is compiled is the program the loop runs, by the TPU's own compiler (libtpu): sizes and collectives are the compiler's.
-Topologies: v5e:16x16, v6e:4x4, v4:2x2x1, v5p:2x2x2, ... Exit codes: 0 fits; 1 does not fit; 2 bad input.
+What does not fit is told a change that would, after compiling that. The time of a step is the compiler's estimate of a chip's own
+work, without the network (experiments/pods). Topologies: v5e:16x16, v6e:4x4, v4:2x2x1, v5p:2x2x2, ... Exit codes: 0 fits; 1 does not fit; 2 bad input.
 """
+import copy
 import dataclasses
 import importlib.util
 import math
@@ -60,7 +62,8 @@ def precompile(config, record, topology: str, step: bool = False) -> dict:
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
                           jax.eval_shape(lambda arrays: arrays, x.source.arrays))
     steps = steps_to_event(x.config, x.source.chunk, programs.longest, step=0)
-    report = {"program": f"{steps} steps of {x.source.batch_size} on {mesh.size} x {mesh.devices.flat[0].device_kind}, "
+    report = {"chips": mesh.size, "batch_size": x.source.batch_size, "model_fields": [*vars(x.task.model)],
+              "program": f"{steps} steps of {x.source.batch_size} on {mesh.size} x {mesh.devices.flat[0].device_kind}, "
                          f"{topology}, mesh {dict(mesh.shape)}",
               "usable": int(CHIPS[topology.split(":")[0]].memory * 2**30), "flops": step_flops(x)}
     report["state"] = {name: bytes_a_chip(getattr(x.abstract, name)) for name in ("params", "opt_state", "ema", "model_state",
@@ -142,6 +145,7 @@ def main(argv) -> int:
     print("a chip holds", ", ".join(f"{name} {size(n)}" for name, n in held.items() if n))
     if "refused" in report:
         print("does not fit", report["refused"])
+        suggest(options, report)
         return 1
     moved = [f"{kind} {n} ({size(b)})" for kind, (n, b) in report["collectives"].items()]
     print(f"compiled     in {report['seconds']:.1f} s")
@@ -154,7 +158,38 @@ def main(argv) -> int:
               f"intensity    {step['intensity']:,.1f} operations a byte; below {step['ridge']:,.0f} the memory is the limit")
     print(f"{'fits' if report['fits'] else 'does not fit':<12} {size(sum(report['memory'].values()))} a chip of "
           f"{size(report['usable'])}")
+    if not report["fits"]:
+        suggest(options, report)
     return 0 if report["fits"] else 1
+
+
+def suggest(options, report: dict) -> None:
+    """Print the first change of the config that the compiler finds to fit, of the usual ones; each was compiled."""
+    if report["data"] > report["usable"]:
+        print("             every chip would hold the data set; feed it from the hosts: --config.data.on_device=no")
+        return
+    chips, batch = report["chips"], report["batch_size"]
+    if sum(report["state"].values()) / chips > report["usable"]:
+        print("             parameters and optimizer do not fit, even split over the chips; use a larger slice, a smaller model")
+        return
+    split = {"mesh.fsdp": chips} if options.config.parallel == "jit" and chips > 1 else {}
+    anew = {"model.remat": True} if "remat" in report["model_fields"] else {}
+    parts = [{"accumulate": k} for k in (2, 4, 8, 16) if k > options.config.accumulate and batch % (chips * k) == 0]
+    heavy = sum(report["state"].values()) > report["usable"] / 2                # parameters and optimizer: nothing else helps
+    singly = [split, anew, *parts] if heavy else [anew, *parts, split]
+    together = {**split, **anew, **(parts[-1] if parts else {})}
+    for change in [each for each in (*singly, together) if each]:
+        config = copy.deepcopy(options.config)
+        with config.unlocked():
+            config.update_from_flattened_dict(change)
+        flags = " ".join(f"--config.{name}={value}" for name, value in change.items())
+        found = precompile(config, options.record, options.topology)
+        if found["fits"]:
+            needed = sum(found["memory"].values()) / 2**20
+            print(f"would fit    with {flags}: {needed:,.1f} MiB a chip")
+            return
+        print(f"             not with {flags}", flush=True)
+    print("             nor with any of these; use a larger slice, a smaller batch or a smaller model")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -51,6 +52,26 @@ def build(config):
         logits, model_state = kj.apply(model, params, model_state, batch["image"] / 255.0, key)
         return {"nll": kj.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))}, {}, model_state
     return kj.Task(model, source, loss)
+"""
+TOO_WIDE = """
+from flax import linen as nn
+import jax.numpy as jnp, karpjax as kj, numpy as np
+
+class Wide(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(1)(jnp.tanh(nn.Dense(2**18)(x)))                 # (B, 2**18): 16 GiB a chip
+
+def get_config():
+    return kj.config(data=dict(batch_size=2**16), dispatch="step")
+
+def build(config):
+    source = kj.sources.arrays({"x": np.zeros((2**16, 4), np.float32)}, batch_size=config.data.batch_size)
+    model = Wide()
+    def loss(params, model_state, batch, key):
+        y, model_state = kj.apply(model, params, model_state, batch["x"], key)
+        return {"square": kj.mean(y[:, 0] ** 2)}, {}, model_state
+    return kj.Task(model, source, loss, inputs="x")
 """
 
 
@@ -127,7 +148,20 @@ def test_mutant_data_too_large(tmp_path):
     config.write_text(TOO_MUCH_DATA)
     done = command(f"--config={config}")
     assert done.returncode == 1, done.stderr
-    assert "\ndoes not fit" in done.stdout
+    assert "\ndoes not fit" in done.stdout and "--config.data.on_device=no" in done.stdout
+
+
+@needs_libtpu
+def test_what_does_not_fit_is_told_what_would(tmp_path):
+    """And it does."""
+    config = tmp_path / "too_wide.py"
+    config.write_text(TOO_WIDE)
+    done = command(f"--config={config}")
+    assert done.returncode == 1, done.stderr
+    flag = re.search(r"^would fit    with (--config.accumulate=\d+): [\d,.]+ MiB a chip$", done.stdout, re.M)
+    assert flag, done.stdout
+    done = command(f"--config={config}", flag[1])
+    assert done.returncode == 0 and "\nfits" in done.stdout, done.stdout
 
 
 @needs_libtpu
