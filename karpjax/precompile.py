@@ -3,8 +3,9 @@
     python -m karpjax.precompile --config=configs/digits_cnn.py --topology=v5e:4x4 [--config.data.batch_size=1024 ...]
 
 What is compiled is the program the loop runs, by the TPU's own compiler (libtpu): sizes and collectives are the compiler's.
-What does not fit is told a change that would, after compiling that. The time of a step is the compiler's estimate of a chip's own
-work, without the network (experiments/pods). Topologies: v5e:16x16, v6e:4x4, v4:2x2x1, v5p:2x2x2, ... Exit codes: 0 fits; 1 does not fit; 2 bad input.
+What does not fit is told a change that would, after compiling that. The time of a step is the compiler's estimate of a chip's
+own work, without the network (experiments/pods).
+Topologies: v5e:16x16, v6e:4x4, v4:2x2x1, v5p:2x2x2, ... Exit codes: 0 fits; 1 does not fit; 2 bad input.
 """
 import copy
 import dataclasses
@@ -170,7 +171,7 @@ def suggest(options, report: dict) -> None:
         return
     chips, batch = report["chips"], report["batch_size"]
     if sum(report["state"].values()) / chips > report["usable"]:
-        print("             parameters and optimizer do not fit, even split over the chips; use a larger slice, a smaller model")
+        print("             parameters and optimizer do not fit even split over the chips; use a larger slice, a smaller model")
         return
     split = {"mesh.fsdp": chips} if options.config.parallel == "jit" and chips > 1 else {}
     anew = {"model.remat": True} if "remat" in report["model_fields"] else {}
