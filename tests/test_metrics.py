@@ -1,0 +1,64 @@
+"""metrics.jsonl where nothing can be appended to: an object store, played by one in memory that refuses it."""
+import json
+
+from etils import epath
+import fsspec
+from fsspec.implementations.memory import MemoryFileSystem
+import pytest
+
+from karpjax import metrics
+
+
+class ObjectStore(MemoryFileSystem):
+    """Objects are written whole, and are there when their file is closed."""
+    protocol = ("gcs", "gs")
+    store, pseudo_dirs = {}, [""]
+
+    def __init__(self, finalize_on_close=True, **options):
+        super().__init__(**options)
+
+    def _open(self, path, mode="rb", **options):
+        if "a" in mode or "+" in mode:
+            raise NotImplementedError(f"{mode}: objects cannot be appended to")
+        return super()._open(path, mode, **options)
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return MemoryFileSystem._strip_protocol(path.removeprefix("gs:/").removeprefix("gcs:/"))
+
+
+@pytest.fixture
+def workdir():
+    fsspec.register_implementation("gcs", ObjectStore, clobber=True)
+    epath.backend.fsspec_backend._get_filesystem.cache_clear()
+    folder = epath.Path("gs://bucket/run")
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    ObjectStore.store.clear()
+    epath.backend.fsspec_backend._get_filesystem.cache_clear()
+
+
+def lines(workdir) -> list[dict]:
+    return [json.loads(line) for line in (workdir / metrics.NAME).read_text().splitlines()]
+
+
+def test_the_store_refuses_to_append(workdir):
+    (workdir / "object").write_text("whole")
+    with pytest.raises(NotImplementedError):
+        (workdir / "object").open("a")
+
+
+def test_nothing_is_lost_or_doubled(workdir):
+    """Rows are there when a save follows them (flush); what came after the checkpoint is dropped when the run goes on."""
+    first = metrics.Writer(workdir)
+    for step in range(1, 5):
+        first.write({"step": step, "train/loss": 1.0 / step})
+        if step == 3:
+            first.flush()  # a save; then the process is killed at step 4
+    assert [row["step"] for row in lines(workdir)] == [1, 2, 3]
+    second = metrics.Writer(workdir, upto=2)
+    for step in range(3, 6):
+        second.write({"step": step, "train/loss": 1.0 / step})
+    second.close()
+    assert lines(workdir) == [{"step": step, "train/loss": 1.0 / step} for step in range(1, 6)]
+    assert not [path.name for path in workdir.iterdir() if path.name.endswith(".part")]
