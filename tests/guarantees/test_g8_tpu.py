@@ -5,19 +5,27 @@ In processes of their own: libtpu stays out of this one, and the CPU's test flag
 import ast
 import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from guarantees.harness import ROOT
+import karpjax as kj
+from karpjax import cli
 
 TOPOLOGY = "--topology=v5e:2x2"
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
-# What a config needs to be told.
-FLAGS = {"finetune_imagefolder.py": [":resnet50", "--config.data.dir={data}/pictures"]}
+# What a config needs to be told: of the billion parameters two layers, for four chips; experiments/pods has all of them.
+FLAGS = {"finetune_imagefolder.py": [":resnet50", "--config.data.dir={data}/pictures"],
+         "mlm_1b_v5e256.py": ["", "--config.data.name=imdb_packed", "--config.data.train=train+unsup",
+                              "--config.data.validation=", "--config.data.batch_size=16", "--config.mesh.fsdp=4",
+                              "--config.model.layers=2"]}
 MICRO_BATCHES = ["--config=configs/digits_cnn.py", "--config.dispatch=step", "--config.accumulate=4"]
 GYMNAX = importlib.util.find_spec("gymnax") is not None
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
@@ -149,6 +157,13 @@ def test_mutant_data_too_large(tmp_path):
     done = command(f"--config={config}")
     assert done.returncode == 1, done.stderr
     assert "\ndoes not fit" in done.stdout and "--config.data.on_device=no" in done.stdout
+
+
+def test_a_billion_parameters():
+    config = cli.parse(["--config=configs/mlm_1b_v5e256.py"], "", config=True).config
+    model = kj.models.make(config.model, vocabulary=32_768)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 512), jnp.int32))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == 1_075_136_512
 
 
 @needs_libtpu
