@@ -36,8 +36,8 @@ def config_of(name: str, **overrides):
             node = config
             for parent in parents:
                 node = node[parent]
-            if isinstance(value, dict):
-                node.pop(last, None)  # a schedule may stand where a number stood, which a ConfigDict refuses
+            if isinstance(value, dict) and last in node:
+                del node[last]  # a schedule may stand where a number stood, which a ConfigDict refuses
             node[last] = value
     return config, {"path": f"configs/{name}.py", "text": path.read_text()}
 
