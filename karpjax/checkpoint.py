@@ -35,11 +35,12 @@ class Damaged(UserError):
 class Checkpoints:
     """The checkpoints of a workdir, for the loop: saves in the background, restores the newest that is whole.
 
-    keep   newest checkpoints kept; the best by `best` ("max validation/accuracy") stays too
+    keep         newest checkpoints kept; the best by `best` ("max validation/accuracy") stays too
+    keep_every   > 0: and those of steps that it divides
     """
 
-    def __init__(self, workdir, keep: int = 2, best: str = ""):
-        rules = [policies.LatestN(keep)]
+    def __init__(self, workdir, keep: int = 2, best: str = "", keep_every: int = 0):
+        rules = [policies.LatestN(keep)] + [policies.EveryNSteps(keep_every)] * bool(keep_every)
         if best:
             mode, name = best.split()
             rules.append(policies.BestN(get_metric_fn=lambda m: m[name] if mode == "max" else -m[name], n=1,

@@ -55,7 +55,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
     if isinstance(source, Described):
         raise source.missing
     workdir = claim(workdir, x, saved)
-    saves = Checkpoints(workdir, config.keep, config.best)
+    saves = Checkpoints(workdir, config.keep, config.best, config.keep_every)
     restored = saves.restore(x.abstract)
     if restored:
         state, meta = restored
@@ -121,7 +121,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
                     rates = rates or progress.rates(first + len(in_a_row))  # a dispatch's rows come at once: one rate
                     row |= rates
                     log(now, row)
-                    progress.show(now, writer.rows[-1])
+                    progress.show(now, writer.rows[-1], watch.slowest())
                     if row["time/data_wait"] > 0.3:
                         progress.say(f"step {now}: input-bound, {row['time/data_wait']:.0%} of the time waiting for data")
             if in_a_row.any():
@@ -161,7 +161,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
             watch.says(f"compiling {n} steps")
             programs.prepare(state, arrays, n)
             profile.before(step)
-            watch.says(f"steps {before} to {before + n}")
+            watch.says(f"steps {before} to {before + n}", waited=waiting.seconds)
             with training:
                 state, values, bad = programs.run(state, arrays, n)  # donates the old state
                 in_flight.append((before, values, bad))

@@ -36,6 +36,7 @@ DEFAULTS = dict(
     eval_every=200,
     save_every=200,
     keep=2,                     # newest checkpoints kept, beside the best one
+    keep_every=0,               # > 0: those of steps that it divides are kept for good
     best="min validation/loss", # the best checkpoint, of those saved at an evaluation: "max validation/accuracy", ...
 
     # Where it runs.
@@ -54,7 +55,7 @@ DEFAULTS = dict(
     compile_cache="",           # a folder for compiled programs: a second start compiles nothing
 )
 # A workdir may be continued with other values of these; anything else would be another experiment.
-MAY_CHANGE = ("steps", "log_every", "eval_every", "save_every", "keep", "mesh", "accumulate", "debug_nans",
+MAY_CHANGE = ("steps", "log_every", "eval_every", "save_every", "keep", "keep_every", "mesh", "accumulate", "debug_nans",
               "profile_at", "profile_steps", "compile_cache", "nonfinite_limit", "hang_after")
 
 
@@ -99,8 +100,9 @@ def check(values: ConfigDict) -> None:
     for key, choices in (("parallel", ("jit", "pmap")), ("dispatch", ("", "scan", "step")), ("precision", ("fp32", "bf16"))):
         check_choice(values[key], choices, f"config.{key}")
     check_keys(values.mesh, ("data", "fsdp"), "config.mesh")
-    if values.hang_after < 0:
-        raise UserError(f"config.hang_after: expected seconds, 0 for none, found {values.hang_after}")
+    for key, unit in (("hang_after", "seconds"), ("keep_every", "steps")):
+        if values[key] < 0:
+            raise UserError(f"config.{key}: expected {unit}, 0 for none, found {values[key]}")
     if not 0 <= values.ema_decay < 1:
         raise UserError(f"config.ema_decay: expected at least 0 (off) and below 1, found {values.ema_decay}")
     if values.best and (len(values.best.split()) != 2 or values.best.split()[0] not in ("min", "max")):

@@ -26,7 +26,7 @@ class Watch:
     def __init__(self, workdir, after: float, process: int = 0, processes: int = 1):
         self.folder, self.after, self.process, self.processes = epath.Path(workdir) / "beats", after, process, processes
         self.every = min(10.0, after / 8)
-        self.doing, self.since, self.beats = "starting", time.monotonic(), 0
+        self.doing, self.since, self.beats, self.waited = "starting", time.monotonic(), 0, 0.0
         self.heard = {}                       # process: (its last message, when it was new here)
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._run, name="watch", daemon=True) if after else None
@@ -41,9 +41,17 @@ class Watch:
             with contextlib.suppress(OSError):
                 self.file(self.process).unlink()
 
-    def says(self, doing: str) -> None:
-        """The loop has come to this: the clock starts anew."""
-        self.doing, self.since = doing, time.monotonic()
+    def says(self, doing: str, waited: float = 0.0) -> None:
+        """The loop has come to this: the clock starts anew. waited: the seconds, so far, that its host fed too late."""
+        self.doing, self.since, self.waited = doing, time.monotonic(), max(waited, self.waited)
+
+    def slowest(self) -> tuple[int, float] | None:
+        """The process whose host has made the devices wait longest for data, and for how many seconds; the others wait with it.
+
+        None where nobody listens. A chip that is slow does not show: all wait for it alike.
+        """
+        waited = {self.process: self.waited, **{i: said["waited"] for i, (said, _) in list(self.heard.items())}}
+        return max(waited.items(), key=lambda each: each[1]) if self.thread and self.processes > 1 else None
 
     # ------------------------------------------------------------------------------------------ in the thread
 
@@ -51,7 +59,7 @@ class Watch:
         while not self.over.wait(self.every):
             with contextlib.suppress(OSError, ValueError):        # a file half-written, a bucket out of reach: next time
                 self.beats += 1
-                self.file(self.process).write_text(json.dumps({"beat": self.beats, "doing": self.doing}))
+                self.file(self.process).write_text(json.dumps({"beat": self.beats, "doing": self.doing, "waited": round(self.waited, 3)}))
                 self._listen()
             stuck = time.monotonic() - self.since > self.after
             if stuck and COMPILING not in (word for doing in self.alive().values() for word in doing.split()[:1]):

@@ -43,6 +43,12 @@ def test_newest_and_best_are_kept(tmp_path):
     assert 12 in kept and len(kept) <= 2 and found[int(best.name)] == max(found.values())
 
 
+def test_every_nth_is_kept_for_good(tmp_path):
+    config, record = config_of("poly", steps=15, save_every=3, eval_every=15, keep=1, keep_every=6)
+    train(config, tmp_path, record=record, mesh=mesh_of(1))
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [6, 12, 15]
+
+
 def test_continued_with_more_steps(tmp_path):
     config, record = config_of("poly", steps=6)
     train(config, tmp_path, record=record, mesh=mesh_of(1))

@@ -1,4 +1,4 @@
-"""metrics.jsonl where nothing can be appended to: an object store, played by one in memory that refuses it."""
+"""metrics.jsonl where nothing can be appended to: an object store, played by one in memory that refuses it. The status line."""
 import json
 
 from etils import epath
@@ -62,3 +62,16 @@ def test_nothing_is_lost_or_doubled(workdir):
     second.close()
     assert lines(workdir) == [{"step": step, "train/loss": 1.0 / step} for step in range(1, 6)]
     assert not [path.name for path in workdir.iterdir() if path.name.endswith(".part")]
+
+
+def test_the_status_line_where_there_is_no_terminal(capsys, monkeypatch):
+    """A line now and then: what the bar would show."""
+    monkeypatch.setattr(metrics.Progress, "EVERY", 0.0)
+    progress = metrics.Progress(steps=8, start=0, examples_per_step=64, training=metrics.Clock(), waiting=metrics.Clock())
+    row = {"train/loss": 0.25, "time/examples_per_s": 3200.0, "time/data_wait": 0.125}
+    progress.show(4, row, slowest=(3, 1.5))
+    assert capsys.readouterr().out == ("step 4: loss 0.25, examples_per_s 3200, 20 ms a step, data wait 12%, "
+                                       "slowest process 3 (1.5 s of data wait)\n")
+    monkeypatch.setattr(metrics.Progress, "EVERY", 60.0)
+    progress.show(5, row)
+    assert not capsys.readouterr().out

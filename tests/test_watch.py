@@ -52,6 +52,21 @@ def test_a_process_that_compiles_is_waited_for(tmp_path):
         other.close()
 
 
+def test_the_process_that_waits_for_its_data_is_named(tmp_path):
+    """By both, from what each says of itself."""
+    watches = [watch.Watch(tmp_path, after=1.0, process=i, processes=2) for i in range(2)]
+    try:
+        for step in range(8):
+            for each, waited in zip(watches, (0.5, 2.0)):
+                each.says(f"step {step}", waited=waited)
+            time.sleep(0.1)
+        assert [each.slowest() for each in watches] == [(1, 2.0)] * 2
+    finally:
+        for each in watches:
+            each.close()
+    assert watch.Watch(tmp_path, after=0, processes=2).slowest() is None
+
+
 def test_a_stopped_process_is_named(tmp_path):
     """SIGSTOP to one of two: the other ends within the bound, and names it."""
     after = 8
