@@ -46,9 +46,9 @@ class Watch:
         self.doing, self.since, self.waited = doing, time.monotonic(), max(waited, self.waited)
 
     def slowest(self) -> tuple[int, float] | None:
-        """The process whose host has made the devices wait longest for data, and for how many seconds; the others wait with it.
+        """The process whose host has made the devices wait longest for data, and for how many seconds: all wait with it.
 
-        None where nobody listens. A chip that is slow does not show: all wait for it alike.
+        None where nobody listens. A chip that is slow does not show.
         """
         waited = {self.process: self.waited, **{i: said["waited"] for i, (said, _) in list(self.heard.items())}}
         return max(waited.items(), key=lambda each: each[1]) if self.thread and self.processes > 1 else None
