@@ -59,7 +59,8 @@ class Watch:
         while not self.over.wait(self.every):
             with contextlib.suppress(OSError, ValueError):        # a file half-written, a bucket out of reach: next time
                 self.beats += 1
-                self.file(self.process).write_text(json.dumps({"beat": self.beats, "doing": self.doing, "waited": round(self.waited, 3)}))
+                message = {"beat": self.beats, "doing": self.doing, "waited": round(self.waited, 3)}
+                self.file(self.process).write_text(json.dumps(message))
                 self._listen()
             stuck = time.monotonic() - self.since > self.after
             if stuck and COMPILING not in (word for doing in self.alive().values() for word in doing.split()[:1]):
