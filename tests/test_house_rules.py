@@ -90,6 +90,7 @@ def test_no_machine_in_the_tree():
 
 STUDIES = {
     "experiments/pods/save_stall.py": ["--quick"],
+    "experiments/pods/slices.py": ["--quick"],
     "experiments/toys/run.py": ["--only=poly", "--seeds=1", "--steps=4"],
     "experiments/image_sets/run.py": ["--quick", "--only=fashion_mnist", "--seeds=2"],
     "experiments/input_pipeline/run.py": ["--quick"],

@@ -1,0 +1,94 @@
+"""What the TPU compiler says of four models on 4 to 256 chips of a v5e, and of 1.07 billion parameters on 256.
+
+    python experiments/pods/slices.py --log=experiments/pods/slices.jsonl --workdir=DIR     # half an hour on two cores
+    python experiments/pods/slices.py --quick --log=FILE                                    # needs libtpu, as the other
+
+Configs of configs/ with other sizes, on data of noise; the batch a chip is the same on every slice. A row a compilation, as
+karpjax.precompile reports it. `seconds` is the chip's own work by the compiler's estimate; `network`, the least time that
+all-reduces of so many bytes need over links of the data sheet's 1,600 Gbit/s a chip. Neither has been held against a slice:
+README.md says what is in neither.
+"""
+import json
+import pathlib
+import sys
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent.parent))
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+jax.config.update("jax_platforms", "cpu")
+
+from experiments.runs import Log, command, config_of  # noqa: E402
+from karpjax import corpora  # noqa: E402
+from karpjax.importers import Found, Rows  # noqa: E402
+from karpjax.loop import versions  # noqa: E402
+from karpjax.precompile import precompile  # noqa: E402
+from karpjax.prepare import write  # noqa: E402
+
+LENGTH, VOCABULARY, ROWS = 512, 32_768, 4096
+LINKS = 1600e9 / 8                                                            # bytes a second and chip, v5e
+SLICES = {4: "v5e:2x2", 16: "v5e:4x4", 64: "v5e:8x8", 256: "v5e:16x16"}
+TEXT = {"data.name": "words", "data.train": "train", "data.validation": "", "data.test": ""}
+PICTURES = {"data.train": "train", "data.validation": "", "data.test": "", "precision": "bf16"}
+# config, what differs from it, the key of the batch, and the batch a chip
+MODELS = {
+    "ResNet-50, 224 x 224": ("cifar10_resnet", {
+        **PICTURES, "model": dict(name="resnet", depth=50), "augment": [dict(name="random_resized_crop", size=224)]},
+        "data.batch_size", 64),
+    "MAE of ViT-B, 256 patches": ("cifar10_mae", {
+        **PICTURES, "model": dict(name="mae", patch=2, layers=12, width=768, heads=12, decoder_layers=8, decoder_width=512,
+                                  decoder_heads=16)}, "data.batch_size", 64),
+    "BERT-base, 512 tokens": ("imdb_mlm", {
+        **TEXT, "precision": "bf16", "model.layers": 12, "model.width": 768, "model.heads": 12}, "data.batch_size", 16),
+    "PPO on CartPole": ("ppo_cartpole", {}, "data.num_envs", 64),
+}
+
+
+def prepare(folder: pathlib.Path, rows: int, words: int) -> None:
+    """Noise by the names of sets: `cifar10`, and `words`, packed rows of made-up words with a tokenizer of VOCABULARY."""
+    rng = np.random.default_rng(0)
+    pictures = Rows(rng.integers(0, 256, (rows * 4, 32, 32, 3), np.uint8), rng.integers(0, 10, rows * 4))
+    write("cifar10", Found([str(i) for i in range(10)], (32, 32, 3), {"train": pictures}), folder)
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    made_up = ["".join(rng.choice(letters, n)) for n in rng.integers(3, 12, words)]
+    text = folder / "text"
+    text.mkdir()
+    lines = (json.dumps({"text": " ".join(rng.choice(made_up, LENGTH))}) for _ in range(rows))
+    (text / "train.jsonl").write_text("\n".join(lines))
+    write("words", corpora.text(text, length=LENGTH, vocabulary=VOCABULARY if words > 1000 else 300, pack=True), folder)
+
+
+def report(log: Log, name: str, file: str, topology: str, overrides: dict) -> None:
+    config, record = config_of(file, **overrides)
+    found = precompile(config, record, topology, step=True)
+    all_reduced = found.get("collectives", {}).get("all-reduce", (0, 0))[1]
+    rate = {"examples_per_second_at_most": found["step"]["examples"] / (found["step"]["seconds"] + 2 * all_reduced / LINKS)} \
+        if "step" in found else {}
+    del found["model_fields"]
+    log({"model": name, "config": file, "topology": topology, **found, "network": 2 * all_reduced / LINKS, **rate})
+
+
+def study(options, workdir: pathlib.Path) -> None:
+    log, data = Log(options.log), workdir / "data"
+    log({"versions": versions()})
+    if not data.exists():
+        part = workdir / "data.part"
+        part.mkdir(parents=True)
+        prepare(part, *((64, 50) if options.quick else (ROWS, 60_000)))
+        part.rename(data)
+    stored = {"data.data_dir": str(data)}
+    if options.quick:
+        small = {"model": dict(name="mae", patch=8, layers=1, width=16, heads=2, decoder_layers=1, decoder_width=16,
+                               decoder_heads=2), "data.batch_size": 16}
+        return report(log, "small", "cifar10_mae", SLICES[4], {**stored, **PICTURES, **small})
+    for name, (file, overrides, key, each) in MODELS.items():
+        for chips, topology in SLICES.items():
+            own = stored if file != "ppo_cartpole" else {}
+            report(log, name, file, topology, {**own, **overrides, key: each * chips, "dispatch": "scan" if not own else "step"})
+    report(log, "1.07 billion parameters", "mlm_1b_v5e256", SLICES[256], {**stored, **TEXT, "dispatch": "step"})
+
+
+if __name__ == "__main__":
+    command(study, HERE / "slices.jsonl")
