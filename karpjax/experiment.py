@@ -6,6 +6,7 @@ import functools
 import types
 from typing import Any
 
+from flax.errors import ScopeParamShapeError
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -94,7 +95,12 @@ def check_loss(task: Task, source: Source, state: TrainState) -> None:
         _, ctx = source.begin(arrays, state.source, state.variables)
         batch = source.batch(arrays, ctx, 0)
         return checked(task.loss(state.params, state.model_state, batch, state.key), state.model_state)
-    jax.eval_shape(loss, state, source.arrays)
+    try:
+        jax.eval_shape(loss, state, source.arrays)
+    except ScopeParamShapeError as error:
+        raise UserError("expected training batches of the shape that evaluation has, which the model was made for; of pictures "
+                        "give config.data.crop (or resize) and the last size in config.augment one value; found: "
+                        f"{' '.join(str(error).split())}") from error
 
 
 def repeat_first(source: Source) -> Any:

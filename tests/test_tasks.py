@@ -7,6 +7,7 @@ import pytest
 import karpjax as kj
 from guarantees.harness import mesh_of
 from guarantees.registry import config_of
+from karpjax.errors import UserError
 from karpjax.experiment import assemble
 from karpjax.loop import train
 from karpjax.tasks.classify import mean_of_views
@@ -34,6 +35,12 @@ def test_reinforce_solves_cartpole(tmp_path):
 def airbench(**overrides):
     config, record = config_of("airbench", **overrides)
     return assemble(config, record, mesh_of(1))
+
+
+def test_training_pictures_of_another_size_than_evaluation():
+    config, record = config_of("vit", augment=[dict(name="random_resized_crop", size=16)])
+    with pytest.raises(UserError, match=r"config.data.crop \(or resize\) and the last size in config.augment.*\(17, 16\)"):
+        assemble(config, record, mesh_of(1))
 
 
 def test_airbench_starts_from_the_data():

@@ -85,8 +85,8 @@ def study(options, workdir: pathlib.Path) -> None:
         return report(log, "small", "cifar10_mae", SLICES[4], {**stored, **PICTURES, **small})
     for name, (file, overrides, key, each) in MODELS.items():
         for chips, topology in SLICES.items():
-            own = stored if file != "ppo_cartpole" else {}
-            report(log, name, file, topology, {**own, **overrides, key: each * chips, "dispatch": "scan" if not own else "step"})
+            own = {"dispatch": "scan"} if file == "ppo_cartpole" else {**stored, "dispatch": "step"}
+            report(log, name, file, topology, {**own, **overrides, key: each * chips})
     report(log, "1.07 billion parameters", "mlm_1b_v5e256", SLICES[256], {**stored, **TEXT, "dispatch": "step"})
 
 
