@@ -46,7 +46,7 @@ def test_report_draws_again(made):
     assert done.returncode == 0 and done.stderr == "" and (made[0] / "curves.png").exists()
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "sweep", "precompile", "report"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "sweep", "precompile", "slices", "report"])
 def test_help(command):
     done = run(f"karpjax.{command}", "--help")
     assert done.returncode == 0 and f"karpjax.{command}" in done.stdout and "--" in done.stdout and done.stderr == ""

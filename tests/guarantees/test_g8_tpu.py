@@ -207,6 +207,39 @@ def test_command_says_where_the_memory_goes_and_what_a_step_takes():
     assert 0 < float(said[1]["one step"].split()[0]) < 1000 and "what collectives take is not in it" in said[1]["one step"]
 
 
+def table(*flags) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
+    done = python("-m", "karpjax.slices", *flags)
+    return done, [line.split() for line in done.stdout.splitlines() if line.startswith("v5e")]
+
+
+@needs_libtpu
+def test_a_table_of_slices_and_batches(tmp_path):
+    done, rows = table("--config=configs/digits_cnn.py", "--topologies=v5e:2x2", "--batches=64,128",
+                       f"--plot={tmp_path / 'slices.png'}")
+    assert done.returncode == 0, done.stderr
+    assert [row[:4] for row in rows] == [["v5e:2x2", "4", "64", "16"], ["v5e:2x2", "4", "128", "32"]]
+    assert (tmp_path / "slices.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@needs_libtpu
+def test_the_largest_batch(tmp_path):
+    """Of what does not fit the halves, until one does; of what fits the doubles, until one does not."""
+    config, found = tmp_path / "too_wide.py", {}
+    config.write_text(TOO_WIDE)
+    for batch in (2**16, 2**13):
+        done, rows = table(f"--config={config}", "--topologies=v5e:2x2", f"--config.data.batch_size={batch}")
+        assert done.returncode == 0, done.stderr
+        fits = {int(row[2]): "yes" in row for row in rows}
+        assert len(fits) > 1 and list(fits)[0] == batch and list(fits.values()).count(fits[batch]) == len(fits) - 1
+        found[batch] = max(size for size in fits if fits[size])
+    assert found[2**16] == found[2**13]
+
+
+def test_bad_list_of_batches():
+    done, _ = table("--config=configs/digits_cnn.py", "--topologies=v5e:2x2", "--batches=64,many")
+    assert done.returncode == 2 and "--batches=64,many: expected numbers" in done.stderr
+
+
 @needs_libtpu
 def test_cycles_are_of_one_turn_of_a_loop():
     """What experiments/pods found, and the command's words rest on."""
