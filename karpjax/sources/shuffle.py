@@ -18,12 +18,17 @@ def shuffled(position: UInt32[Array, "B"], epoch: UInt32[Array, "B"], key, n: in
     """The element at `position` (< n) of the permutation of that epoch; positions of one epoch map one to one."""
     words = jax.random.key_data(key)                                     # (2,)
     seed = mix(words[0] ^ mix(words[1] ^ mix(epoch)))                    # (B,), one an epoch
-    x = position
-    for r in range(ROUNDS):
-        round_key = mix(seed + jnp.uint32(r * 0x9E3779B9 % 2**32))       # (B,)
+
+    @jax.jit                                                             # traced and lowered once; XLA inlines its calls
+    def a_round(x, salt):
+        round_key = mix(seed + salt)                                     # (B,)
         partner = (round_key % n + (n - x)) % n                          # n < 2^31: no overflow
         coin = mix(jnp.maximum(x, partner) ^ (round_key * jnp.uint32(0x85EBCA6B) + 1)) >> 31
-        x = jnp.where(coin == 1, partner, x)
+        return jnp.where(coin == 1, partner, x)
+
+    x = position
+    for r in range(ROUNDS):
+        x = a_round(x, jnp.uint32(r * 0x9E3779B9 % 2**32))
     return x
 
 
