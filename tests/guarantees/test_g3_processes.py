@@ -1,4 +1,4 @@
-"""G3: two processes equal one; SIGTERM to one of two makes both save the same step, exit 75 and go on to the same end.
+"""G3: two processes, and four, equal one; SIGTERM to one of two makes both save the same step, exit 75 and go on to the same end.
 
 And a run goes on with other processes and devices than it was stopped on, as if it had kept them (elastic).
 """
@@ -18,13 +18,12 @@ def two(name, workdir, *flags, devices: int = 1):
     return children(name, workdir, 2, *flags, devices=devices)
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_two_processes_equal_one(name, tmp_path):
-    one = child(name, tmp_path / "one", "--devices=1")
-    finished(one)
-    for process in two(name, tmp_path / "two"):
+@pytest.mark.parametrize("name,processes", [*((name, 2) for name in TASKS), ("digits_host", 4)])
+def test_processes_equal_one(name, processes, tmp_path):
+    finished(child(name, tmp_path / "one", "--devices=1"))
+    for process in children(name, tmp_path / "several", processes):
         finished(process)
-    assert not unequal(tmp_path / "one", tmp_path / "two")
+    assert not unequal(tmp_path / "one", tmp_path / "several")
 
 
 def unequal(one, two) -> list:

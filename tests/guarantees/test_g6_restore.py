@@ -31,6 +31,18 @@ def test_on_fewer_devices(name, mesh, on_eight):
     assert checkpoint.fingerprint(checkpoint.to_tree(state)) == meta["fingerprint"] and meta["step"] == 4
 
 
+def test_from_one_device_back_to_fsdp(on_eight, tmp_path):
+    """8 with fsdp -> 1 -> 8 with fsdp: what one device saved is split again."""
+    one, eight = (assemble(*config_of("ppo"), mesh_of(*mesh)) for mesh in ((1, 1), (4, 2)))
+    state, meta = checkpoint.Checkpoints(on_eight["ppo"]).restore(one.abstract)
+    saves = checkpoint.Checkpoints(tmp_path)
+    saves.save(4, state, {}, None)
+    saves.close()
+    back, _ = checkpoint.Checkpoints(tmp_path).restore(eight.abstract)
+    assert checkpoint.fingerprint(checkpoint.to_tree(back)) == meta["fingerprint"]
+    assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(back.params))
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_in_two_lines(name, on_eight):
     """Without config or task file, on one device: parameters as saved, and predictions of the right shape."""
