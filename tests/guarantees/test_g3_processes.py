@@ -1,4 +1,4 @@
-"""G3: two processes, and four, equal one; SIGTERM to one of two makes both save the same step, exit 75 and go on to the same end.
+"""G3: several processes equal one; SIGTERM to one of two makes both save the same step, exit 75 and go on to the same end.
 
 And a run goes on with other processes and devices than it was stopped on, as if it had kept them (elastic).
 """
