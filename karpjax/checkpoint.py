@@ -40,7 +40,9 @@ class Checkpoints:
     """
 
     def __init__(self, workdir, keep: int = 2, best: str = "", keep_every: int = 0):
-        rules = [policies.LatestN(keep)] + [policies.EveryNSteps(keep_every)] * bool(keep_every)
+        rules = [policies.LatestN(keep)]
+        if keep_every:
+            rules.append(policies.EveryNSteps(keep_every))
         if best:
             mode, name = best.split()
             rules.append(policies.BestN(get_metric_fn=lambda m: m[name] if mode == "max" else -m[name], n=1,

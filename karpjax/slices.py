@@ -4,7 +4,8 @@
     python -m karpjax.slices --config=configs/digits_cnn.py --topologies=v5e:2x2            # --batches=largest
 
 largest: the config's batch, then twice and twice that until a slice refuses; or the halves, until it does not.
-`ms` and examples a second are of a chip's own work by the compiler's estimate, without the network (experiments/pods).
+The time of a step and examples a second and chip are of a chip's own work by the compiler's estimate, without the network
+(experiments/pods); a rollout, which is a loop, has none.
 Exit codes: 0 something fits; 1 nothing does; 2 bad input.
 """
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ def compiled(options, topology: str, batch: int) -> dict:
     """A row of the table: the config on that slice, with that global batch (environments, for a rollout)."""
     config = copy.deepcopy(options.config)
     config.data[batch_key(config)] = batch
-    config.dispatch = config.dispatch or "step"                     # one step is one program: nothing is compiled twice
+    config.steps_per_dispatch = 1                                   # one step is the program: nothing is compiled twice
     report = precompile(config, options.record, topology, step=True)
     step = report.get("step")
     return {"topology": topology, "chips": report["chips"], "batch": batch, "fits": report["fits"], "usable": report["usable"],
@@ -56,10 +57,10 @@ def until_it_turns(row_of: Callable[[int], dict], batch: int) -> Iterator[dict]:
 
 
 def line(row: dict) -> str:
-    share = lambda number, unit: f"{number:,.4g} {unit}" if number is not None else "-"
-    memory = share(row["memory"] and row["memory"] / 2**20, "MiB")
-    return (f"{row['topology']:<12}{row['chips']:>6}{row['batch']:>10}{row['batch'] / row['chips']:>10g}{memory:>14}"
-            f"{'yes' if row['fits'] else 'no':>6}{share(row['ms'], 'ms'):>12}{share(row['per_second'], '/s'):>14}")
+    shown = lambda number, unit: f"{number:,.2f} {unit}" if number is not None else "-"
+    memory = shown(row["memory"] and row["memory"] / 2**20, "MiB")
+    return (f"{row['topology']:<12}{row['chips']:>6}{row['batch']:>10}{row['batch'] // row['chips']:>10}{memory:>16}"
+            f"{'yes' if row['fits'] else 'no':>6}{shown(row['ms'], 'ms'):>14}{shown(row['per_second'], '/s'):>20}")
 
 
 def draw(rows: list[dict], file: str) -> None:
@@ -90,7 +91,7 @@ def main(argv) -> int:
     given = options.batches.split(",")
     if options.batches != LARGEST and not all(text.isdigit() and int(text) for text in given):
         raise UserError(f"--batches={options.batches}: expected numbers with commas between them, as in 64,128, or {LARGEST}")
-    print(f"{'topology':<12}{'chips':>6}{'batch':>10}{'a chip':>10}{'memory':>14}{'fits':>6}{'a step':>12}{'a chip':>14}")
+    print(f"{'topology':<12}{'chips':>6}{'batch':>10}{'a chip':>10}{'memory':>16}{'fits':>6}{'a step':>14}{'a chip':>20}")
     rows = []
     for topology in options.topologies.split(","):
         row_of = lambda batch: compiled(options, topology, batch)

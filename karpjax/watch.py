@@ -50,7 +50,7 @@ class Watch:
 
         None where nobody listens. A chip that is slow does not show.
         """
-        waited = {self.process: self.waited, **{i: said["waited"] for i, (said, _) in list(self.heard.items())}}
+        waited = {self.process: self.waited, **{i: said.get("waited", 0.0) for i, (said, _) in list(self.heard.items())}}
         return max(waited.items(), key=lambda each: each[1]) if self.thread and self.processes > 1 else None
 
     # ------------------------------------------------------------------------------------------ in the thread

@@ -3,7 +3,7 @@
     python experiments/finetune/run.py --workdir=runs/finetune                     # an hour on 2 cores
     python experiments/finetune/run.py --quick --log=/tmp/quick.jsonl
 
-Hymenoptera (244 pictures to train, 153 to test) and EfficientNet-Lite0, from the shared data ($KARPJAX_TEST_DATA,
+Hymenoptera (243 pictures to train, 153 to test) and EfficientNet-Lite0, from the shared data ($KARPJAX_TEST_DATA,
 ../shared/data by default). The probe is a logistic regression on `run.features`, its penalty chosen by five folds of the
 training pictures. The recipe is configs/finetune_imagefolder.py; its settings are chosen by two folds of the training pictures
 among CANDIDATES, one seed, as many steps as in the end; then three seeds on all of them. The test pictures are looked at once a

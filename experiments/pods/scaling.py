@@ -1,15 +1,15 @@
 """What the TPU compiler says of four models on 4 to 256 chips of a v5e, and of 1.07 billion parameters on 256.
 
-    python experiments/pods/slices.py --log=experiments/pods/slices.jsonl --workdir=DIR [--chips 4 256]     # 3 minutes a row
-    python experiments/pods/slices.py --quick --log=FILE                                    # needs libtpu, as the other
+    python experiments/pods/scaling.py --log=experiments/pods/scaling.jsonl --workdir=DIR [--chips 4 256]   # 3 minutes a row
+    python experiments/pods/scaling.py --quick --log=FILE                                   # needs libtpu, as the other
 
 Configs of configs/ with other sizes, on data of noise; the batch a chip is the same on every slice. A row a compilation, as
-karpjax.precompile reports it. `seconds` is the chip's own work by the compiler's estimate; `network`, the least time that
-all-reduces of so many bytes need over links of the data sheet's 1,600 Gbit/s a chip. Neither has been held against a slice:
-README.md says what is in neither.
+karpjax.precompile reports it: README.md says what is not in it.
 """
 import json
+import os
 import pathlib
+import shutil
 import sys
 
 HERE = pathlib.Path(__file__).parent
@@ -28,7 +28,6 @@ from karpjax.precompile import precompile  # noqa: E402
 from karpjax.prepare import write  # noqa: E402
 
 LENGTH, VOCABULARY, ROWS = 512, 32_768, 4096
-LINKS = 1600e9 / 8                                                            # bytes a second and chip, v5e
 SLICES = {4: "v5e:2x2", 16: "v5e:4x4", 64: "v5e:8x8", 256: "v5e:16x16"}
 TEXT = {"data.name": "words", "data.train": "train", "data.validation": "", "data.test": ""}
 PICTURES = {"data.train": "train", "data.validation": "", "data.test": "", "precision": "bf16"}
@@ -61,13 +60,10 @@ def prepare(folder: pathlib.Path, rows: int, words: int) -> None:
 
 
 def report(log: Log, name: str, file: str, topology: str, overrides: dict) -> None:
-    config, record = config_of(file, **overrides)
+    config, record = config_of(file, steps_per_dispatch=1, **overrides)
     found = precompile(config, record, topology, step=True)
-    all_reduced = found.get("collectives", {}).get("all-reduce", (0, 0))[1]
-    rate = {"examples_per_second_at_most": found["step"]["examples"] / (found["step"]["seconds"] + 2 * all_reduced / LINKS)} \
-        if "step" in found else {}
     del found["model_fields"]
-    log({"model": name, "config": file, "topology": topology, **found, "network": 2 * all_reduced / LINKS, **rate})
+    log({"model": name, "config": file, "topology": topology, **found})
 
 
 def study(options, workdir: pathlib.Path) -> None:
@@ -75,20 +71,20 @@ def study(options, workdir: pathlib.Path) -> None:
     log({"versions": versions()})
     if not data.exists():
         part = workdir / "data.part"
+        shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         prepare(part, *((64, 50) if options.quick else (ROWS, 60_000)))
         part.rename(data)
-    stored = {"data.data_dir": str(data)}
+    os.environ["TFDS_DATA_DIR"] = str(data)
     if options.quick:
         small = {"model": dict(name="mae", patch=8, layers=1, width=16, heads=2, decoder_layers=1, decoder_width=16,
                                decoder_heads=2), "data.batch_size": 16}
-        return report(log, "small", "cifar10_mae", SLICES[4], {**stored, **PICTURES, **small})
+        return report(log, "small", "cifar10_mae", SLICES[4], {**PICTURES, **small})
     for name, (file, overrides, key, each) in MODELS.items():
         for chips in options.chips:
-            own = {"dispatch": "scan"} if file == "ppo_cartpole" else {**stored, "dispatch": "step"}
-            report(log, name, file, SLICES[chips], {**own, **overrides, key: each * chips})
+            report(log, name, file, SLICES[chips], {**overrides, key: each * chips})
     if 256 in options.chips:
-        report(log, "1.07 billion parameters", "mlm_1b_v5e256", SLICES[256], {**stored, **TEXT, "dispatch": "step"})
+        report(log, "1.07 billion parameters", "mlm_1b_v5e256", SLICES[256], TEXT)
 
 
 def arguments(parser) -> None:
@@ -96,4 +92,4 @@ def arguments(parser) -> None:
 
 
 if __name__ == "__main__":
-    command(study, HERE / "slices.jsonl", arguments)
+    command(study, HERE / "scaling.jsonl", arguments)
