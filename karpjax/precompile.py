@@ -50,7 +50,7 @@ ARRAY = re.compile(r"\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")  # f32[3,3,64], pre
 def precompile(config, record, topology: str, step: bool = False) -> dict:
     """What the compiler says of the config's train program on that slice. The default backend must be the CPU by now.
 
-    step    also compile a single step, and estimate its time (not for rollouts and micro-batches, which are loops)
+    step    also compile a single step, and estimate its time, if no loop is in it: a body would count once
     """
     mesh = sharding.make_mesh(**config.mesh, devices=slice_devices(topology))
     x = assemble(config, record, mesh)
@@ -81,7 +81,8 @@ def precompile(config, record, topology: str, step: bool = False) -> dict:
     if step and x.source.chunk == 1 and x.config.accumulate == 1:  # a program without a loop, whose body would count once
         one = compiled if steps == 1 else programs.lower(x.abstract, arrays, 1).compile()
         text, costs, chip = one.as_text(), one.cost_analysis(), CHIPS[topology.split(":")[0]]
-        if " while(" not in text:                              # as a rollout of chunk 1 has one
+        report["loops"] = text.count(" while(")                # a rollout of chunk 1; random crops, a picture a turn
+        if not report["loops"]:
             report["step"] = {"cycles": cycles(text), "seconds": cycles(text) / chip.clock, "examples": x.source.batch_size,
                               "intensity": costs["flops"] / costs["bytes accessed"], "ridge": chip.peak / chip.bandwidth}
     memory = {"arguments": found.argument_size_in_bytes, "outputs": found.output_size_in_bytes,
@@ -157,6 +158,8 @@ def main(argv) -> int:
         print(f"one step     {1000 * step['seconds']:,.3f} ms of a chip's own work by the compiler's estimate, "
               f"{step['examples'] / step['seconds']:,.0f} examples a second at most; what collectives take is not in it\n"
               f"intensity    {step['intensity']:,.1f} operations a byte; below {step['ridge']:,.0f} the memory is the limit")
+    else:
+        print("one step     not estimated: there are loops in it, of which the compiler's estimate counts one turn")
     print(f"{'fits' if report['fits'] else 'does not fit':<12} {size(sum(report['memory'].values()))} a chip of "
           f"{size(report['usable'])}")
     if not report["fits"]:

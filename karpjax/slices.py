@@ -1,11 +1,11 @@
 """Which slices and batch sizes fit: a table, and a plot. Each line is a compilation by karpjax.precompile, without a TPU.
 
-    python -m karpjax.slices --config=configs/digits_cnn.py --topologies=v5e:2x2,v6e:2x2 --batches=64,128 --plot=slices.png
-    python -m karpjax.slices --config=configs/digits_cnn.py --topologies=v5e:2x2            # --batches=largest
+    python -m karpjax.slices --config=configs/poly.py --topologies=v5e:2x2,v6e:2x2 --batches=64,128 --plot=slices.png
+    python -m karpjax.slices --config=configs/poly.py --topologies=v5e:2x2                  # --batches=largest
 
 largest: the config's batch, then twice and twice that until a slice refuses; or the halves, until it does not.
 The time of a step and examples a second and chip are of a chip's own work by the compiler's estimate, without the network
-(experiments/pods); a rollout, which is a loop, has none.
+(experiments/pods); where a step has a loop in it (rollouts, random crops) there is none.
 Exit codes: 0 something fits; 1 nothing does; 2 bad input.
 """
 from collections.abc import Callable, Iterator

@@ -199,12 +199,19 @@ def test_command_says_where_the_memory_goes_and_what_a_step_takes():
     """Of a chip's own work: fsdp splits the state over chips, and the step is well below a second."""
     said = {}
     for fsdp in (1, 4):
-        done = command("--config=configs/digits_cnn.py", f"--config.mesh.fsdp={fsdp}", "--config.model.width=64")
+        done = command("--config=configs/poly.py", f"--config.mesh.fsdp={fsdp}", "--config.model.width=64")
         assert done.returncode == 0, done.stderr
         said[fsdp] = {line[:13].strip(): line[13:] for line in done.stdout.splitlines()}
     params = {fsdp: float(lines["a chip holds"].split()[1]) for fsdp, lines in said.items()}
     assert params[4] < 0.5 * params[1]
     assert 0 < float(said[1]["one step"].split()[0]) < 1000 and "what collectives take is not in it" in said[1]["one step"]
+
+
+@needs_libtpu
+def test_a_step_with_a_loop_is_not_estimated():
+    """The digits' random crops are a loop over pictures: of its body one turn would count."""
+    done = command("--config=configs/digits_cnn.py")
+    assert done.returncode == 0 and "\none step     not estimated: there are loops" in done.stdout, done.stderr
 
 
 def table(*flags) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
@@ -214,10 +221,11 @@ def table(*flags) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
 
 @needs_libtpu
 def test_a_table_of_slices_and_batches(tmp_path):
-    done, rows = table("--config=configs/digits_cnn.py", "--topologies=v5e:2x2", "--batches=64,128",
+    done, rows = table("--config=configs/poly.py", "--topologies=v5e:2x2", "--batches=64,128",
                        f"--plot={tmp_path / 'slices.png'}")
     assert done.returncode == 0, done.stderr
     assert [row[:4] for row in rows] == [["v5e:2x2", "4", "64", "16"], ["v5e:2x2", "4", "128", "32"]]
+    assert all("ms" in row for row in rows)
     assert (tmp_path / "slices.png").read_bytes()[:4] == b"\x89PNG"
 
 
