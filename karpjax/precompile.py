@@ -4,7 +4,7 @@
 
 What is compiled is the program the loop runs, by the TPU's own compiler (libtpu): sizes and collectives are the compiler's.
 What does not fit is told a change that would, after compiling that. The time of a step is the compiler's estimate of a chip's
-own work, without the network (experiments/pods).
+own work, loops as often as they turn, without the network (experiments/pods).
 Topologies: v5e:16x16, v6e:4x4, v4:2x2x1, v5p:2x2x2, ... Exit codes: 0 fits; 1 does not fit; 2 bad input.
 """
 import copy
@@ -12,13 +12,12 @@ import dataclasses
 import importlib.util
 import math
 import os
-import re
 import time
 
 import jax
 from jax.experimental import topologies
 
-from karpjax import cli, sharding
+from karpjax import cli, hlo, sharding
 from karpjax.dispatch import Programs, step_flops
 from karpjax.errors import UserError
 from karpjax.experiment import assemble
@@ -42,16 +41,10 @@ CHIPS = {"v5e": Chip(15.75, 197e12, 1.503e9, 819e9), "v4": Chip(30.75, 275e12, 1
 # libtpu looks for the TPU it stands beside, complains of finding none, and would let only one process at a time look.
 ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost",
          "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-COLLECTIVE = re.compile(r" = (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
-                        r".*?channel_id=(\d+)")
-ARRAY = re.compile(r"\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")  # f32[3,3,64], pred[]
 
 
-def precompile(config, record, topology: str, step: bool = False) -> dict:
-    """What the compiler says of the config's train program on that slice. The default backend must be the CPU by now.
-
-    step    also compile a single step, and estimate its time, if no loop is in it: a body would count once
-    """
+def precompile(config, record, topology: str) -> dict:
+    """What the compiler says of the config's train program on that slice. The default backend must be the CPU by now."""
     mesh = sharding.make_mesh(**config.mesh, devices=slice_devices(topology))
     x = assemble(config, record, mesh)
     x.config.dispatch = x.config.dispatch or "scan"
@@ -78,18 +71,17 @@ def precompile(config, record, topology: str, step: bool = False) -> dict:
             raise
         return {**report, "fits": False, "refused": cli.first_sentence(error)}
     seconds, found = time.perf_counter() - started, compiled.memory_analysis()
-    if step and x.source.chunk == 1 and x.config.accumulate == 1:  # a program without a loop, whose body would count once
-        one = compiled if steps == 1 else programs.lower(x.abstract, arrays, 1).compile()
-        text, costs, chip = one.as_text(), one.cost_analysis(), CHIPS[topology.split(":")[0]]
-        report["loops"] = text.count(" while(")                # a rollout of chunk 1; random crops, a picture a turn
-        if not report["loops"]:
-            report["step"] = {"cycles": cycles(text), "seconds": cycles(text) / chip.clock, "examples": x.source.batch_size,
-                              "intensity": costs["flops"] / costs["bytes accessed"], "ridge": chip.peak / chip.bandwidth}
+    text, costs, chip = compiled.as_text(), compiled.cost_analysis(), CHIPS[topology.split(":")[0]]
+    work = hlo.cycles(text) / steps
+    if not math.isnan(work):
+        report["step"] = {"cycles": round(work), "seconds": work / chip.clock, "examples": x.source.examples_per_step}
+        if set(hlo.turns(text).values()) <= {1, steps}:  # its count of operations and bytes takes a loop's body once
+            report["step"] |= {"intensity": costs["flops"] / costs["bytes accessed"], "ridge": chip.peak / chip.bandwidth}
     memory = {"arguments": found.argument_size_in_bytes, "outputs": found.output_size_in_bytes,
               "aliased": -found.alias_size_in_bytes,  # outputs that take the place of arguments: the donated state
               "temporaries": found.temp_size_in_bytes, "code": found.generated_code_size_in_bytes}
     return {**report, "fits": sum(memory.values()) <= report["usable"], "memory": memory, "seconds": seconds,
-            "collectives": collectives(compiled.as_text())}
+            "collectives": {kind: (n / steps, size / steps) for kind, (n, size) in hlo.collectives(text).items()}}
 
 
 def bytes_a_chip(tree) -> int:
@@ -114,33 +106,10 @@ def slice_devices(topology: str) -> list:
         raise UserError(f"{expected}; {cli.first_sentence(error)}") from error
 
 
-def collectives(hlo: str) -> dict:
-    """{kind: (number, bytes of the results on a chip)} in a program's text, where the body of a loop stands once.
-
-    The TPU spreads one all-gather over fusions that each hold a copy of it, of one channel. A reduce-scatter is a fusion of
-    that name round an all-reduce: its bytes are those before it scatters.
-    """
-    seen, computation = {}, ""
-    for line in hlo.splitlines():
-        computation = line if line.endswith("{") else computation
-        if match := COLLECTIVE.search(line):
-            result, kind, channel = match.groups()
-            kind = "reduce-scatter" if "all-reduce-scatter" in computation else kind
-            arrays = [(int(bits or 8), *map(int, filter(None, shape.split(",")))) for bits, shape in ARRAY.findall(result)]
-            seen[kind, channel, str(arrays)] = sum(map(math.prod, arrays)) // 8
-    sizes = {kind: [n for key, n in seen.items() if key[0] == kind] for kind in sorted({key[0] for key in seen})}
-    return {kind: (len(each), sum(each)) for kind, each in sizes.items()}
-
-
-def cycles(hlo: str) -> int:
-    """The compiler's estimate for a chip, over a program's text: a loop's body stands there once, collectives have none."""
-    return sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', hlo)))
-
-
 def main(argv) -> int:
     jax.config.update("jax_platforms", "cpu")  # before anything runs: a TPU that is here is none of this command's business
     options = cli.parse(argv, __doc__, config=True, topology=str)
-    report = precompile(options.config, options.record, options.topology, step=True)
+    report = precompile(options.config, options.record, options.topology)
     size = lambda n: f"{n / 2**20:,.1f} MiB"
     print(f"program      {report['program']}\nflops        {report['flops']:,.0f} a step on all chips, without its source")
     held = {**report["state"], "data": report["data"]}
@@ -149,17 +118,17 @@ def main(argv) -> int:
         print("does not fit", report["refused"])
         suggest(options, report)
         return 1
-    moved = [f"{kind} {n} ({size(b)})" for kind, (n, b) in report["collectives"].items()]
+    moved = [f"{kind} {n:,.4g} ({size(b)})" for kind, (n, b) in report["collectives"].items()]
     print(f"compiled     in {report['seconds']:.1f} s")
-    print(f"collectives  {', '.join(moved) or 'none'}; a loop's body counts once")
+    print(f"collectives  {', '.join(moved) or 'none'} a step")
     print("memory      ", ", ".join(f"{name} {size(n)}" for name, n in report["memory"].items()))
-    if "step" in report:
-        step = report["step"]
+    if step := report.get("step"):
         print(f"one step     {1000 * step['seconds']:,.3f} ms of a chip's own work by the compiler's estimate, "
-              f"{step['examples'] / step['seconds']:,.0f} examples a second at most; what collectives take is not in it\n"
-              f"intensity    {step['intensity']:,.1f} operations a byte; below {step['ridge']:,.0f} the memory is the limit")
+              f"{step['examples'] / step['seconds']:,.0f} examples a second at most; what collectives take is not in it")
+        if "intensity" in step:
+            print(f"intensity    {step['intensity']:,.1f} operations a byte; below {step['ridge']:,.0f} the memory is the limit")
     else:
-        print("one step     not estimated: there are loops in it, of which the compiler's estimate counts one turn")
+        print("one step     not estimated: there is a loop in it of which the program does not say how often it turns")
     print(f"{'fits' if report['fits'] else 'does not fit':<12} {size(sum(report['memory'].values()))} a chip of "
           f"{size(report['usable'])}")
     if not report["fits"]:

@@ -5,7 +5,7 @@
 
 largest: the config's batch, then twice and twice that until a slice refuses; or the halves, until it does not.
 The time of a step and examples a second and chip are of a chip's own work by the compiler's estimate, without the network
-(experiments/pods); where a step has a loop in it (rollouts, random crops) there is none.
+(experiments/pods). A rollout's examples are steps of its environments.
 Exit codes: 0 something fits; 1 nothing does; 2 bad input.
 """
 from collections.abc import Callable, Iterator
@@ -24,8 +24,7 @@ def compiled(options, topology: str, batch: int) -> dict:
     """A row of the table: the config on that slice, with that global batch (environments, for a rollout)."""
     config = copy.deepcopy(options.config)
     config.data[batch_key(config)] = batch
-    config.steps_per_dispatch = 1                                   # one step is the program: nothing is compiled twice
-    report = precompile(config, options.record, topology, step=True)
+    report = precompile(config, options.record, topology)
     step = report.get("step")
     return {"topology": topology, "chips": report["chips"], "batch": batch, "fits": report["fits"], "usable": report["usable"],
             "memory": sum(report["memory"].values()) if "memory" in report else None,

@@ -510,7 +510,7 @@ def test_masks_and_boxes_train(options):
 
 def collectives(task, **options):
     """Of the rollout alone, on 8 devices with replicated parameters: {kind: bytes}."""
-    from karpjax.precompile import collectives
+    from karpjax.hlo import collectives
     x = assemble(config_for(task, num_envs=16, **options), None, mesh_of(8))
     state = x.fresh_state()
     def rollout(state):
@@ -535,7 +535,7 @@ def test_a_rollout_crosses_devices_only_to_normalise():
 
 
 def test_the_step_only_adds_up():
-    from karpjax.precompile import collectives
+    from karpjax.hlo import collectives
     x = assemble(config_for("ppo", num_envs=16, data=dict(minibatches=2), dispatch="scan"), None, mesh_of(8))
     text = Programs(x).lower(x.fresh_state(), {}, 2).compile().as_text()
     assert set(collectives(text)) == {"all-reduce"}

@@ -61,7 +61,7 @@ def prepare(folder: pathlib.Path, rows: int, words: int) -> None:
 
 def report(log: Log, name: str, file: str, topology: str, overrides: dict) -> None:
     config, record = config_of(file, steps_per_dispatch=1, **overrides)
-    found = precompile(config, record, topology, step=True)
+    found = precompile(config, record, topology)
     del found["model_fields"]
     log({"model": name, "config": file, "topology": topology, **found})
 
