@@ -108,6 +108,11 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
     ahead = 0 if jax.default_backend() == "cpu" and mesh.size > 1 else 2
     in_flight = collections.deque()  # (first step, metrics, bad batch)
 
+    def done(fetched: int) -> int:
+        """Steps that are done, those not fetched among them: on the CPU a fetch may end only when all in flight are."""
+        flags = [(first, values["skipped_in_a_row"]) for first, values, _ in in_flight]
+        return max([fetched, *(first + len(each) for first, each in flags if each.is_ready())])
+
     def read(leave: int = 0) -> None:
         """Fetch metrics until `leave` dispatches are in flight: waits for the device; bad numbers are noticed here."""
         while len(in_flight) > leave:
@@ -118,7 +123,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
                 if now % config.log_every == 0 or now == config.steps:
                     row = {f"train/{name}": column[i] for name, column in values.items()}
                     row["learning_rate"] = float(x.schedule(now - 1 - values["skipped"][i]))
-                    rates = rates or progress.rates(first + len(in_a_row))  # a dispatch's rows come at once: one rate
+                    rates = rates or progress.rates(done(first + len(in_a_row)))  # a dispatch's rows come at once: one rate
                     row |= rates
                     log(now, row)
                     progress.show(now, writer.rows[-1], watch.slowest())

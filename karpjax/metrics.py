@@ -139,15 +139,17 @@ class Progress:
         # None: off where standard error is not a terminal.
         self.bar = tqdm(total=steps, initial=start, unit="step", disable=None if self.active else True, dynamic_ncols=True)
         self.examples_per_step, self.training, self.waiting, self.mark = examples_per_step, training, waiting, (start, 0.0, 0.0)
-        self.said = time.monotonic()
+        self.said, self.last = time.monotonic(), {}
 
     def rates(self, step: int) -> dict:
-        """examples/s, and the share of the time spent waiting for data, since the last call."""
+        """examples/s, and the share of the time spent waiting for data, since the last call with fewer steps done."""
         now = (step, self.training.seconds, self.waiting.seconds)
         steps, seconds, wait = (new - old for new, old in zip(now, self.mark))
-        self.mark = now
-        return {"time/examples_per_s": round(steps * self.examples_per_step / max(seconds, 1e-9), 1),
-                "time/data_wait": round(wait / max(seconds, 1e-9), 4)}
+        if steps:
+            self.mark = now
+            self.last = {"time/examples_per_s": round(steps * self.examples_per_step / max(seconds, 1e-9), 1),
+                         "time/data_wait": round(wait / max(seconds, 1e-9), 4)}
+        return self.last
 
     def show(self, step: int, row: dict, slowest: tuple[int, float] | None = None) -> None:
         """slowest: a process, and the seconds it has waited for data."""

@@ -1,5 +1,6 @@
 """The loop's manners: what a workdir holds, what may change on resume, and what it does with damage."""
 import json
+import time
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import karpjax as kj
 from guarantees.harness import mesh_of, record_of
 from guarantees.registry import config_of
-from karpjax import checkpoint, metrics
+from karpjax import checkpoint, dispatch, metrics
 from karpjax.loop import train
 
 FILES = {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "curves.png", "summary.json", "model_card.md"}
@@ -153,6 +154,21 @@ def test_host_fed_steps_see_every_batch_under_scan(tmp_path, monkeypatch):
     config, record = config_of("digits_host", dispatch="scan", steps=8)
     train(config, tmp_path, record=record, mesh=mesh_of(1))
     assert seen == list(range(8))
+
+
+def test_rates_are_of_steps_that_are_done(tmp_path, monkeypatch):
+    """Six dispatches, two ahead of what is fetched; each takes 0.05 s or more, so no row may be much faster than that."""
+    run = dispatch.Programs.run
+    def slowly(*arguments):
+        out = run(*arguments)
+        time.sleep(0.05)                                              # done by then: the last two are fetched at once
+        return out
+    monkeypatch.setattr(dispatch.Programs, "run", slowly)
+    config, record = config_of("poly", steps=24, steps_per_dispatch=4, dispatch="scan", log_every=4, eval_every=24,
+                               save_every=24)
+    train(config, tmp_path, record=record, mesh=mesh_of(1))
+    rates = [row["time/examples_per_s"] for row in metrics.read_rows(tmp_path) if "train/loss" in row]
+    assert len(rates) == 6 and max(rates) < 4 * (4 * config.data.batch_size / 0.05), rates
 
 
 def test_profile(tmp_path):
