@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import yaml
 
 from guarantees.harness import ROOT
 
@@ -72,6 +73,26 @@ def test_slurm_is_found_in_the_environment(tmp_path):
     for process in both:
         said(process, 0)
     assert json.loads((tmp_path / "summary.json").read_text())["device"]["processes"] == 2
+
+
+def test_readme_kubernetes_job(tmp_path):
+    """What the containers of its Indexed Job run, each with its number; here the coordinator is a free port of this machine."""
+    job = yaml.safe_load((ROOT / "README.md").read_text().split("```yaml")[1].split("```")[0])
+    spec, (container,) = job["spec"], job["spec"]["template"]["spec"]["containers"]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shell, flag, command = container["command"]
+    command = command.replace(":1234", f":{port}").replace("gs://my-bucket/runs/digits", str(tmp_path))
+    command = " ".join([command.replace("python", sys.executable), *RUN[1:], "--config.steps=60"])
+    first = f"{job['metadata']['name']}-0.{spec['template']['spec']['subdomain']}"
+    assert container["env"] == [{"name": "COORDINATOR", "value": first}]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COORDINATOR": "localhost"}
+    pods = [subprocess.Popen([shell, flag, command], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             env={**env, "JOB_COMPLETION_INDEX": str(i)}) for i in range(spec["completions"])]
+    for pod in pods:
+        said(pod, 0)
+    assert json.loads((tmp_path / "summary.json").read_text())["device"]["processes"] == 2 == spec["parallelism"]
 
 
 def test_a_process_that_dies_takes_the_run_down_within_the_bound(tmp_path):
