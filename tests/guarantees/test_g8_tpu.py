@@ -215,7 +215,7 @@ def test_command_says_where_the_memory_goes_and_what_a_step_takes():
 
 @needs_libtpu
 def test_a_step_with_loops_is_estimated_where_their_turns_are_known(tmp_path):
-    """The digits' random crops are a loop over pictures; how often this network squares depends on what it sees."""
+    """The digits' random crops are a loop over pictures; how often this network halves depends on what it sees."""
     done = command("--config=configs/digits_cnn.py")
     assert done.returncode == 0 and re.search(r"^one step     [\d.]+ ms", done.stdout, re.M), done.stdout + done.stderr
     config = tmp_path / "until.py"
