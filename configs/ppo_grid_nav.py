@@ -16,7 +16,7 @@ def get_config():
         task="ppo",
         env=dict(name="grid_nav"),
         steps=ROLLOUTS * CHUNK,
-        model=dict(name="actor_critic", torso="mlp", width=128),
+        model=dict(name="actor_critic", torso="value_propagation", sweeps=16, agent=1, shared=True),
         data=dict(num_envs=ENVS, length=LENGTH, minibatches=MINIBATCHES, epochs=EPOCHS, normalize=(),
                   eval_episodes=256),
         discount=0.99, trace=0.95,

@@ -1,0 +1,80 @@
+"""What the best policies get on the evaluation's episodes: a bound for run.py's figures.
+
+    python experiments/policy_gradients/optimum.py               # some minutes
+
+Pendulum: dynamic programming back from the end of an episode, over a grid of angles, speeds and torques, values between them
+by bilinear interpolation; then played from the evaluation's own starts. GridNav: shortest paths. optimum.jsonl has both.
+--quick: a coarse grid.
+"""
+import pathlib
+import sys
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent.parent))
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from experiments.runs import Log, command, config_of  # noqa: E402
+from karpjax.envs import spaces  # noqa: E402
+from karpjax.envs.pendulum import MAX_SPEED, MAX_TORQUE  # noqa: E402
+from karpjax.experiment import assemble  # noqa: E402
+
+
+def starts(source):
+    """The states and the first observations of the evaluation's episodes."""
+    action = spaces.example(source.env.actions)
+    stay = lambda obs, keys: jnp.zeros((source.eval_episodes, *action.shape), action.dtype)
+    play = lambda: source.episodes(stay, jnp.arange(source.eval_episodes), {}, states=True)["states"]
+    return jax.tree.map(lambda x: x[0], jax.jit(play)())
+
+
+def pendulum(source, angles: int, speeds: int, torques: int) -> np.ndarray:
+    """(episodes,) returns of the best policy that looks one step ahead with the grid's values."""
+    env, choices = source.env, jnp.linspace(-MAX_TORQUE, MAX_TORQUE, torques)
+    angle = jnp.linspace(-jnp.pi, jnp.pi, angles, endpoint=False)
+    grid = jnp.stack(jnp.meshgrid(angle, jnp.linspace(-MAX_SPEED, MAX_SPEED, speeds), indexing="ij"), -1)
+
+    def between(values, joint):
+        """The value (angles, speeds) -> at one (angle, speed)."""
+        x = (joint[0] + jnp.pi) % (2 * jnp.pi) / (2 * jnp.pi) * angles
+        y = (joint[1] + MAX_SPEED) / (2 * MAX_SPEED) * (speeds - 1)
+        i, j = x.astype(jnp.int32) % angles, jnp.clip(y.astype(jnp.int32), 0, speeds - 2)
+        along, up = x - jnp.floor(x), y - j
+        at = lambda i: (1 - up) * values[i % angles, j] + up * values[i % angles, j + 1]
+        return (1 - along) * at(i) + along * at(i + 1)
+
+    def judged(values, joint, torque):
+        state, out = env.step({"joint": joint, "time": jnp.int32(0)}, torque[None], None)
+        return out.reward + between(values, state["joint"]), (state["joint"], out.reward)
+
+    def back(values, _):
+        """The values a step earlier: the best of the torques, one after the other."""
+        of = lambda torque: jax.vmap(jax.vmap(lambda joint: judged(values, joint, torque)[0]))(grid)
+        best = jax.lax.fori_loop(0, torques, lambda k, best: jnp.maximum(best, of(choices[k])), jnp.full(values.shape, -jnp.inf))
+        return best, values
+
+    _, after = jax.jit(lambda: jax.lax.scan(back, jnp.zeros((angles, speeds)), length=env.max_steps))()
+
+    def forward(joint, values):
+        worth, (joints, rewards) = jax.vmap(lambda torque: judged(values, joint, torque))(choices)
+        return joints[worth.argmax()], rewards[worth.argmax()]
+
+    play = lambda joint: jax.lax.scan(forward, joint, after[::-1])[1].sum()
+    return np.asarray(jax.jit(jax.vmap(play))(starts(source)["joint"]))
+
+
+def study(options, workdir):
+    log = Log(options.log)
+    size = dict(angles=31, speeds=31, torques=5) if options.quick else dict(angles=361, speeds=321, torques=81)
+    found = pendulum(assemble(*config_of("ppo_pendulum")).source, **size)
+    versions = {"jax": jax.__version__, "numpy": np.__version__}
+    log({"env": "pendulum", "return": float(found.mean()), "sd": float(found.std()), "episodes": len(found), **size, **versions})
+    steps = np.asarray(starts(assemble(*config_of("ppo_grid_nav")).source)["shortest"])
+    log({"env": "grid_nav", "return": float((1 - 0.01 * steps).mean()), "length": float(steps.mean()), "episodes": len(steps),
+         **versions})
+
+
+if __name__ == "__main__":
+    command(study, HERE / "optimum.jsonl")
