@@ -3,9 +3,10 @@ import jax
 import jax.numpy as jnp
 import karpjax as kj
 from karpjax.envs import grid_nav
+from karpjax.envs.spaces import Discrete
+from karpjax.errors import UserError
 from karpjax.models.efficientnet_lite import MBConv
 from karpjax.models.resnet import Bottleneck
-from karpjax.models.value_propagation import ValuePropagation
 import numpy as np
 import pytest
 
@@ -88,25 +89,33 @@ def test_a_depth_that_is_none(options, expected):
 
 def test_value_propagation_can_plan():
     """Weights by hand, and the best of the four ways is the first step of a shortest path."""
-    env = grid_nav.GridNav(size=6)
-    model = ValuePropagation(sweeps=36, agent=1, width=3)
+    env = grid_nav.GridNav(size=6, masked=True)
+    model = kj.models.make(dict(name="value_propagation", sweeps=36, agent=1, width=3), actions=env.actions, obs_shape=(6, 6, 3))
     states, obs = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 64))
     # Entering a wall costs and the goal pays, a step costs 1, and the goal, where the task ends, takes over no value.
     reading = jnp.array([[-1000.0, 0, 0], [0, 0, 0], [100.0, 0, -200]])                    # of wall, agent, goal
     params = {"cell": {"kernel": jnp.eye(3), "bias": jnp.zeros(3)},
-              "reading": {"kernel": reading, "bias": jnp.array([0.0, 1.0, 100.0])}}
-    moves = np.asarray(model.apply({"params": params}, obs))[:, 1:].argmax(-1)                 # (64,)
+              "reading": {"kernel": reading, "bias": jnp.array([0.0, 1.0, 100.0])},
+              "sharpness": jnp.ones(()), "value": {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}}
+    logits, values = model.apply({"params": params}, obs)                                      # (64, 4), (64,)
+    np.testing.assert_array_equal(values, logits.max(-1))
     distances = np.asarray(jax.vmap(grid_nav.shortest_path)(states["walls"], states["goal"]))
-    for move, distance, agent, steps in zip(moves, distances, np.asarray(states["agent"]), states["shortest"]):
+    for move, distance, agent, steps in zip(logits.argmax(-1), distances, np.asarray(states["agent"]), states["shortest"]):
         row, column = agent + grid_nav.MOVES[move]
         assert distance[row, column] == steps - 1
 
 
 def test_value_propagation_looks_as_far_as_it_sweeps():
     """The same parameters on a bigger map; a cell that no way of so many steps enters changes nothing."""
-    model = ValuePropagation(sweeps=2, agent=0)
+    model = kj.models.make(dict(name="value_propagation", sweeps=2, agent=0), actions=Discrete(4), obs_shape=(9, 12, 3))
     x = jax.random.normal(jax.random.key(0), (9, 12, 3)).at[..., 0].set(0.0).at[1, 1, 0].set(1.0)
     params = model.init(jax.random.key(1), x[:4, :4])
-    values = model.apply(params, x)
-    np.testing.assert_array_equal(values, model.apply(params, x.at[5:, :, 1].add(1.0).at[:, 5:, 1].add(1.0)))
-    assert not np.allclose(values, model.apply(params, x.at[1:3, 1:3, 1].add(1.0)))
+    ways, _ = model.apply(params, x)
+    np.testing.assert_array_equal(ways, model.apply(params, x.at[5:, :, 1].add(1.0).at[:, 5:, 1].add(1.0))[0])
+    assert not np.allclose(ways, model.apply(params, x.at[1:3, 1:3, 1].add(1.0))[0])
+
+
+def test_value_propagation_of_other_actions():
+    with pytest.raises(UserError, match="up, down, left, right, found observations .4,. and Discrete"):
+        model = kj.models.make(dict(name="value_propagation", agent=0), actions=Discrete(2), obs_shape=(4,))
+        model.init(jax.random.key(0), jnp.zeros((1, 4)))

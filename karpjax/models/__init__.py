@@ -7,10 +7,12 @@ from karpjax.models.encoder import BERT as BERT, ROBERTA as ROBERTA, MaskedLM, T
 from karpjax.models.policy import ActorCritic
 from karpjax.models.resnet import ResNet
 from karpjax.models.resnet_cifar import CifarResNet
+from karpjax.models.value_propagation import ValuePropagation
 from karpjax.models.vit import MAE, ViT
 
 MODELS = {"actor_critic": ActorCritic, "airbench": Airbench, "cnn": CNN, "efficientnet_lite0": EfficientNetLite0, "mae": MAE,
-          "masked_lm": MaskedLM, "resnet": ResNet, "resnet_cifar": CifarResNet, "text_classifier": TextClassifier, "vit": ViT}
+          "masked_lm": MaskedLM, "resnet": ResNet, "resnet_cifar": CifarResNet, "text_classifier": TextClassifier,
+          "value_propagation": ValuePropagation, "vit": ViT}
 
 
 def make(options, **given):

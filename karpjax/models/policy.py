@@ -4,7 +4,6 @@ Andrychowicz et al. 2021): orthogonal, the policy's last layer 100 times smaller
     config.model = dict(name="actor_critic", width=64)              # vectors: two layers of tanh
     config.model = dict(name="actor_critic", width=128)             # images (H, W, C): MinAtar's network (Young and Tian 2019)
     config.model = dict(name="actor_critic", torso="atari", width=512)            # Atari's (Mnih et al. 2015)
-    config.model = dict(name="actor_critic", torso="value_propagation", sweeps=16, agent=1, shared=True)    # plans on maps
 """
 from collections.abc import Mapping
 
@@ -15,10 +14,9 @@ from karpjax import distributions
 from karpjax.envs.spaces import Box
 from karpjax.errors import check_choice
 from karpjax.models.conv import Conv
-from karpjax.models.value_propagation import ValuePropagation
 
 CONVS = {"conv": [(16, 3, 1)], "atari": [(32, 8, 4), (64, 4, 2), (64, 3, 1)]}            # (width, kernel, stride) of each
-TORSOS = ("", "mlp", "conv", "atari", "value_propagation")
+TORSOS = ("", "mlp", "conv", "atari")
 
 
 class ActorCritic(nn.Module):
@@ -28,10 +26,8 @@ class ActorCritic(nn.Module):
     """
     actions: tuple             # a space
     obs_shape: tuple           # (O,) or (H, W, C); what stands before are batch axes
-    torso: str = ""            # "mlp" (images are flattened), "conv", "atari" or "value_propagation"; "": by the shape
+    torso: str = ""            # "mlp" (images are flattened), "conv" or "atari"; "": by the shape
     width: int = 64
-    sweeps: int = 16           # of value propagation, as is `agent`: the channel where the agent is 1
-    agent: int = 0
     shared: bool = False       # one torso for policy and value
     critic: bool = True        # False: no value network, values are 0
 
@@ -44,8 +40,7 @@ class ActorCritic(nn.Module):
         kind = self.torso or ("conv" if len(self.obs_shape) == 3 else "mlp")
         if kind == "mlp":
             obs = obs.reshape(*obs.shape[:obs.ndim - len(self.obs_shape)], -1)                # (..., O)
-        torso = (lambda name: ValuePropagation(self.sweeps, self.agent, name=name)) if kind == "value_propagation" else (
-            lambda name: Torso(kind, self.width, name=name))
+        torso = lambda name: Torso(kind, self.width, name=name)
         x = torso("torso" if self.shared else "policy_torso")(obs)                            # (..., D)
         size = distributions.size(self.actions)
         if isinstance(self.actions, Box):  # the deviation does not depend on the observation
