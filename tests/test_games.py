@@ -254,7 +254,7 @@ def test_searches_see_one_move_ahead(what):
     actions, best = {"wins": ([0, 6, 0, 6, 0, 6], 0), "blocks": ([0, 6, 0, 5, 0], 0)}[what]
     state, obs = after(env, actions)
     keys = jax.random.split(jax.random.key(0), 8)
-    plain = uct.uct(env, 100)
+    plain = uct.uct(env, 400)
     assert set(jax.jit(jax.vmap(lambda key: plain(state, obs, key)))(keys).tolist()) == {best}
     blank = lambda obs: (jnp.where(obs["legal"], 0.0, -1e9), jnp.zeros(obs["legal"].shape[:-1]))
     found = jax.jit(jax.vmap(lambda key: search(env, blank, 64, state, obs, key)))(keys)

@@ -67,10 +67,11 @@ def play(env, first, second, opening: int, keys) -> dict:
     def pair_of_moves(carry):
         (games, result), t = carry
         for which in (0, 1):  # this half of the turns: row 0 is one player's, row 1 the other's
-            for row, player in enumerate((first, second) if which == 0 else (second, first)):
+            for row in (0, 1):
+                player, sign = (first, 1) if row == which else (second, -1)
                 key = jax.vmap(lambda k: jax.random.fold_in(jax.random.fold_in(k, row), 2 * t + which))(keys)
                 games[row], reward = move(player, games[row], key)
-                result[row] = result[row] + (reward if player is first else -reward)
+                result[row] = result[row] + sign * reward
         return (games, result), t + 1
 
     state, obs = jax.vmap(env.reset)(keys)
