@@ -33,10 +33,10 @@ def build(config) -> kj.Task:
     check_keys(config.data, ("file", "batch_size", "mirror", "described"), "config.data", required=("file", "batch_size"))
     env = environment(config)
     _, like = protocol.check(env)
-    source = recorded(config.data, env, like)
     if config.data.get("mirror") and env.actions.n != like["obs"].shape[1]:
         raise UserError(f"config.data.mirror is for games whose moves are columns, as in connect_four; {config.env.name} has "
                         f"{env.actions.n} moves on {like['obs'].shape[1]} columns: leave it out")
+    source = recorded(config.data, env, like)
     model = kj.models.make(config.model, actions=env.actions, obs_shape=like["obs"].shape)
 
     def loss(params, model_state, batch, key):
