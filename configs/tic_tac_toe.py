@@ -1,8 +1,8 @@
-"""Gumbel AlphaZero on tic-tac-toe: the trained policy, without search, never loses, whatever is played against it.
+"""Gumbel AlphaZero on tic-tac-toe. Aimed at: its policy, without search, never loses, whatever is played against it.
 
     python -m karpjax.train --config=configs/tic_tac_toe.py --workdir=runs/tic_tac_toe
 
-Every line of play is tried in experiments/games.
+Every line of play is tried by experiments/games/run.py. Not there yet: a first run still lost a few of them.
 """
 import karpjax
 
