@@ -19,11 +19,12 @@ extras = {
     "convert": ["safetensors"],                    # weights of other projects
     "gymnax": ["gymnax>=1.0", "six"],              # six: gymnax imports it and does not say so
     "brax": ["brax"],
+    "pgx": ["pgx", "mctx>=0.0.71"],                # games of two players, and a search; older mctx breaks on jax 0.10
     "gymnasium": ["gymnasium>=1.0", "pygame"],     # pygame: its pictures
     "atari": ["gymnasium>=1.0", "ale-py", "opencv-python-headless"],
     "notebook": ["nbclient", "ipykernel"],
 }
-also = ("precompile", "images", "text", "convert", "notebook", "gymnasium")
+also = ("precompile", "images", "text", "convert", "notebook", "gymnasium", "pgx")
 extras["test"] = ["pytest", "pytest-xdist", "beartype", *(requirement for name in also for requirement in extras[name])]
 apart = ("gpu", "tpu", "gymnax", "brax")           # accelerators, and environments that hold jax back
 extras["all"] = sorted({requirement for name, extra in extras.items() if name not in apart for requirement in extra})

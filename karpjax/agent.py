@@ -12,12 +12,14 @@ import numpy as np
 import karpjax as kj
 from karpjax import advantages, distributions
 from karpjax.envs import protocol
+from karpjax.envs.games import Versus
 from karpjax.errors import UserError, check_keys
+from karpjax.games.players import at_random
 from karpjax.settings import check_own_keys
 from karpjax.sources.rollout import array_of
 from karpjax.task import split_variables
 
-ROLLOUT = ("num_envs", "length", "minibatches", "epochs", "normalize", "eval_episodes")
+ROLLOUT = ("num_envs", "length", "minibatches", "epochs", "normalize", "eval_episodes")        # and, of games, "pool"
 FRAMES = 250  # of a picture
 
 
@@ -28,20 +30,18 @@ class Agent:
     def __init__(self, config, own: Sequence[str], env=None, critic: bool = True):
         check_own_keys(config, "env", "discount", *own)
         check_keys(config, config, "config", required=("discount", *own, *(() if env else ("env",))))
-        check_keys(config.data, ROLLOUT, "config.data", required=("num_envs", "length"))
         for name in ("discount", "trace"):
             if not 0 <= config.get(name, 0) <= 1:
                 raise UserError(f"config.{name}: expected 0 to 1, found {config[name]}")
         self.config = config
-        self.env = env or self.named()
+        self.env = env or environment(config)
+        self.game = getattr(self.env, "players", 1) == 2
+        check_keys(config.data, (*ROLLOUT, *(("pool",) if self.game else ())), "config.data", required=("num_envs", "length"))
+        # Of a game the next state is seen by the other player, whose gain is this one's loss. A trace of GAE, which decays
+        # with the discount, turns its sign with it: A(t) = delta(t) - discount trace A(t+1), of the other's advantage.
+        self.discount = -config.discount if self.game else config.discount
         _, obs = protocol.check(self.env)
         self.model = kj.models.make(config.model, actions=self.env.actions, obs_shape=array_of(obs).shape, critic=critic)
-
-    def named(self):
-        options = self.config.env
-        if not isinstance(options, ConfigDict) or "name" not in options:
-            raise UserError(f"config.env: expected dict(name=..., its options), found {options!r}")
-        return kj.envs.make(options["name"], **{k: v for k, v in options.items() if k != "name"})
 
     def __call__(self, params, model_state, obs, key=None):
         """(distribution over actions, values, model_state) for observations with any leading axes."""
@@ -61,17 +61,29 @@ class Agent:
         return actions, {"log_prob": policy.log_prob(actions), "value": values}
 
     def judged(self, trajectory: dict, variables: dict) -> dict:
-        """The batch of an actor-critic: advantages by GAE, normalised over the rollout, and what the values should be."""
+        """The batch of an actor-critic: advantages by GAE, normalised over the rollout, and what the values should be.
+
+        A game's are left as they are. Its rewards have one scale, and where one side wins whatever the other does, advantages
+        are rounding: normalised, they would drive the loser to any move at all, and it would never find the one that saves it.
+        """
         _, next_value = self.see(variables, trajectory["final_obs"])
         advantage = advantages.gae(*(trajectory[name] for name in ("reward", "value")), next_value, trajectory["terminated"],
-                                   trajectory["truncated"], self.config.discount, self.config.trace)
+                                   trajectory["truncated"], self.discount, self.config.trace)
+        weight = trajectory.get("own", jnp.ones_like(advantage))
         return {**{name: trajectory[name] for name in ("obs", "action", "log_prob", "value")},
                 "target": advantage + trajectory["value"],
-                "advantage": advantages.normalized(advantage), "weight": jnp.ones_like(advantage)}
+                "advantage": advantage if self.game else advantages.normalized(advantage, weight), "weight": weight}
 
-    def task(self, examples: Callable, loss: Callable) -> kj.Task:
+    def task(self, examples: Callable, loss: Callable, act: Callable | None = None) -> kj.Task:
+        """act   of a game: who plays, (variables, obs (E, ...), keys (E,), states (E, ...)) -> as `act` above, the default"""
         data = {"eval_episodes": 64, **self.config.data}
-        source = kj.sources.Rollout(self.env, self.act, examples, discount=self.config.discount, **data)
+        if self.game:
+            _, obs = jax.eval_shape(self.env.reset, jax.random.key(0))
+            params = jax.eval_shape(self.model.init, jax.random.key(0), obs)["params"]
+            source = kj.sources.SelfPlay(self.env, act or (lambda variables, obs, keys, env: self.act(variables, obs, keys)),
+                                         examples, params=params, eval_env=Versus(self.env, at_random), **data)
+        else:
+            source = kj.sources.Rollout(self.env, self.act, examples, discount=self.discount, **data)
         moments = lambda variables: variables.get("source", {}).get("moments", {})
 
         def most_likely(variables):
@@ -95,6 +107,14 @@ class Agent:
 
         return kj.Task(self.model, source, loss, evaluate=evaluate, predict=predict, inputs="obs",
                        show=show if hasattr(self.env, "draw") else None)
+
+
+def environment(config):
+    """What config.env names."""
+    options = config.env
+    if not isinstance(options, ConfigDict) or "name" not in options:
+        raise UserError(f"config.env: expected dict(name=..., its options), found {options!r}")
+    return kj.envs.make(options["name"], **{k: v for k, v in options.items() if k != "name"})
 
 
 def recent(batch: dict) -> dict:

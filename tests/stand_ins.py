@@ -31,6 +31,7 @@ def prepare_stand_ins(data_dir) -> None:
         for name, pack in (("imdb_packed", True), ("imdb", False)):
             write(name, corpora.text(pathlib.Path(folder), length=32, vocabulary=300, pack=pack), data_dir)
     pictures(pathlib.Path(data_dir) / "pictures")
+    recorded_games(pathlib.Path(data_dir) / "games.npz")
     pretrained(pathlib.Path(data_dir))
 
 
@@ -43,6 +44,13 @@ def pictures(folder: pathlib.Path) -> None:
             for i in range(n):
                 pixels = rng.integers(60 * label, 196 + 60 * label, (14 + i % 5, 16, 3), np.uint8)
                 Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+
+
+def recorded_games(file: pathlib.Path) -> None:
+    """Noise in the columns of recorded games of connect four (karpjax/games/record.py)."""
+    rng, n = np.random.default_rng(0), 256
+    np.savez(file, obs=rng.integers(0, 2, (n, 6, 7, 2), np.uint8), legal=np.ones((n, 7), bool), game=np.arange(n) // 8,
+             action=rng.integers(0, 7, n, np.int32), result=rng.integers(-1, 2, n).astype(np.float32))
 
 
 def pretrained(folder: pathlib.Path) -> None:

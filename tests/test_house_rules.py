@@ -106,6 +106,8 @@ STUDIES = {
     "experiments/finetune/run.py": ["--quick"],
     "experiments/policy_gradients/run.py": ["--quick", "--only=a2c_cartpole,ppo_pendulum", "--seeds=1"],
     "experiments/policy_speed/run.py": ["--quick"],
+    "experiments/games/run.py": ["--quick"],
+    "experiments/games/speed.py": ["--quick"],
     "experiments/kill_resume/run.py": ["--kills=1", "--steps=6", "--tasks=poly"],
 }
 

@@ -90,7 +90,8 @@ def test_a_depth_that_is_none(options, expected):
 def test_value_propagation_can_plan():
     """Weights by hand, and the best of the four ways is the first step of a shortest path."""
     env = grid_nav.GridNav(size=6, masked=True)
-    model = kj.models.make(dict(name="value_propagation", sweeps=36, agent=1, width=3), actions=env.actions, obs_shape=(6, 6, 3))
+    options = dict(name="value_propagation", sweeps=36, agent=1, width=3)
+    model = kj.models.make(options, actions=env.actions, obs_shape=(6, 6, 3))
     states, obs = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 64))
     # Entering a wall costs and the goal pays, a step costs 1, and the goal, where the task ends, takes over no value.
     reading = jnp.array([[-1000.0, 0, 0], [0, 0, 0], [100.0, 0, -200]])                    # of wall, agent, goal

@@ -52,8 +52,8 @@ def pendulum(source, angles: int, speeds: int, torques: int) -> np.ndarray:
     def back(values, _):
         """The values a step earlier: the best of the torques, one after the other."""
         of = lambda torque: jax.vmap(jax.vmap(lambda joint: judged(values, joint, torque)[0]))(grid)
-        best = jax.lax.fori_loop(0, torques, lambda k, best: jnp.maximum(best, of(choices[k])), jnp.full(values.shape, -jnp.inf))
-        return best, values
+        none = jnp.full(values.shape, -jnp.inf)
+        return jax.lax.fori_loop(0, torques, lambda k, best: jnp.maximum(best, of(choices[k])), none), values
 
     _, after = jax.jit(lambda: jax.lax.scan(back, jnp.zeros((angles, speeds)), length=env.max_steps))()
 
@@ -70,7 +70,8 @@ def study(options, workdir):
     size = dict(angles=31, speeds=31, torques=5) if options.quick else dict(angles=361, speeds=321, torques=81)
     found = pendulum(assemble(*config_of("ppo_pendulum")).source, **size)
     versions = {"jax": jax.__version__, "numpy": np.__version__}
-    log({"env": "pendulum", "return": float(found.mean()), "sd": float(found.std()), "episodes": len(found), **size, **versions})
+    log({"env": "pendulum", "return": float(found.mean()), "sd": float(found.std()), "episodes": len(found), **size,
+         **versions})
     steps = np.asarray(starts(assemble(*config_of("ppo_grid_nav")).source)["shortest"])
     log({"env": "grid_nav", "return": float((1 - 0.01 * steps).mean()), "length": float(steps.mean()), "episodes": len(steps),
          **versions})

@@ -1,6 +1,7 @@
 """Models by name: pure Linen modules, one file an architecture. `cnn(config.model, classes=10)` builds one."""
 from karpjax.errors import UserError, did_you_mean
 from karpjax.models.airbench import Airbench
+from karpjax.models.board import Board
 from karpjax.models.cnn import CNN
 from karpjax.models.efficientnet_lite import EfficientNetLite0
 from karpjax.models.encoder import BERT as BERT, ROBERTA as ROBERTA, MaskedLM, TextClassifier
@@ -10,9 +11,9 @@ from karpjax.models.resnet_cifar import CifarResNet
 from karpjax.models.value_propagation import ValuePropagation
 from karpjax.models.vit import MAE, ViT
 
-MODELS = {"actor_critic": ActorCritic, "airbench": Airbench, "cnn": CNN, "efficientnet_lite0": EfficientNetLite0, "mae": MAE,
-          "masked_lm": MaskedLM, "resnet": ResNet, "resnet_cifar": CifarResNet, "text_classifier": TextClassifier,
-          "value_propagation": ValuePropagation, "vit": ViT}
+MODELS = {"actor_critic": ActorCritic, "airbench": Airbench, "board": Board, "cnn": CNN,
+          "efficientnet_lite0": EfficientNetLite0, "mae": MAE, "masked_lm": MaskedLM, "resnet": ResNet,
+          "resnet_cifar": CifarResNet, "text_classifier": TextClassifier, "value_propagation": ValuePropagation, "vit": ViT}
 
 
 def make(options, **given):

@@ -20,7 +20,7 @@ from karpjax.models.conv import larger
 
 
 class ValuePropagation(nn.Module):
-    """Maps (..., H, W, C), with {"obs", "legal"} or without -> (what the four ways are worth, as logits (..., 4), values (...))."""
+    """Maps (..., H, W, C), with {"obs", "legal"} or without -> (logits (..., 4): what the ways are worth, values (...))."""
     actions: tuple             # a space
     obs_shape: tuple           # (H, W, C); what stands before are batch axes
     agent: int                 # the channel that is 1 where the agent stands, else 0
@@ -31,8 +31,8 @@ class ValuePropagation(nn.Module):
     @nn.compact
     def __call__(self, obs, train: bool = False):
         if self.actions != Discrete(4) or len(self.obs_shape) != 3:
-            raise UserError("config.model.name = 'value_propagation' expects maps (H, W, C) and the actions up, down, left, right, "
-                            f"found observations {self.obs_shape} and {self.actions}")
+            raise UserError("config.model.name = 'value_propagation' expects maps (H, W, C) and the actions up, down, left, "
+                            f"right, found observations {self.obs_shape} and {self.actions}")
         x, legal = (obs["obs"], obs["legal"]) if isinstance(obs, Mapping) else (obs, None)
         cell = nn.relu(nn.Dense(self.width, name="cell")(x))
         # Small, and open as a forget gate is: values are near 0 at first, and far ones are heard of.

@@ -3,5 +3,6 @@ from karpjax.sources.arrays import Arrays, Arrays as arrays
 from karpjax.sources.images import images
 from karpjax.sources.host import Host
 from karpjax.sources.rollout import Rollout
+from karpjax.sources.self_play import SelfPlay
 from karpjax.sources.source import Source
 from karpjax.sources.text import text

@@ -31,13 +31,15 @@ class Rollout(Source):
     normalize  of "obs" and "reward": the first by running mean and variance, the second by the running variance of the
                discounted return. Episodes' returns are those of the environment
     eval_episodes   seeds 0 .. n-1, one episode each; 0: the task has no evaluation
+    eval_env   another environment for these: of a game, one where somebody plays the other side
 
     A batch also carries "recent": {"return", "length", "known"} (E, K), of the last K episodes of each environment.
     """
     sharded = ("env", "obs", "episode", "recent")
 
     def __init__(self, env, act: Callable, examples: Callable, *, num_envs: int, length: int, minibatches: int = 1,
-                 epochs: int = 1, normalize: Sequence[str] = (), discount: float = 1.0, eval_episodes: int = 0):
+                 epochs: int = 1, normalize: Sequence[str] = (), discount: float = 1.0, eval_episodes: int = 0,
+                 eval_env=None):
         for name, value in dict(num_envs=num_envs, length=length, minibatches=minibatches, epochs=epochs).items():
             if value < 1:
                 raise UserError(f"config.data.{name}: expected at least 1, found {value}")
@@ -46,7 +48,7 @@ class Rollout(Source):
                             f"use a length that {minibatches} divides")
         if isinstance(normalize, str) or set(normalize) - {"obs", "reward"}:
             raise UserError(f"config.data.normalize: expected some of ('obs', 'reward'), in brackets, found {normalize!r}")
-        self.env, self.act, self.examples = env, act, examples
+        self.env, self.act, self.examples, self.eval_env = env, act, examples, eval_env or env
         self.batch_size, self.length, self.minibatches, self.chunk = num_envs, length, minibatches, minibatches * epochs
         self.normalize, self.discount, self.eval_episodes = tuple(normalize), discount, eval_episodes
         self.lends = ("moments",) if "obs" in normalize else ()
@@ -70,15 +72,19 @@ class Rollout(Source):
                 "recent": {name: jnp.zeros((E, K)) for name in ("return", "length", "known")},    # newest first
                 "moments": {name: moments.start(shapes[name]) for name in self.normalize}}
 
+    def actor(self, variables, source_state) -> Callable:
+        """Who plays a rollout: (states of the environments (E, ...), obs, keys (E,)) -> what `act` gives."""
+        return lambda env, obs, keys: self.act(variables, self.seen(source_state["moments"], obs), keys)
+
     def begin(self, arrays, source_state, variables):
         E, known = self.batch_size, source_state["moments"]
         key = jax.random.fold_in(jax.random.wrap_key_data(source_state["key"]), source_state["rollouts"])
-        env_keys = example_keys(key, jnp.arange(E))                                           # (E,)
+        env_keys, act = example_keys(key, jnp.arange(E)), self.actor(variables, source_state)  # (E,)
 
         def step(carry, t):
             env, obs, episode, recent = carry
             keys = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, t)))(env_keys)   # (E, 2)
-            action, kept = self.act(variables, self.seen(known, obs), keys[:, 0])
+            action, kept = act(env, obs, keys[:, 0])
             env, out = jax.vmap(lambda s, a, k: auto_reset(self.env, s, a, k))(env, action, keys[:, 1])
             over = out.terminated | out.truncated
             episode = {"return": episode["return"] + out.reward, "length": episode["length"] + 1,
@@ -140,15 +146,15 @@ class Rollout(Source):
         def step(carry, t):
             env, obs, found, alive = carry
             both = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, t)))(keys)        # (B, 2)
-            new, out = jax.vmap(self.env.step)(env, policy(self.seen(known, obs), both[:, 0]), both[:, 1])
+            new, out = jax.vmap(self.eval_env.step)(env, policy(self.seen(known, obs), both[:, 0]), both[:, 1])
             # An environment may do what it likes beyond its end.
             found = {"return": found["return"] + jnp.where(alive > 0, out.reward, 0.0), "length": found["length"] + alive}
             return (new, out.obs, found, alive * ~(out.terminated | out.truncated)), env if states else None
 
-        env, obs = jax.vmap(self.env.reset)(start_keys)
+        env, obs = jax.vmap(self.eval_env.reset)(start_keys)
         zeros = jnp.zeros(seeds.shape)
         start = (env, obs, {"return": zeros, "length": zeros}, zeros + 1)
-        (_, _, found, _), before = lax.scan(step, start, jnp.arange(self.env.max_steps))
+        (_, _, found, _), before = lax.scan(step, start, jnp.arange(self.eval_env.max_steps))
         return {**found, "states": before} if states else found
 
 

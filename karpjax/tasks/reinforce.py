@@ -17,7 +17,8 @@ def build(config, env=None) -> kj.Task:
 
     def examples(trajectory, variables):
         over = (trajectory["terminated"] | trajectory["truncated"]).astype(jnp.float32)                   # (E, T)
-        returns, known = advantages.returns_to_go(trajectory["reward"], over, config.discount)
+        returns, known = advantages.returns_to_go(trajectory["reward"], over, agent.discount)
+        known = known * trajectory.get("own", 1.0)                             # moves of a pool's players teach nothing
         better = returns - trajectory["value"] if config.baseline else returns
         return {"obs": trajectory["obs"], "action": trajectory["action"], "return": returns, "weight": known,
                 "advantage": advantages.normalized(better, known)}

@@ -22,7 +22,9 @@ from karpjax import cli
 TOPOLOGY = "--topology=v5e:2x2"
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
 # What a config needs to be told: of the billion parameters two layers, for four chips; experiments/pods has all of them.
-FLAGS = {"finetune_imagefolder.py": [":resnet50", "--config.data.dir={data}/pictures"],
+FLAGS = {"connect_four_supervised.py": ["", "--config.data.file={data}/games.npz"],
+         "connect_four_value.py": ["", "--config.data.file={data}/games.npz"],
+         "finetune_imagefolder.py": [":resnet50", "--config.data.dir={data}/pictures"],
          "mlm_1b_v5e256.py": ["", "--config.data.name=imdb_packed", "--config.data.train=train+unsup",
                               "--config.data.validation=", "--config.data.batch_size=16", "--config.mesh.fsdp=4",
                               "--config.model.layers=2"]}

@@ -1,0 +1,24 @@
+"""Connect four, step 4 of 4: Gumbel AlphaZero from the weights of step 3. A search plays, the network learns what it found.
+
+    python -m karpjax.train --config=configs/connect_four_search.py --config.init_from=runs/c4/value --workdir=runs/c4/search
+"""
+import karpjax
+
+ENVS, LENGTH, MINIBATCHES, EPOCHS = 64, 32, 8, 1
+CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 100          # rollouts of 2,048 moves: 204,800 in all
+
+
+def get_config():
+    return karpjax.config(
+        task="alphazero",
+        env=dict(name="pgx:connect_four"),
+        steps=ROLLOUTS * CHUNK,
+        model=dict(name="board", width=16, blocks=1),
+        data=dict(num_envs=ENVS, length=LENGTH, minibatches=MINIBATCHES, epochs=EPOCHS, eval_episodes=128),
+        simulations=16, discount=1.0, trace=1.0, value_coefficient=1.0,
+        optimizer=dict(name="adam", clip=1.0,
+                       learning_rate=dict(name="linear_schedule", init_value=1e-3, end_value=0.0)),
+        log_every=5 * CHUNK, eval_every=50 * CHUNK, save_every=10 * CHUNK,
+        dispatch="scan", steps_per_dispatch=5 * CHUNK,
+        best="max eval/return",
+    )

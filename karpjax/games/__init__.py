@@ -1,0 +1,1 @@
+"""Games of two players: who plays them, matches between them, ratings."""
