@@ -6,8 +6,8 @@ Not reached: -186 (sd 20) over 5 seeds, a random policy's is -1246 (experiments/
 """
 import karpjax
 
-ENVS, LENGTH, MINIBATCHES, EPOCHS = 16, 64, 8, 10
-CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 400          # rollouts of 1,024 environment steps: 409,600 in all
+ENVS, LENGTH, MINIBATCHES, EPOCHS = 32, 128, 8, 10
+CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 200          # rollouts of 4,096 environment steps: 819,200 in all
 
 
 def get_config():
@@ -16,13 +16,13 @@ def get_config():
         env=dict(name="pendulum"),
         steps=ROLLOUTS * CHUNK,
         model=dict(name="actor_critic", width=64),
-        data=dict(num_envs=ENVS, length=LENGTH, minibatches=MINIBATCHES, epochs=EPOCHS, normalize=("reward",),
+        data=dict(num_envs=ENVS, length=LENGTH, minibatches=MINIBATCHES, epochs=EPOCHS, normalize=("obs", "reward"),
                   eval_episodes=64),
-        discount=0.95, trace=0.95,
+        discount=0.97, trace=0.95,
         clip=0.2, value_clip=0.0, value_coefficient=0.5, entropy_coefficient=0.0, target_kl=0.0,
         optimizer=dict(name="adam", clip=0.5, eps=1e-5,
                        learning_rate=dict(name="linear_schedule", init_value=1e-3, end_value=0.0)),
-        log_every=CHUNK, eval_every=100 * CHUNK, save_every=100 * CHUNK,
+        log_every=CHUNK, eval_every=50 * CHUNK, save_every=50 * CHUNK,
         dispatch="scan", steps_per_dispatch=10 * CHUNK,
         best="max eval/return",
     )
