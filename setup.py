@@ -19,7 +19,8 @@ extras = {
     "convert": ["safetensors"],                    # weights of other projects
     "gymnax": ["gymnax>=1.0", "six"],              # six: gymnax imports it and does not say so
     "brax": ["brax"],
-    "gymnasium": ["gymnasium>=1.0", "pygame"],     # pygame: its pictures
+    "gymnasium": ["gymnasium>=1.0", "pygame-ce"],  # pygame-ce: its pictures, as it asks itself; never pygame beside it
+    "highway": ["highway-env>=1.12"],              # with pygame-ce: in the same folder as pygame, whichever comes last wins
     "atari": ["gymnasium>=1.0", "ale-py", "opencv-python-headless"],
     "notebook": ["nbclient", "ipykernel"],
 }
