@@ -106,6 +106,7 @@ STUDIES = {
     "experiments/finetune/run.py": ["--quick"],
     "experiments/policy_gradients/run.py": ["--quick", "--only=a2c_cartpole,ppo_pendulum", "--seeds=1"],
     "experiments/policy_speed/run.py": ["--quick"],
+    "experiments/highway/run.py": ["--quick"],
     "experiments/kill_resume/run.py": ["--kills=1", "--steps=6", "--tasks=poly"],
 }
 
@@ -120,6 +121,8 @@ def test_studies_still_run(script, tmp_path):
         pytest.skip("KARPJAX_TEST_DATA: no shared data here")
     if script == "experiments/pods/scaling.py" and importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed")
+    if script == "experiments/highway/run.py" and importlib.util.find_spec("highway_env") is None:
+        pytest.skip("highway-env is not installed")
     done = run([script, *STUDIES[script], f"--log={log}"])
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [json.loads(line) for line in log.read_text().splitlines()]

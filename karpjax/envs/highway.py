@@ -51,7 +51,7 @@ class Highway:
         speed = jnp.where(ego, 25.0, SPEED_LIMIT * jax.random.uniform(speed_key, (n,), minval=0.7, maxval=0.8))
         spacing = jnp.where(ego, 1.5, 1.0) * (12 + speed) * np.exp(-self.lanes / 8)
         x = jnp.cumsum(spacing * (jax.random.uniform(gap_key, (n,), minval=0.9, maxval=1.1) + 3 * ego))
-        y = LANE * lane
+        y = LANE * lane.astype(jnp.float32)
         state = {"x": x, "y": y, "heading": jnp.zeros(n), "speed": speed, "target_lane": lane, "target_speed": speed,
                  "delta": jax.random.uniform(delta_key, (n,), minval=3.5, maxval=4.5),            # IDM's exponent
                  "timer": jnp.where(ego, 0.0, (x + y) * np.pi % LANE_CHANGE_DELAY),               # since it last thought of lanes
