@@ -3,6 +3,8 @@ random actions and of doing nothing).
 
     pip install -e ".[highway]"
     python -m karpjax.train --config=configs/ppo_highway.py --workdir=runs/highway
+
+Not measured over seeds yet (experiments/highway).
 """
 import karpjax
 

@@ -7,6 +7,9 @@ nearest four cars that are not behind it, (5, 5): presence, x, y, vx, vy, scaled
 
 Reward, in 0 to 1 a step: fast (20 to 30 m/s) and in the rightmost lane; 0.1 a lane and 0.4 for speed, a crash -1, then scaled.
 A crash ends the episode (terminated), else it is cut after 30 steps (truncated). As there, only the ego car collides.
+
+tests/test_highway.py holds every step to theirs: positions to 2 mm, rewards, ends. Left out, as no episode of 30 steps meets
+it: the end of the road after 10 km and the top speed of 40 m/s. Their random numbers are not ours: starts agree in distribution.
 """
 import jax
 from jax import lax
@@ -116,8 +119,9 @@ class Highway:
         relative = rows[1:] - rows[0] * jnp.array([0, 1, 1, 1, 1])
         x, y = state["x"][1:] - state["x"][0], state["y"][1:] - state["y"][0]
         seen = (x > BEHIND) & (x**2 + y**2 < SIGHT**2)
-        far, index = lax.top_k(-jnp.where(seen, jnp.abs(x), jnp.inf), SEEN)
-        relative = jnp.where(jnp.isfinite(far)[:, None], relative[index], 0.0)
+        far = jnp.where(seen, jnp.abs(x), jnp.inf)
+        index = jnp.argsort(far)[:SEEN]                                    # lax.top_k gathers the environments of all devices
+        relative = jnp.where(jnp.isfinite(far[index])[:, None], relative[index], 0.0)
         return jnp.clip(jnp.concatenate([rows[:1], relative]), -1, 1)
 
     def draw(self, state):
