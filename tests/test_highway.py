@@ -87,8 +87,8 @@ def placed(**parts) -> dict:
     """Cars 30 m apart in the middle lane, all at 25 m/s and content, with the first values of each part replaced."""
     n = ENV.vehicles + 1
     fill = lambda value, dtype=np.float32: np.full(n, value, dtype)
-    state = {"x": np.float32(30 * np.arange(n)), "y": fill(4), "heading": fill(0), "speed": fill(25), "target_lane": fill(1, np.int32),
-             "target_speed": fill(25), "delta": fill(4), "timer": fill(0), "crashed": fill(False, bool),
+    state = {"x": np.float32(30 * np.arange(n)), "y": fill(4), "heading": fill(0), "speed": fill(25),
+             "target_lane": fill(1, np.int32), "target_speed": fill(25), "delta": fill(4), "timer": fill(0), "crashed": fill(False, bool),
              "impact": np.zeros((n, 2), np.float32), "time": np.int32(0)}
     for name, values in parts.items():
         state[name][:len(values)] = values
@@ -115,21 +115,22 @@ def test_what_the_actions_do():
     state = placed(x=[0, *(1000.0 + 30 * np.arange(20))])
     aims = {action: {name: x[0].item() for name, x in ENV.steer(state, jnp.int32(action)).items()
                      if name in ("target_lane", "target_speed")} for action in range(5)}
-    assert aims == {highway.LEFT: dict(target_lane=0, target_speed=25.0), highway.IDLE: dict(target_lane=1, target_speed=25.0),
-                    highway.RIGHT: dict(target_lane=2, target_speed=25.0), highway.FASTER: dict(target_lane=1, target_speed=30.0),
-                    highway.SLOWER: dict(target_lane=1, target_speed=20.0)}
+    aim = lambda lane, speed: {"target_lane": lane, "target_speed": speed}
+    assert aims == {highway.LEFT: aim(0, 25.0), highway.IDLE: aim(1, 25.0), highway.RIGHT: aim(2, 25.0),
+                    highway.FASTER: aim(1, 30.0), highway.SLOWER: aim(1, 20.0)}
     for action, y, speed in ((highway.LEFT, 0, 25), (highway.RIGHT, 8, 25), (highway.FASTER, 4, 30), (highway.SLOWER, 4, 20)):
         after = state
-        for _ in range(6):                                                                 # no further than the edge or the limit
+        for _ in range(6):                                             # no further than the edge or the limit
             after, out = STEP(after, jnp.int32(action), None)
         np.testing.assert_allclose((after["y"][0], after["speed"][0]), (y, speed), atol=0.1)
         np.testing.assert_allclose(out.obs[0, 2:4], (y / 12, speed / 80), atol=0.01)
 
 
 def test_who_has_not_gone_back_is_given_way_to():
-    """Three in a row on their way to one lane: the last asked of highway-env's order sees whether those before have gone back."""
+    """Three on their way to one lane: who is asked later, in highway-env's order, sees whether those before have gone back."""
     cars = lambda x: placed(x=[500, *x], y=[4, 0, 0, 0], target_lane=[1, 1, 1, 1])
-    for x, expected in (((0, 10, 20), [1, 1, 0]), ((80, 40, 0), [0, 1, 0]), ((20, 10, 0), [0, 1, 1]), ((0, 10, 400), [1, 0, 0])):
+    for x, expected in (((0, 10, 20), [1, 1, 0]), ((80, 40, 0), [0, 1, 0]), ((20, 10, 0), [0, 1, 1]),
+                        ((0, 10, 400), [1, 0, 0])):
         state = cars(x)
         found = highway.gives_way({**state, "x": state["x"].at[4:].add(5000.0)}, ENV.lane(state), state["target_lane"])
         assert found[1:4].astype(int).tolist() == expected
@@ -146,7 +147,7 @@ def test_rectangles_collide(turn):
     rotate = lambda p, a: np.stack([p[:, 0] * np.cos(a) - p[:, 1] * np.sin(a), p[:, 0] * np.sin(a) + p[:, 1] * np.cos(a)], -1)
     for i in range(20):
         inside = rotate(rotate(points, heading[0]) - [x[i], y[i]], -heading[i + 1])
-        margin = (np.abs(inside) - [2.5, 1.0]).max(-1).min()                               # below 0: a point of one is in the other
+        margin = (np.abs(inside) - [2.5, 1.0]).max(-1).min()           # below 0: a point of one is in the other
         if abs(margin) > 0.1:
             assert found[i + 1] == (margin < 0), i
     assert 3 < found[1:].sum() < 17 and found[0]
@@ -163,7 +164,7 @@ def test_a_missing_extra(monkeypatch):
 
 @NEEDS_HIGHWAY
 def test_the_real_one_sees_and_pays_the_same():
-    """Behind the adapter for Gymnasium, with highway-env's own seeds; the embedded one from the same start agrees for a while."""
+    """Behind the adapter for Gymnasium; the embedded one from the same start agrees for a while."""
     real = kj.envs.make("gymnasium:highway_env:highway-fast-v0", max_steps=30)
     shapes = lambda env: jax.tree.map(lambda x: (x.shape, x.dtype), jax.eval_shape(env.reset, jax.random.key(0))[1])
     assert real.actions == ENV.actions and real.max_steps == ENV.max_steps and shapes(real) == shapes(ENV)

@@ -9,7 +9,7 @@ Reward, in 0 to 1 a step: fast (20 to 30 m/s) and in the rightmost lane; 0.1 a l
 A crash ends the episode (terminated), else it is cut after 30 steps (truncated). As there, only the ego car collides.
 
 tests/test_highway.py holds every step to theirs: positions to 2 mm, rewards, ends. Left out, as no episode of 30 steps meets
-it: the end of the road after 10 km and the top speed of 40 m/s. Their random numbers are not ours: starts agree in distribution.
+it: the end of the road after 10 km and the top speed of 40 m/s. Random numbers are not theirs: starts agree in distribution.
 """
 import jax
 from jax import lax
@@ -57,7 +57,7 @@ class Highway:
         y = LANE * lane.astype(jnp.float32)
         state = {"x": x, "y": y, "heading": jnp.zeros(n), "speed": speed, "target_lane": lane, "target_speed": speed,
                  "delta": jax.random.uniform(delta_key, (n,), minval=3.5, maxval=4.5),            # IDM's exponent
-                 "timer": jnp.where(ego, 0.0, (x + y) * np.pi % LANE_CHANGE_DELAY),               # since it last thought of lanes
+                 "timer": jnp.where(ego, 0.0, (x + y) * np.pi % LANE_CHANGE_DELAY),        # since it last thought of lanes
                  "crashed": jnp.zeros(n, bool), "impact": jnp.zeros((n, 2)), "time": jnp.int32(0)}
         return state, self.observe(state)
 
@@ -200,8 +200,8 @@ def move(cars: dict, acceleration, slip) -> dict:
 
 
 def collide(cars: dict) -> dict:
-    """The ego car with each other, as rectangles by the separating axis theorem: those that overlap are crashed; those that will
-    within a frame, as they move, are pushed apart along the shortest way, half of it each, and are crashed then."""
+    """The ego car with each other, as rectangles by the separating axis theorem: those that overlap are crashed; those that
+    will within a frame, as they move, are pushed apart along the shortest way, half of it each, and are crashed then."""
     cos, sin, speed = jnp.cos(cars["heading"]), jnp.sin(cars["heading"]), DT * cars["speed"]
     along = lambda x, y: jnp.stack([x * cos[0] + y * sin[0], y * cos[0] - x * sin[0], x * cos[1:] + y * sin[1:],
                                     y * cos[1:] - x * sin[1:]])            # (4, o): on both cars' axes, ahead and to the left

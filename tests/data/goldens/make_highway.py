@@ -18,8 +18,9 @@ LIKELY = [[0.1, 0.3, 0.1, 0.05, 0.45], [0.15, 0.25, 0.15, 0.35, 0.1]]
 def state_of(env) -> dict:
     """As karpjax.envs.highway has it, but for the time."""
     rows = lambda read, dtype=np.float32: np.array([read(car) for car in env.road.vehicles], dtype)
-    return {"x": rows(lambda car: car.position[0]), "y": rows(lambda car: car.position[1]), "heading": rows(lambda car: car.heading),
-            "speed": rows(lambda car: car.speed), "target_lane": rows(lambda car: car.target_lane_index[2], np.int32),
+    return {"x": rows(lambda car: car.position[0]), "y": rows(lambda car: car.position[1]),
+            "heading": rows(lambda car: car.heading), "speed": rows(lambda car: car.speed),
+            "target_lane": rows(lambda car: car.target_lane_index[2], np.int32),
             "target_speed": rows(lambda car: car.target_speed), "delta": rows(lambda car: getattr(car, "DELTA", 4.0)),
             "timer": rows(lambda car: getattr(car, "timer", 0.0)), "crashed": rows(lambda car: car.crashed, bool),
             "impact": rows(lambda car: np.zeros(2) if car.impact is None else car.impact)}
