@@ -88,8 +88,8 @@ def placed(**parts) -> dict:
     n = ENV.vehicles + 1
     fill = lambda value, dtype=np.float32: np.full(n, value, dtype)
     state = {"x": np.float32(30 * np.arange(n)), "y": fill(4), "heading": fill(0), "speed": fill(25),
-             "target_lane": fill(1, np.int32), "target_speed": fill(25), "delta": fill(4), "timer": fill(0), "crashed": fill(False, bool),
-             "impact": np.zeros((n, 2), np.float32), "time": np.int32(0)}
+             "target_lane": fill(1, np.int32), "target_speed": fill(25), "delta": fill(4), "timer": fill(0),
+             "crashed": fill(False, bool), "impact": np.zeros((n, 2), np.float32), "time": np.int32(0)}
     for name, values in parts.items():
         state[name][:len(values)] = values
     return jax.tree.map(jnp.asarray, state)
