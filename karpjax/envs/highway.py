@@ -90,7 +90,7 @@ class Highway:
     def frame(self, cars: dict) -> dict:
         """0.2 s: all decide, then all move, then the ego car may collide."""
         lane, others = self.lane(cars), jnp.arange(self.vehicles + 1) > 0
-        # XLA would compute what stands before a barrier anew for each of its uses: 1.5 times the time.
+        # XLA would compute what stands before a barrier anew for each of its uses.
         front, safe = lax.optimization_barrier(around(cars, lane))         # (3, n), (2, n)
         left, ahead, right = front
 
