@@ -20,7 +20,8 @@ extras = {
     "gymnax": ["gymnax>=1.0", "six"],              # six: gymnax imports it and does not say so
     "brax": ["brax"],
     "pgx": ["pgx", "mctx>=0.0.71"],                # games of two players, and a search; older mctx breaks on jax 0.10
-    "gymnasium": ["gymnasium>=1.0", "pygame"],     # pygame: its pictures
+    "gymnasium": ["gymnasium>=1.0", "pygame-ce"],  # pygame-ce: its pictures, as it asks itself; never pygame beside it
+    "highway": ["highway-env>=1.12"],              # with pygame-ce: in the same folder as pygame, whichever comes last wins
     "atari": ["gymnasium>=1.0", "ale-py", "opencv-python-headless"],
     "notebook": ["nbclient", "ipykernel"],
 }

@@ -44,7 +44,8 @@ def embedded_sets(tmp_path_factory):
 
 
 # What may be skipped, and why; CI fails on any other skip (tests/test_house_rules.py reads this too).
-ALLOWED_SKIPS = ("libtpu", "KARPJAX_TEST_DATA", "PyTorch and transformers", "Gymnasium", "gymnax", "brax", "pgx")
+ALLOWED_SKIPS = ("libtpu", "KARPJAX_TEST_DATA", "PyTorch and transformers", "Gymnasium", "gymnax", "brax", "pgx",
+                 "highway-env")
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):

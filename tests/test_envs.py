@@ -122,12 +122,13 @@ def test_episodes_end(name):
     before = np.concatenate([np.zeros((len(KEYS), 1), int), state["time"][:, :-1]], 1)
     assert (state["time"] == np.where(over, 0, before + 1)).all() and before.max() == 29
     assert out.truncated.any() and (out.truncated == (before == 29) & ~out.terminated).all()
-    assert out.terminated.any() == (name in ("cartpole", "grid_nav"))                       # acrobot needs more than 30 steps
+    assert out.terminated.any() == (name in ("cartpole", "grid_nav", "highway"))            # acrobot needs more than 30 steps
 
 
 @pytest.mark.parametrize("name, action, part", [
     ("cartpole", 1, {"obs": jnp.array([2.39, 1.0, 0.0, 0.0])}), ("acrobot", 1, {"joints": jnp.array([jnp.pi, 0.0, 0.0, 0.0])}),
-    ("grid_nav", 2, {"agent": jnp.array([4, 4]), "goal": jnp.array([4, 3]), "walls": jnp.zeros((8, 8), bool)})])
+    ("grid_nav", 2, {"agent": jnp.array([4, 4]), "goal": jnp.array([4, 3]), "walls": jnp.zeros((8, 8), bool)}),
+    ("highway", 1, {"x": 4.0 * jnp.arange(21), "y": jnp.zeros(21), "target_lane": jnp.zeros(21, jnp.int32)})])
 def test_an_end_at_the_last_moment_is_no_truncation(name, action, part):
     env = envs.make(name)
     state = {**jax.jit(env.reset)(KEYS[0])[0], **part, "time": jnp.int32(env.max_steps - 1)}
@@ -141,6 +142,7 @@ BOUNDS = {
     "pendulum": lambda s: np.abs(s["joint"]) <= [np.pi + 30 * 0.05 * 8, 8.0],
     "grid_nav": lambda s: (s["agent"] >= 0) & (s["agent"] < 8),
     "reacher": lambda s: np.abs(s["speeds"]) <= 10,
+    "highway": lambda s: (np.abs(s["heading"]) < 1.6) & (np.abs(s["speed"]) <= 31) & (np.abs(s["y"] - 4) < 10),
 }
 
 
@@ -206,7 +208,7 @@ def test_environments_on_eight_devices_exchange_nothing(name, options):
 
 def test_bad_names_and_options():
     for call, message in ((lambda: envs.make("pendulm"), "did you mean 'pendulum'"),
-                          (lambda: envs.make("chess"), "known: acrobot, cartpole, grid_nav, pendulum, reacher"),
+                          (lambda: envs.make("chess"), "known: acrobot, cartpole, grid_nav, highway, pendulum, reacher"),
                           (lambda: envs.make("reacher", max_step=5), "did you mean 'max_steps'"),
                           (lambda: envs.make("grid_nav", size=1), "expected size >= 2"),
                           (lambda: envs.make("grid_nav", walls=30.0), "walls in 0 to 1, found size 8 and walls 30.0")):

@@ -108,6 +108,7 @@ STUDIES = {
     "experiments/policy_speed/run.py": ["--quick"],
     "experiments/games/run.py": ["--quick"],
     "experiments/games/speed.py": ["--quick"],
+    "experiments/highway/run.py": ["--quick"],
     "experiments/kill_resume/run.py": ["--kills=1", "--steps=6", "--tasks=poly"],
 }
 
@@ -122,6 +123,8 @@ def test_studies_still_run(script, tmp_path):
         pytest.skip("KARPJAX_TEST_DATA: no shared data here")
     if script == "experiments/pods/scaling.py" and importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed")
+    if script == "experiments/highway/run.py" and importlib.util.find_spec("highway_env") is None:
+        pytest.skip("highway-env is not installed")
     done = run([script, *STUDIES[script], f"--log={log}"])
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [json.loads(line) for line in log.read_text().splitlines()]

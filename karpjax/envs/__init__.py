@@ -7,12 +7,14 @@ from karpjax.envs.adapters import Brax, Gymnax
 from karpjax.envs.cartpole import CartPole
 from karpjax.envs.games import Pgx
 from karpjax.envs.grid_nav import GridNav
+from karpjax.envs.highway import Highway
 from karpjax.envs.host import Gymnasium
 from karpjax.envs.pendulum import Pendulum
 from karpjax.envs.reacher import Reacher
 from karpjax.errors import UserError, check_keys, did_you_mean
 
-ENVIRONMENTS = {"cartpole": CartPole, "acrobot": Acrobot, "pendulum": Pendulum, "grid_nav": GridNav, "reacher": Reacher}
+ENVIRONMENTS = {"cartpole": CartPole, "acrobot": Acrobot, "pendulum": Pendulum, "grid_nav": GridNav, "reacher": Reacher,
+                "highway": Highway}
 ADAPTERS = {"gymnax": Gymnax, "brax": Brax, "gymnasium": Gymnasium, "pgx": Pgx}
 
 

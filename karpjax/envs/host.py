@@ -2,6 +2,7 @@
 
     config.env = dict(name="gymnasium:LunarLander-v3")                             pip install "karpjax[gymnasium]"
     config.env = dict(name="gymnasium:ALE/Breakout-v5", max_steps=27000)           pip install "karpjax[atari]"
+    config.env = dict(name="gymnasium:highway_env:highway-fast-v0", max_steps=30)  pip install "karpjax[highway]"
 
 A simulator does not fit into a checkpoint. But an episode is what its seed and its actions make of it, so these are the state
 here, and the simulators at hand are a cache of where they lead: a state that none of them is at, after a resume for example, is
@@ -156,6 +157,8 @@ def simulator(gymnasium, name: str, max_steps: int, options: dict):
     if atari:
         gymnasium.register_envs(extra("ale_py", "atari"))
         options = {"frameskip": 1, **options}                                             # AtariPreprocessing skips
+    if name.startswith("highway_env:"):
+        extra("highway_env", "highway")
     try:
         limit = {"max_episode_steps": max_steps} if max_steps and not atari else {}
         env = gymnasium.make(name, **limit, **options)
