@@ -2,8 +2,9 @@
 
     python -m karpjax.train --config=configs/ppo_grid_nav.py --workdir=runs/grid
 
-Not reached, by far: 7.8 times the shortest over 5 seeds; the most likely actions get stuck, sampled ones arrive more often
-(return -0.14 and 0.53; experiments/policy_gradients). Settings were never tuned.
+Reached on 5 of 5 seeds: over 256 maps every path is a shortest one, return 0.942, of a network of 118 parameters that plans
+(karpjax/models/value_propagation.py), after 204,800 environment steps, a minute and a half. Two layers of 128 were stuck at
+7.8 times the shortest after a million (experiments/policy_gradients).
 """
 import karpjax
 

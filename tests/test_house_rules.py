@@ -105,6 +105,7 @@ STUDIES = {
     "experiments/masked_ablation/run.py": ["--quick"],
     "experiments/finetune/run.py": ["--quick"],
     "experiments/policy_gradients/run.py": ["--quick", "--only=a2c_cartpole,ppo_pendulum", "--seeds=1"],
+    "experiments/policy_gradients/optimum.py": ["--quick"],
     "experiments/policy_speed/run.py": ["--quick"],
     "experiments/games/run.py": ["--quick"],
     "experiments/games/speed.py": ["--quick"],

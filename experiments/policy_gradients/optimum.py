@@ -26,7 +26,9 @@ def starts(source):
     """The states and the first observations of the evaluation's episodes."""
     action = spaces.example(source.env.actions)
     stay = lambda obs, keys: jnp.zeros((source.eval_episodes, *action.shape), action.dtype)
-    play = lambda: source.episodes(stay, jnp.arange(source.eval_episodes), {}, states=True)["states"]
+    unseen = jax.eval_shape(source.init, jax.random.key(0))["moments"]
+    unseen = jax.tree.map(lambda x: jnp.ones(x.shape), unseen)                    # who stays does not look at what there is
+    play = lambda: source.episodes(stay, jnp.arange(source.eval_episodes), unseen, states=True)["states"]
     return jax.tree.map(lambda x: x[0], jax.jit(play)())
 
 
@@ -61,8 +63,8 @@ def pendulum(source, angles: int, speeds: int, torques: int) -> np.ndarray:
         worth, (joints, rewards) = jax.vmap(lambda torque: judged(values, joint, torque))(choices)
         return joints[worth.argmax()], rewards[worth.argmax()]
 
-    play = lambda joint: jax.lax.scan(forward, joint, after[::-1])[1].sum()
-    return np.asarray(jax.jit(jax.vmap(play))(starts(source)["joint"]))
+    play = jax.vmap(lambda joint, after: jax.lax.scan(forward, joint, after, reverse=True)[1].sum(), (0, None))
+    return np.asarray(jax.jit(play)(starts(source)["joint"], after))
 
 
 def study(options, workdir):

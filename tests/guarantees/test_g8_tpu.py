@@ -95,7 +95,7 @@ def python(*arguments):
     own = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
     env = {**{name: value for name, value in os.environ.items() if name not in own}, "PYTHONPATH": os.pathsep.join(
         filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])), "JAX_PLATFORMS": "cpu"}
-    return subprocess.run([sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True, timeout=2400)
+    return subprocess.run([sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True, timeout=3600)
 
 
 def command(*flags):
