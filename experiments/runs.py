@@ -24,9 +24,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def config_of(name: str, **overrides):
-    """(config, record of its file) of configs/NAME.py; overrides by path: seed=1, **{"data.batch_size": 32}."""
-    path = ROOT / "configs" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
+    """(config, record of its file) of configs/NAME.py, or of a path without its .py; overrides by path: seed=1, **{"data.batch_size": 32}."""
+    path = ROOT / f"{name if '/' in name else f'configs/{name}'}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config()
@@ -39,7 +39,7 @@ def config_of(name: str, **overrides):
             if isinstance(value, dict) and last in node:
                 del node[last]  # a schedule may stand where a number stood, which a ConfigDict refuses
             node[last] = value
-    return config, {"path": f"configs/{name}.py", "text": path.read_text()}
+    return config, {"path": str(path.relative_to(ROOT)), "text": path.read_text()}
 
 
 def trained(name: str, workdir, **overrides) -> dict:

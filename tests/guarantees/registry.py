@@ -79,8 +79,6 @@ TASKS = {
     # A game against itself and a pool, whose snapshots are in the source's state: other rollouts, other opponents.
     "self_play": Entry("connect_four_ppo.py", {**GAME, "data.length": 16, "data.pool.size": 2, "data.pool.every": 1,
                                                "data.epochs": 2}, {}),
-    "alphazero": Entry("tic_tac_toe.py", {**GAME, "simulations": 4, "data.pool.size": 2,
-                                          "data.pool.every": 1, "data.epochs": 1}, {}),
     "imitate": Entry("connect_four_supervised.py", {"model.width": 8, "data.file": "{data}/games.npz", "data.batch_size": 16,
                                                     "steps_per_dispatch": 4, "optimizer.learning_rate.init_value": 1e-3}, {}),
 }

@@ -1,4 +1,5 @@
-"""Gumbel AlphaZero (Danihelka et al. 2022): a search plays, the network learns what it found.
+"""Gumbel AlphaZero (Danihelka et al. 2022): a search plays, the network learns what it found. A task as karpjax/tasks/ has them,
+but here, not there: it is not under the guarantee tests yet, where every process would compile the search for a minute.
 
 The policy's target is the search's improved policy, the value's the result of the game (`trace` 1; where the rollout ends
 before it, the value of where it stopped), or a mixture of it with what searches found on the way. See karpjax/games/search.py.
@@ -16,7 +17,7 @@ from karpjax.games.search import search
 def build(config, env=None) -> kj.Task:
     agent = Agent(config, own=("simulations", "trace", "value_coefficient"), env=env)
     if not agent.game:
-        raise UserError("config.task = 'alphazero' needs a game of two players, as in config.env = "
+        raise UserError("this task needs a game of two players, as in config.env = "
                         "dict(name='pgx:connect_four')")
     if config.simulations < 1:
         raise UserError(f"config.simulations: expected at least 1, found {config.simulations}")
