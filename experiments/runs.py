@@ -24,7 +24,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def config_of(name: str, **overrides):
-    """(config, record of its file) of configs/NAME.py, or of a path without its .py; overrides by path: seed=1, **{"data.batch_size": 32}."""
+    """(config, record of its file) of configs/NAME.py, or of another file, its path without .py; overrides by path: seed=1,
+    **{"data.batch_size": 32}."""
     path = ROOT / f"{name if '/' in name else f'configs/{name}'}.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)

@@ -1,5 +1,6 @@
-"""Gumbel AlphaZero (Danihelka et al. 2022): a search plays, the network learns what it found. A task as karpjax/tasks/ has them,
-but here, not there: it is not under the guarantee tests yet, where every process would compile the search for a minute.
+"""Gumbel AlphaZero (Danihelka et al. 2022): a search plays, the network learns what it found.
+
+A task as karpjax/tasks/ has them, but it is not under the guarantee tests yet: every process there would compile the search.
 
 The policy's target is the search's improved policy, the value's the result of the game (`trace` 1; where the rollout ends
 before it, the value of where it stopped), or a mixture of it with what searches found on the way. See karpjax/games/search.py.

@@ -1,6 +1,7 @@
 """Connect four, step 4 of 4: Gumbel AlphaZero from the weights of step 3. A search plays, the network learns what it found.
 
-    python -m karpjax.train --config=experiments/games/connect_four_search.py --config.init_from=runs/c4/value --workdir=runs/c4/search
+    python -m karpjax.train --config=experiments/games/connect_four_search.py --config.init_from=runs/c4/value \
+        --workdir=runs/c4/search
 """
 import karpjax
 
