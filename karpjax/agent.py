@@ -16,7 +16,6 @@ from karpjax.envs.games import Versus
 from karpjax.errors import UserError, check_keys
 from karpjax.games.players import at_random
 from karpjax.settings import check_own_keys
-from karpjax.sources.rollout import array_of
 from karpjax.task import split_variables
 
 ROLLOUT = ("num_envs", "length", "minibatches", "epochs", "normalize", "eval_episodes")        # and, of games, "pool"
@@ -41,7 +40,8 @@ class Agent:
         # with the discount, turns its sign with it: A(t) = delta(t) - discount trace A(t+1), of the other's advantage.
         self.discount = -config.discount if self.game else config.discount
         _, obs = protocol.check(self.env)
-        self.model = kj.models.make(config.model, actions=self.env.actions, obs_shape=array_of(obs).shape, critic=critic)
+        self.model = kj.models.make(config.model, actions=self.env.actions, obs_shape=protocol.array_of(obs).shape,
+                                    critic=critic)
 
     def __call__(self, params, model_state, obs, key=None):
         """(distribution over actions, values, model_state) for observations with any leading axes."""

@@ -3,8 +3,9 @@
     p = distributions.of(env.actions, outputs)        # outputs (..., size(env.actions))
     p.sample(key), p.mode(), p.log_prob(action), p.entropy()
 
-Illegal actions have logits of ILLEGAL (the network sets them): probability 0 exactly, and finite logarithms.
+Illegal actions have logits of ILLEGAL (the network sets them, by `allowed`): probability 0 exactly, and finite logarithms.
 """
+from collections.abc import Mapping
 import math
 from typing import NamedTuple
 
@@ -20,6 +21,11 @@ ILLEGAL = -1e9
 def size(space) -> int:
     """How many numbers a network gives for one distribution."""
     return {Discrete: lambda: space.n, MultiDiscrete: lambda: sum(space.sizes), Box: lambda: 2 * len(space.low)}[type(space)]()
+
+
+def allowed(outputs: Float[Array, "*B A"], obs) -> Float[Array, "*B A"]:
+    """The outputs for an observation, which may say that some actions are not legal."""
+    return jnp.where(obs["legal"], outputs, ILLEGAL) if isinstance(obs, Mapping) else outputs
 
 
 def of(space, outputs: Float[Array, "*B K"]):

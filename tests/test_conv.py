@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from karpjax import sharding
 from karpjax.models import conv
-from karpjax.models.conv import convolution, max_pool, part_size
+from karpjax.models.conv import convolution, max_pool, part_size, small_convolution
 import numpy as np
 import pytest
 
@@ -98,3 +98,17 @@ def test_pooling_keeps_what_is_not_a_number():
     for at in np.ndindex(2, 2):
         x = jnp.ones((1, 2, 2, 1)).at[0, *at, 0].set(jnp.nan)
         assert jnp.isnan(max_pool(x, 2)).all()
+
+
+@pytest.mark.parametrize("size, strides, padding", [(3, (1, 1), "SAME"), (1, (1, 1), "SAME"), (4, (1, 1), "SAME"),
+                                                    (3, (2, 1), "VALID"), (3, (2, 2), ((1, 1), (0, 2)))])
+def test_small_convolution_is_lax_s(size, strides, padding):
+    """And its gradients."""
+    x = jax.random.normal(jax.random.key(0), (2, 6, 7, 3))
+    kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 5))
+    ours = lambda x, k: small_convolution(x, k, strides, padding, **OPTIONS)
+    expected = lambda x, k: lax.conv_general_dilated(x, k, strides, padding, **OPTIONS)
+    np.testing.assert_allclose(ours(x, kernel), expected(x, kernel), atol=1e-5)
+    for argument in (0, 1):
+        slope = lambda f: jax.grad(lambda *a: (f(*a) ** 2).sum(), argument)(x, kernel)
+        np.testing.assert_allclose(slope(ours), slope(expected), rtol=1e-4, atol=1e-3)

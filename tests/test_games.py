@@ -20,7 +20,6 @@ from karpjax.envs.spaces import Discrete
 from karpjax.games import matches, players, ratings, uct
 from karpjax.games.record import record
 from karpjax.games.search import search
-from karpjax.models import board
 from karpjax.sources.self_play import SelfPlay
 from karpjax.tasks import imitate, ppo
 
@@ -211,20 +210,6 @@ def test_a_pool_is_of_games():
 
 
 # ------------------------------------------------------------------------------------------------- the network, searches
-
-def test_board_convolution_is_lax_s():
-    """For any size; and its gradients."""
-    for size, width in ((3, 5), (1, 4), (4, 3)):
-        x = jax.random.normal(jax.random.key(0), (2, 6, 7, 3))
-        kernel = jax.random.normal(jax.random.key(1), (size, size, 3, width))
-        expected = lambda x, k: lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        ours = lambda x, k: nn.Conv(width, (size, size), use_bias=False, conv_general_dilated=board.convolution).apply(
-            {"params": {"kernel": k}}, x)
-        np.testing.assert_allclose(ours(x, kernel), expected(x, kernel), atol=1e-5)
-        for argument in (0, 1):
-            slope = lambda f: jax.grad(lambda *a: (f(*a) ** 2).sum(), argument)(x, kernel)
-            np.testing.assert_allclose(slope(ours), slope(expected), rtol=1e-4, atol=1e-3)
-
 
 def test_board_network():
     model = kj.models.make(dict(name="board", width=8, blocks=1), actions=Discrete(7), obs_shape=(6, 7, 2))

@@ -20,15 +20,20 @@ from experiments.runs import Log, command, config_of  # noqa: E402
 from karpjax.envs import spaces  # noqa: E402
 from karpjax.envs.pendulum import MAX_SPEED, MAX_TORQUE  # noqa: E402
 from karpjax.experiment import assemble  # noqa: E402
+from karpjax.loop import device, versions  # noqa: E402
+from karpjax.sharding import make_mesh  # noqa: E402
+
+
+def unseen(source) -> dict:
+    """Moments for policies that do not look at what they see."""
+    return jax.tree.map(lambda x: jnp.ones(x.shape), jax.eval_shape(source.init, jax.random.key(0))["moments"])
 
 
 def starts(source):
     """The states and the first observations of the evaluation's episodes."""
     action = spaces.example(source.env.actions)
     stay = lambda obs, keys: jnp.zeros((source.eval_episodes, *action.shape), action.dtype)
-    unseen = jax.eval_shape(source.init, jax.random.key(0))["moments"]
-    unseen = jax.tree.map(lambda x: jnp.ones(x.shape), unseen)                    # who stays does not look at what there is
-    play = lambda: source.episodes(stay, jnp.arange(source.eval_episodes), unseen, states=True)["states"]
+    play = lambda: source.episodes(stay, jnp.arange(source.eval_episodes), unseen(source), states=True)["states"]
     return jax.tree.map(lambda x: x[0], jax.jit(play)())
 
 
@@ -71,12 +76,12 @@ def study(options, workdir):
     log = Log(options.log)
     size = dict(angles=31, speeds=31, torques=5) if options.quick else dict(angles=361, speeds=321, torques=81)
     found = pendulum(assemble(*config_of("ppo_pendulum")).source, **size)
-    versions = {"jax": jax.__version__, "numpy": np.__version__}
+    made = {"versions": versions(), "device": device(make_mesh(1, 1, jax.devices()[:1]))}
     log({"env": "pendulum", "return": float(found.mean()), "sd": float(found.std()), "episodes": len(found), **size,
-         **versions})
+         **made})
     steps = np.asarray(starts(assemble(*config_of("ppo_grid_nav")).source)["shortest"])
     log({"env": "grid_nav", "return": float((1 - 0.01 * steps).mean()), "length": float(steps.mean()), "episodes": len(steps),
-         **versions})
+         **made})
 
 
 if __name__ == "__main__":

@@ -75,9 +75,6 @@ class Versus:
         choice_key, key = jax.random.split(key)
         return self.game.step(state, self.opponent(state, obs, choice_key), key)
 
-    def draw(self, state):
-        return self.game.draw(state)
-
 
 def choose(condition, tree, other):
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), tree, other)

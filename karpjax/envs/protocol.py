@@ -11,6 +11,7 @@ and    actions      a space: Discrete, MultiDiscrete, Box (karpjax/envs/spaces.p
 An observation is an array, or {"obs": array, "legal": (A,) bool} where not every action is allowed in every state.
 Terminated (the task is over, no value beyond) is not truncated (only the clock ran out: bootstrap from final_obs).
 """
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -52,6 +53,11 @@ def check(env) -> tuple:
         if found != expected:
             raise UserError(f"the step of the environment {name} returns {what} of {found}, expected {expected}")
     return state, obs
+
+
+def array_of(obs):
+    """The array of an observation, which may come with its legal actions."""
+    return obs["obs"] if isinstance(obs, Mapping) else obs
 
 
 def auto_reset(env, state, action, key) -> tuple[Any, TimeStep]:

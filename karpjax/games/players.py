@@ -9,7 +9,7 @@ from karpjax import distributions
 
 def at_random(state, obs, key):
     """A legal move, all as likely as one another."""
-    return jax.random.categorical(key, jnp.where(obs["legal"], 0.0, distributions.ILLEGAL))
+    return jax.random.categorical(key, distributions.allowed(jnp.zeros(obs["legal"].shape), obs))
 
 
 def sees(run) -> Callable:

@@ -6,15 +6,12 @@ knowledge", figure 1 of the methods), small: 2 blocks of 32 where theirs has 19 
 Unlike theirs there is no BatchNorm: what a move is thought of should not depend on the other games of a batch. A block starts
 as the identity instead, its last kernel zero (Zhang et al. 2019, "Fixup").
 """
-from collections.abc import Mapping
-import functools
-
 from flax import linen as nn
-from jax import lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from karpjax import distributions
+from karpjax.envs.protocol import array_of
+from karpjax.models.conv import small_convolution
 from karpjax.models.policy import dense
 
 
@@ -28,16 +25,15 @@ class Board(nn.Module):
 
     @nn.compact
     def __call__(self, obs, train: bool = False):
-        obs, legal = (obs["obs"], obs["legal"]) if isinstance(obs, Mapping) else (obs, None)
-        batch = obs.shape[:obs.ndim - 3]
-        x = nn.relu(conv(self.width, 3, "stem")(obs.reshape(-1, *obs.shape[-3:])))                    # (B, H, W, F)
+        x = array_of(obs)
+        batch = x.shape[:x.ndim - 3]
+        x = nn.relu(conv(self.width, 3, "stem")(x.reshape(-1, *x.shape[-3:])))                        # (B, H, W, F)
         for i in range(self.blocks):
             y = nn.relu(conv(self.width, 3, f"block{i}_conv1")(x))
             x = nn.relu(x + conv(self.width, 3, f"block{i}_conv2", nn.initializers.zeros)(y))
         planes = lambda name: nn.relu(conv(max(self.width // 4, 1), 1, name)(x)).reshape(len(x), -1)
         outputs = dense(distributions.size(self.actions), 0.01, "policy")(planes("policy_planes")).reshape(*batch, -1)
-        if legal is not None:
-            outputs = jnp.where(legal, outputs, distributions.ILLEGAL)
+        outputs = distributions.allowed(outputs, obs)
         if not self.critic:
             return outputs, jnp.zeros(batch, x.dtype)
         hidden = nn.relu(dense(2 * self.width, 2**0.5, "value_hidden")(planes("value_planes")))
@@ -45,17 +41,4 @@ class Board(nn.Module):
 
 
 def conv(width: int, size: int, name: str, kernel_init=nn.initializers.orthogonal(2**0.5)):
-    return nn.Conv(width, (size, size), kernel_init=kernel_init, conv_general_dilated=convolution, name=name)
-
-
-def convolution(x: Float[Array, "B H W C"], kernel: Float[Array, "h w C F"], strides, padding, **options):
-    """For a CPU one product with h x w moved copies of the boards: there a convolution in a loop, as in a rollout or a search,
-    is 7-20x slower than outside (jax-ml/jax#12868), and a board is small."""
-    convolve = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
-
-    def by_product(x, kernel):
-        (H, W), (h, w, C, F) = x.shape[1:3], kernel.shape
-        wide = jnp.pad(x, ((0, 0), ((h - 1) // 2, h // 2), ((w - 1) // 2, w // 2), (0, 0)))
-        copies = jnp.concatenate([wide[:, i:i + H, j:j + W] for i in range(h) for j in range(w)], -1)  # (B, H, W, h w C)
-        return copies @ kernel.reshape(h * w * C, F)
-    return lax.platform_dependent(x, kernel, cpu=by_product, default=convolve)
+    return nn.Conv(width, (size, size), kernel_init=kernel_init, conv_general_dilated=small_convolution, name=name)

@@ -38,13 +38,30 @@ def dilated(lhs_dilation=None, rhs_dilation=None, **_) -> bool:
 
 def depthwise(x, kernel, strides, padding):
     """Every channel by a kernel of its own, (h, w, 1, C): the sum over the taps of the picture, moved, times the tap."""
-    (h, w), (down, across) = kernel.shape[:2], strides
-    pads = lax.padtype_to_pads(x.shape[1:3], (h, w), strides, padding) if isinstance(padding, str) else padding
-    wide = jnp.pad(x.astype(jnp.float32), ((0, 0), *pads, (0, 0)))
+    h, w, _, C = kernel.shape
+    taps = kernel.astype(jnp.float32).reshape(h * w, C)
+    copies = moved(x.astype(jnp.float32), (h, w), strides, padding)
+    return sum(copy * tap for copy, tap in zip(copies, taps)).astype(x.dtype)
+
+
+def small_convolution(x, kernel, strides, padding, **options):
+    """lax.conv_general_dilated, not grouped or dilated, for small pictures in a loop, as in a rollout or a search: there a
+    CPU's convolution is 7-20x slower than outside (jax-ml/jax#12868), so where the program is for one it is a product."""
+    h, w, C, F = kernel.shape
+
+    def by_product(x, kernel):
+        return jnp.concatenate(moved(x, (h, w), strides, padding), -1) @ kernel.reshape(h * w * C, F)
+    convolve = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
+    return lax.platform_dependent(x, kernel, cpu=by_product, default=convolve)
+
+
+def moved(x, size, strides, padding) -> list:
+    """(B, H, W, C) -> for each tap of a kernel (h, w), row by row, what it meets: (B, H', W', C) of the output's H' and W'."""
+    (h, w), (down, across) = size, strides
+    pads = lax.padtype_to_pads(x.shape[1:3], size, strides, padding) if isinstance(padding, str) else padding
+    wide = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     rows, columns = (wide.shape[1] - h) // down, (wide.shape[2] - w) // across           # of the output, but one
-    moved = lambda i, j: wide[:, i:i + rows * down + 1:down, j:j + columns * across + 1:across]
-    taps = kernel[:, :, 0].astype(jnp.float32)                                             # (h, w, C)
-    return sum(moved(i, j) * taps[i, j] for i in range(h) for j in range(w)).astype(x.dtype)
+    return [wide[:, i:i + rows * down + 1:down, j:j + columns * across + 1:across] for i in range(h) for j in range(w)]
 
 
 @functools.cache

@@ -5,12 +5,11 @@ Andrychowicz et al. 2021): orthogonal, the policy's last layer 100 times smaller
     config.model = dict(name="actor_critic", width=128)             # images (H, W, C): MinAtar's network (Young and Tian 2019)
     config.model = dict(name="actor_critic", torso="atari", width=512)            # Atari's (Mnih et al. 2015)
 """
-from collections.abc import Mapping
-
 from flax import linen as nn
 import jax.numpy as jnp
 
 from karpjax import distributions
+from karpjax.envs.protocol import array_of
 from karpjax.envs.spaces import Box
 from karpjax.errors import check_choice
 from karpjax.models.conv import Conv
@@ -34,7 +33,7 @@ class ActorCritic(nn.Module):
     @nn.compact
     def __call__(self, obs, train: bool = False):
         check_choice(self.torso, TORSOS, "config.model.torso")
-        obs, legal = (obs["obs"], obs["legal"]) if isinstance(obs, Mapping) else (obs, None)
+        given, obs = obs, array_of(obs)
         if obs.dtype == jnp.uint8:
             obs = obs / 255
         kind = self.torso or ("conv" if len(self.obs_shape) == 3 else "mlp")
@@ -49,8 +48,7 @@ class ActorCritic(nn.Module):
             outputs = jnp.concatenate([means, jnp.broadcast_to(log_std, means.shape)], -1)
         else:
             outputs = dense(size, 0.01, "policy")(x)
-        if legal is not None:
-            outputs = jnp.where(legal, outputs, distributions.ILLEGAL)
+        outputs = distributions.allowed(outputs, given)
         if not self.critic:
             return outputs, jnp.zeros(x.shape[:-1], x.dtype)
         y = x if self.shared else torso("value_torso")(obs)

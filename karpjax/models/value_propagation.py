@@ -5,7 +5,6 @@ leave it, and how much of a neighbour's value it takes over. That is read off ea
 is learned holds on maps of any size. `config.model = dict(name="value_propagation", sweeps=24, agent=1)` for actions that lead
 up, down, left and right, in this order (grid_nav's); the paper's diagonals are left out.
 """
-from collections.abc import Mapping
 import functools
 
 from flax import linen as nn
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from karpjax import distributions
+from karpjax.envs.protocol import array_of
 from karpjax.envs.spaces import Discrete
 from karpjax.errors import UserError
 from karpjax.models.conv import larger
@@ -33,7 +33,7 @@ class ValuePropagation(nn.Module):
         if self.actions != Discrete(4) or len(self.obs_shape) != 3:
             raise UserError("config.model.name = 'value_propagation' expects maps (H, W, C) and the actions up, down, left, "
                             f"right, found observations {self.obs_shape} and {self.actions}")
-        x, legal = (obs["obs"], obs["legal"]) if isinstance(obs, Mapping) else (obs, None)
+        x = array_of(obs)
         cell = nn.relu(nn.Dense(self.width, name="cell")(x))
         # Small, and open as a forget gate is: values are near 0 at first, and far ones are heard of.
         small, start = nn.initializers.normal(0.1 * self.width**-0.5), lambda key, shape, dtype: jnp.array([0, 0, 3], dtype)
@@ -47,9 +47,8 @@ class ValuePropagation(nn.Module):
         value, _ = lax.scan(sweep, jnp.zeros_like(leave), length=self.sweeps)
         here = jnp.moveaxis(x[..., self.agent], (-2, -1), (0, 1))
         worth = jnp.moveaxis((jnp.stack(ways(value)) * here).sum((1, 2)), 0, -1)               # (..., 4)
-        outputs = worth * self.param("sharpness", nn.initializers.ones, ()).astype(worth.dtype)
-        if legal is not None:
-            outputs = jnp.where(legal, outputs, distributions.ILLEGAL)
+        sharpness = self.param("sharpness", nn.initializers.ones, ()).astype(worth.dtype)
+        outputs = distributions.allowed(worth * sharpness, obs)
         if not self.critic:
             return outputs, jnp.zeros(outputs.shape[:-1], outputs.dtype)
         best = worth.max(-1, keepdims=True)

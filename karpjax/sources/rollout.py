@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.envs import protocol
-from karpjax.envs.protocol import auto_reset
+from karpjax.envs.protocol import array_of, auto_reset
 from karpjax.errors import UserError
 from karpjax.sources import moments
 from karpjax.sources.source import Source, example_keys, local_rows
@@ -156,8 +156,3 @@ class Rollout(Source):
         start = (env, obs, {"return": zeros, "length": zeros}, zeros + 1)
         (_, _, found, _), before = lax.scan(step, start, jnp.arange(self.eval_env.max_steps))
         return {**found, "states": before} if states else found
-
-
-def array_of(obs):
-    """The array of an observation, which may come with its legal actions."""
-    return obs["obs"] if isinstance(obs, Mapping) else obs

@@ -10,8 +10,6 @@ import pathlib
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / "configs"
 CADENCE = dict(steps=12, log_every=1, eval_every=6, save_every=3, keep=2)
-GAME = {"env.name": "pgx:tic_tac_toe", "model.width": 8, "data.num_envs": 16, "data.length": 8, "data.minibatches": 2,
-        "data.eval_episodes": 20, "steps_per_dispatch": 4, "optimizer.learning_rate.init_value": 1e-4}
 
 
 @dataclasses.dataclass
@@ -77,8 +75,10 @@ TASKS = {
                                     "data.minibatches": 2, "data.epochs": 2, "env.max_steps": 10, "steps_per_dispatch": 4,
                                     "data.eval_episodes": 20, "optimizer.learning_rate.init_value": 1e-4}, {}),
     # A game against itself and a pool, whose snapshots are in the source's state: other rollouts, other opponents.
-    "self_play": Entry("connect_four_ppo.py", {**GAME, "data.length": 16, "data.pool.size": 2, "data.pool.every": 1,
-                                               "data.epochs": 2}, {}),
+    "self_play": Entry("connect_four_ppo.py", {"env.name": "pgx:tic_tac_toe", "model.width": 8, "data.num_envs": 16,
+                                               "data.length": 16, "data.minibatches": 2, "data.epochs": 2,
+                                               "data.pool.size": 2, "data.pool.every": 1, "steps_per_dispatch": 4,
+                                               "data.eval_episodes": 20, "optimizer.learning_rate.init_value": 1e-4}, {}),
     "imitate": Entry("connect_four_supervised.py", {"model.width": 8, "data.file": "{data}/games.npz", "data.batch_size": 16,
                                                     "steps_per_dispatch": 4, "optimizer.learning_rate.init_value": 1e-3}, {}),
 }
