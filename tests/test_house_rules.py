@@ -108,6 +108,7 @@ STUDIES = {
     "experiments/policy_gradients/optimum.py": ["--quick"],
     "experiments/policy_speed/run.py": ["--quick"],
     "experiments/games/run.py": ["--quick"],
+    "experiments/games/speed.py": ["--quick"],
     "experiments/highway/run.py": ["--quick"],
     "experiments/kill_resume/run.py": ["--kills=1", "--steps=6", "--tasks=poly"],
 }

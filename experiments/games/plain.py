@@ -53,8 +53,9 @@ def make(name: str, games: int, length: int, simulations: int, width: int, block
         def step(state, key):
             search_key, reset_key = jax.random.split(key)
             logits, value = see(params, state)
-            found = mctx.gumbel_muzero_policy(params, search_key, mctx.RootFnOutput(logits, value, state), recurrent,
-                                              simulations, invalid_actions=~state.legal_action_mask)
+            root = mctx.RootFnOutput(prior_logits=logits, value=value, embedding=state)
+            found = mctx.gumbel_muzero_policy(params, search_key, root, recurrent, simulations,
+                                              invalid_actions=~state.legal_action_mask)
             after = jax.vmap(auto_reset(env.step, env.init))(state, found.action, jax.random.split(reset_key, games))
             reward = after.rewards[jnp.arange(games), state.current_player]
             return after, (state.observation, found.action_weights, reward, after.terminated)
