@@ -3,6 +3,7 @@
 Shape annotations (jaxtyping) are checked here, and only here: in production a jitted function pays nothing for them.
 """
 import atexit
+import importlib.metadata
 import os
 import pathlib
 import shutil
@@ -11,8 +12,11 @@ import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nine tenths of these tests is LLVM optimising programs that run once. The HLO, and so what is tested, is the same without.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0" \
-                                                            " --xla_llvm_disable_expensive_passes=true"
+FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true",
+         "--xla_cpu_parallel_codegen_split_count=1"]
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # MLIR for every fusion: three times the time; 0.12 aborts at the flag
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 # Programs are compiled once for all tests and the processes they start.
 CACHE = tempfile.mkdtemp(prefix="karpjax_tests_")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
