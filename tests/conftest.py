@@ -3,6 +3,7 @@
 Shape annotations (jaxtyping) are checked here, and only here: in production a jitted function pays nothing for them.
 """
 import atexit
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -17,10 +18,10 @@ FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_pas
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # MLIR for every fusion: three times the time; 0.12 aborts at the flag
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
-# Programs are compiled once for all tests and the processes they start.
-CACHE = tempfile.mkdtemp(prefix="karpjax_tests_")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+# Programs are compiled once for all tests, pytest's workers and the processes they start.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="karpjax_tests_")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -35,6 +36,8 @@ CHECKED = ["karpjax.models", "karpjax.tasks", "karpjax.task", "karpjax.step", "k
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 import pytest  # noqa: E402
+
+gc.set_threshold(20_000, 20)  # tracing makes objects by the million: a tenth of the time went into looking for cycles among them
 
 
 @pytest.fixture(scope="session", autouse=True)

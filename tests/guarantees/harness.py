@@ -2,13 +2,13 @@
 import json
 import os
 import pathlib
-import subprocess
-import sys
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from guarantees.child import main as run_of_a_task
+from guarantees.forks import Fork
 from karpjax import sharding
 from karpjax.dispatch import Programs
 from karpjax.experiment import assemble
@@ -75,11 +75,9 @@ def differences(a: dict, b: dict, rtol=RTOL, atol=ATOL) -> list[str]:
             for name in a if not np.allclose(a[name], b[name], rtol=rtol, atol=atol, equal_nan=True)]
 
 
-def child(name: str, workdir, *flags: str, env: dict | None = None, **popen):
+def child(name: str, workdir, *flags: str, env: dict | None = None) -> Fork:
     """Start tests/guarantees/child.py: a run of a registered task in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "JAX_PLATFORMS": "cpu", **(env or {})}
-    return subprocess.Popen([sys.executable, "-m", "guarantees.child", f"--task={name}", f"--workdir={workdir}", *flags],
-                            env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **popen)
+    return Fork(run_of_a_task, [f"--task={name}", f"--workdir={workdir}", *flags], {**os.environ, **(env or {})})
 
 
 def children(name: str, workdir, processes: int, *flags: str, devices: int = 1, **options) -> list:
@@ -88,7 +86,7 @@ def children(name: str, workdir, processes: int, *flags: str, devices: int = 1, 
     return [child(name, workdir, *flags, f"--process={i}", **options) for i in range(processes)]
 
 
-def finished(process, code: int = 0, timeout: int = 240) -> str:
+def finished(process: Fork, code: int = 0, timeout: int = 240) -> str:
     output, _ = process.communicate(timeout=timeout)
     assert process.returncode == code, f"exit code {process.returncode}, expected {code}:\n{output[-3000:]}"
     return output

@@ -1,0 +1,81 @@
+"""Processes that start in a tenth of a second: forked from a server that has imported jax and karpjax, and used neither.
+
+What a test sees of one is what it sees of a subprocess.Popen with its output in a pipe.
+"""
+import atexit
+import multiprocessing
+from multiprocessing import forkserver
+import os
+import signal
+import sys
+import threading
+
+from karpjax import cli
+
+# Not the games: importing pgx starts a backend, and a process must not be forked from one that has threads.
+IMPORTED = ["guarantees.child", "guarantees.registry", "karpjax.loop", "karpjax.restore", "karpjax.experiment"]
+
+
+class Fork:
+    """main(argv) as a command of karpjax's, with `env` added to the server's environment."""
+
+    def __init__(self, main, argv: list, env: dict):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(IMPORTED)
+        with_path(forkserver.ensure_running)
+        read, write = context.Pipe(duplex=False)
+        self.process = context.Process(target=begin, args=(main, argv, env, write), daemon=True)
+        self.process.start()
+        write.close()
+        self.stdout = os.fdopen(os.dup(read.fileno()))
+        self.pid, self.send_signal = self.process.pid, lambda number: os.kill(self.process.pid, number)
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self) -> int:
+        self.process.join()
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float) -> tuple[str, None]:
+        """(output to its end, None); killed after `timeout` seconds."""
+        late = threading.Timer(timeout, self.kill)
+        late.start()
+        try:
+            return self.stdout.read(), None
+        finally:
+            late.cancel()
+            self.wait()
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
+
+def with_path(start) -> None:
+    """The server imports what this process could; Python 3.11 hands it no path."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    try:
+        start()
+    finally:
+        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+
+
+def begin(main, argv, env, output) -> None:
+    """In the new process."""
+    import jax
+    assert not jax._src.xla_bridge.backends_are_initialized(), "the server has used jax: its forks may hang"
+    os.dup2(output.fileno(), 1)
+    os.dup2(output.fileno(), 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+    os.environ.update(env)
+    sys.argv = ["karpjax", *argv]
+    try:
+        cli.run(main)
+    finally:  # as Python does at its end, and multiprocessing's forks do not
+        sys.stdout.flush()
+        atexit._run_exitfuncs()
