@@ -4,8 +4,8 @@
     python -m karpjax.train --config=configs/connect_four_supervised.py --config.data.file=runs/uct.npz \
         --workdir=runs/c4/supervised
 
-The steps are AlphaGo's (Silver et al. 2016): this one, connect_four_ppo.py, _value.py; experiments/games plays
-them.
+The steps are AlphaGo's (Silver et al. 2016): this one, connect_four_ppo.py, _value.py, _search.py; experiments/games
+plays them.
 """
 import karpjax
 

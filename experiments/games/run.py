@@ -47,7 +47,7 @@ def study(options, workdir):
         log({"run": name, **{key: value for key, value in summary.items() if key not in ("flops_per_step",)}})
         return kj.restore(workdir / name)
 
-    run = train("tic_tac_toe", "experiments/games/tic_tac_toe")
+    run = train("tic_tac_toe", "tic_tac_toe")
     log({"game": "tic_tac_toe", "player": "policy", "every_line": matches.every_line(
         envs.make("pgx:tic_tac_toe"), players.network(run))})
 

@@ -28,7 +28,7 @@ from karpjax.sharding import make_mesh  # noqa: E402
 
 
 def ours(games, length, simulations, width, blocks):
-    config, record = config_of("experiments/games/connect_four_search", simulations=simulations, steps=1, **{
+    config, record = config_of("connect_four_search", simulations=simulations, steps=1, **{
         "data.num_envs": games, "data.length": length, "data.minibatches": 1, "model.width": width, "model.blocks": blocks})
     x = assemble(config, record, make_mesh(1, 1, jax.devices()[:1]))
     state = x.fresh_state()

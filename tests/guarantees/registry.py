@@ -79,6 +79,10 @@ TASKS = {
                                                "data.length": 16, "data.minibatches": 2, "data.epochs": 2,
                                                "data.pool.size": 2, "data.pool.every": 1, "steps_per_dispatch": 4,
                                                "data.eval_episodes": 20, "optimizer.learning_rate.init_value": 1e-4}, {}),
+    "alphazero": Entry("tic_tac_toe.py", {"model.width": 16, "data.num_envs": 16, "data.length": 8, "data.minibatches": 2,
+                                          "data.epochs": 2, "data.pool.size": 2, "data.pool.every": 1, "simulations": 4,
+                                          "steps_per_dispatch": 4, "data.eval_episodes": 20,
+                                          "optimizer.learning_rate.init_value": 1e-4}, {}),
     "imitate": Entry("connect_four_supervised.py", {"model.width": 8, "data.file": "{data}/games.npz", "data.batch_size": 16,
                                                     "steps_per_dispatch": 4, "optimizer.learning_rate.init_value": 1e-3}, {}),
 }

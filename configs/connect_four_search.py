@@ -1,6 +1,6 @@
 """Connect four, step 4 of 4: Gumbel AlphaZero from the weights of step 3. A search plays, the network learns what it found.
 
-    python -m karpjax.train --config=experiments/games/connect_four_search.py --config.init_from=runs/c4/value \
+    python -m karpjax.train --config=configs/connect_four_search.py --config.init_from=runs/c4/value \
         --workdir=runs/c4/search
 """
 import karpjax
@@ -11,7 +11,7 @@ CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 100          # rollouts of 2,048 moves: 
 
 def get_config():
     return karpjax.config(
-        task="experiments.games.alphazero",
+        task="alphazero",
         env=dict(name="pgx:connect_four"),
         steps=ROLLOUTS * CHUNK,
         model=dict(name="board", width=16, blocks=1),

@@ -1,6 +1,6 @@
 """Gumbel AlphaZero on tic-tac-toe. Aimed at: its policy, without search, never loses, whatever is played against it.
 
-    python -m karpjax.train --config=experiments/games/tic_tac_toe.py --workdir=runs/tic_tac_toe
+    python -m karpjax.train --config=configs/tic_tac_toe.py --workdir=runs/tic_tac_toe
 
 Every line of play is tried by experiments/games/run.py. Not there yet: a first run still lost a few of them.
 """
@@ -12,7 +12,7 @@ CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 400          # rollouts of 1,024 moves: 
 
 def get_config():
     return karpjax.config(
-        task="experiments.games.alphazero",
+        task="alphazero",
         env=dict(name="pgx:tic_tac_toe"),
         steps=ROLLOUTS * CHUNK,
         model=dict(name="actor_critic", torso="mlp", width=64),

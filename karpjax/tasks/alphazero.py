@@ -1,9 +1,10 @@
 """Gumbel AlphaZero (Danihelka et al. 2022): a search plays, the network learns what it found.
 
-A task as karpjax/tasks/ has them, but it is not under the guarantee tests yet: every process there would compile the search.
-
 The policy's target is the search's improved policy, the value's the result of the game (`trace` 1; where the rollout ends
 before it, the value of where it stopped), or a mixture of it with what searches found on the way. See karpjax/games/search.py.
+
+On several devices the searches keep in step, unlike other rollouts: mctx walks down all trees of a batch until the last has
+found its leaf, so one bit crosses devices for every step of the walk.
 """
 import jax
 import jax.numpy as jnp
@@ -47,4 +48,4 @@ def build(config, env=None) -> kj.Task:
                   "value": kj.mean(config.value_coefficient * (values - batch["target"]) ** 2, weight)}
         return losses, {"entropy": kj.mean(policy.entropy(), weight), **recent(batch)}, model_state
 
-    return agent.task(examples, loss, act)
+    return agent.task(examples, loss, jax.jit(act))  # a search takes seconds to trace: once is enough
