@@ -37,7 +37,7 @@ jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 import pytest  # noqa: E402
 
-gc.set_threshold(20_000, 20)  # tracing makes objects by the million: a tenth of the time went into looking for cycles among them
+gc.set_threshold(20_000, 20)  # tracing makes objects by the million: a tenth of the time was spent looking for their cycles
 
 
 @pytest.fixture(scope="session", autouse=True)

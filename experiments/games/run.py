@@ -26,7 +26,8 @@ from karpjax.games.search import searching  # noqa: E402
 
 PLAYOUTS, SIMULATIONS, SEED = 100, 64, 7000
 QUICK = {"supervised": {"steps": 100}, "ppo": {"steps": 80, "eval_every": 80, "data.eval_episodes": 64, "data.length": 8},
-         "value": {"steps": 100}, "tic_tac_toe": {"steps": 80, "data.eval_episodes": 64}}
+         "value": {"steps": 100}, "search": {"steps": 40, "eval_every": 40, "data.eval_episodes": 64, "simulations": 2},
+         "tic_tac_toe": {"steps": 40, "data.eval_episodes": 64, "simulations": 2}}
 
 
 def recorded(env, player, positions: int, random: float, seed: int, file) -> str:
@@ -58,11 +59,13 @@ def study(options, workdir):
     ppo = train("ppo", "connect_four_ppo", init_from=str(workdir / "supervised"))
     file = recorded(env, players.sampled(ppo), positions, 0.05, 2, workdir / "ppo.npz")
     value = train("value", "connect_four_value", init_from=str(workdir / "ppo"), **{"data.file": file})
+    learned = train("search", "connect_four_search", init_from=str(workdir / "value"))
 
     known = {"random": players.at_random, f"UCT, {playouts} playouts": plain, "supervised": players.network(supervised),
              "policy gradient": players.network(ppo),
-             f"with search, {simulations} simulations": searching(value, env, simulations)}
-    chance, uct_name, _, policy, search = known
+             f"and search, {simulations} simulations": searching(value, env, simulations),
+             "learned from search": players.network(learned)}
+    chance, uct_name, _, policy, search, learned_name = known
 
     def played(first, second, games, opening):
         started = time.perf_counter()
@@ -76,6 +79,8 @@ def study(options, workdir):
     played(policy, chance, games, 0)
     played(policy, uct_name, games, 0)
     played(search, policy, games, 4)
+    played(learned_name, chance, games, 0)
+    played(learned_name, uct_name, games, 0)
     pairs = [(chance, policy)] if quick else itertools.combinations(known, 2)
     results = {(first, second): played(first, second, rated, 4) for first, second in pairs}
     log({"game": "connect_four", "elo": ratings.elo(results, anchor=chance)})
