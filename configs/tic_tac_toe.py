@@ -7,7 +7,7 @@ Every line of play is tried by experiments/games/run.py. Not there yet: a first 
 import karpjax
 
 ENVS, LENGTH, MINIBATCHES, EPOCHS = 64, 16, 4, 2
-CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 400          # rollouts of 1,024 moves: 409,600 in all
+CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 800          # rollouts of 1,024 moves: 819,200 in all
 
 
 def get_config():
@@ -18,7 +18,7 @@ def get_config():
         model=dict(name="actor_critic", torso="mlp", width=64),
         data=dict(num_envs=ENVS, length=LENGTH, minibatches=MINIBATCHES, epochs=EPOCHS,
                   pool=dict(size=4, every=20, random=0.5), eval_episodes=64),
-        simulations=16, discount=1.0, trace=1.0, value_coefficient=1.0,
+        simulations=32, discount=1.0, trace=1.0, value_coefficient=1.0,
         optimizer=dict(name="adam", clip=1.0,
                        learning_rate=dict(name="linear_schedule", init_value=3e-3, end_value=0.0)),
         log_every=5 * CHUNK, eval_every=100 * CHUNK, save_every=100 * CHUNK,
