@@ -3,6 +3,7 @@
 What a test sees of one is what it sees of a subprocess.Popen with its output in a pipe.
 """
 import atexit
+import contextlib
 import multiprocessing
 from multiprocessing import forkserver
 import os
@@ -17,7 +18,7 @@ IMPORTED = ["guarantees.child", "guarantees.registry", "karpjax.loop", "karpjax.
 
 
 class Fork:
-    """main(argv) as a command of karpjax's, with `env` added to the server's environment."""
+    """main(argv) as a command of karpjax's; `env` is added to the server's environment and names JAX_PLATFORMS."""
 
     def __init__(self, main, argv: list, env: dict):
         context = multiprocessing.get_context("forkserver")
@@ -28,7 +29,11 @@ class Fork:
         self.process.start()
         write.close()
         self.stdout = os.fdopen(os.dup(read.fileno()))
-        self.pid, self.send_signal = self.process.pid, lambda number: os.kill(self.process.pid, number)
+        self.pid = self.process.pid
+
+    def send_signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it is over
+            os.kill(self.pid, number)
 
     def poll(self) -> int | None:
         return self.process.exitcode
@@ -73,6 +78,7 @@ def begin(main, argv, env, output) -> None:
     os.dup2(output.fileno(), 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
     os.environ.update(env)
+    jax.config.update("jax_platforms", env["JAX_PLATFORMS"])  # read when the server imported jax
     sys.argv = ["karpjax", *argv]
     try:
         cli.run(main)

@@ -77,7 +77,8 @@ def differences(a: dict, b: dict, rtol=RTOL, atol=ATOL) -> list[str]:
 
 def child(name: str, workdir, *flags: str, env: dict | None = None) -> Fork:
     """Start tests/guarantees/child.py: a run of a registered task in a process of its own."""
-    return Fork(run_of_a_task, [f"--task={name}", f"--workdir={workdir}", *flags], {**os.environ, **(env or {})})
+    return Fork(run_of_a_task, [f"--task={name}", f"--workdir={workdir}", *flags],
+                {**os.environ, "JAX_PLATFORMS": "cpu", **(env or {})})
 
 
 def children(name: str, workdir, processes: int, *flags: str, devices: int = 1, **options) -> list:
