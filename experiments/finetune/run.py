@@ -125,6 +125,8 @@ def study(options, workdir: pathlib.Path):
         log({"run": "fold", "candidate": name, "accuracy": held[name], "parts": [each["test/accuracy"] for each in found]})
     chosen = max(held, key=held.get)
     tuned = []
+    if options.quick:
+        common["data.train"] = "train[50%:]"                   # as many pictures as the fold's: the programs are compiled
     for seed in range(1 if options.quick else SEEDS):
         folder = workdir / f"{options.epochs}_tuned_{list(CANDIDATES).index(chosen)}_{seed}"
         summary = trained("finetune_imagefolder", folder, **{**common, **CANDIDATES[chosen], "data.test": "val", "seed": seed})
