@@ -1,8 +1,8 @@
 """G8: every config in configs/ compiles for a TPU slice and fits its memory, by the TPU's own compiler, without a TPU.
 
 In processes of their own: libtpu stays out of this one, and the CPU's test flags out of the TPU's programs. The configs are
-compiled with few optimisations, in less than half the time: such a program takes more memory, not less (cifar10_airbench.py:
-737 MB for 484). KARPJAX_TEST_TPU_FULL=1 compiles them as precompile does.
+compiled with few optimisations, in less than half the time, which is a lighter check: what precompile tells a user is of the
+full ones. KARPJAX_TEST_TPU_FULL=1 compiles them so here.
 """
 import ast
 import importlib.util
