@@ -98,6 +98,20 @@ def test_games_end(name):
     assert over.all() and in_turn.all() and 40 < first.sum() < 88
 
 
+def test_games_may_begin_with_moves_of_chance():
+    """As many of each number of moves, all that is legal; none is over, though six moves at random win one game in five."""
+    env = kj.envs.make("pgx:tic_tac_toe", opening=6)
+    protocol.check(env)
+    state, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 700))
+    stones = obs["obs"].sum((1, 2, 3)).astype(int)
+    assert not state.terminated.any() and (obs["legal"].sum(-1) == 9 - stones).all()
+    assert (jnp.bincount(stones, length=7) > 60).all() and stones.max() == 6                # 100 each, less what would be over
+    assert (obs["obs"][..., 1].sum((1, 2)) - obs["obs"][..., 0].sum((1, 2)) == stones % 2).all()      # the next one's view
+    assert jnp.unique(jnp.argmin(obs["legal"][stones == 1], -1)).shape == (9,)
+    with pytest.raises(kj.UserError, match="opening: expected a number of moves"):
+        kj.envs.make("pgx:tic_tac_toe", opening=-1)
+
+
 @pytest.mark.parametrize("name, says", [("pgx:tictactoe", "did you mean 'tic_tac_toe'"),
                                         ("pgx:backgammon", "who move in turn")])
 def test_unknown_games(name, says):

@@ -1,6 +1,7 @@
 """Games of two players, each other's loss: Pgx's (Koyamada et al. 2023), by the protocol of karpjax/envs/protocol.py.
 
     config.env = dict(name="pgx:connect_four")                   pip install "karpjax[pgx]"
+    config.env = dict(name="pgx:connect_four", opening=4)        # games begin after 0 to 4 moves of chance
 
 A step is one move, and players move in turn. All is seen by the one who moves: the observation, and the reward of the one who
 moved; so from one step to the next gain becomes loss, and the discount of what follows is negative (karpjax/agent.py). Which
@@ -17,6 +18,7 @@ from karpjax.envs.adapters import extra
 from karpjax.envs.protocol import TimeStep
 from karpjax.envs.spaces import Discrete
 from karpjax.errors import UserError, check_keys, did_you_mean
+from karpjax.games.players import at_random
 
 LONGEST = {"tic_tac_toe": 9, "connect_four": 42, "hex": 122, "othello": 128, "go_9x9": 162}   # moves, of those that take turns
 
@@ -24,16 +26,27 @@ LONGEST = {"tic_tac_toe": 9, "connect_four": 42, "hex": 122, "othello": 128, "go
 class Pgx:
     players = 2
 
-    def __init__(self, name: str, **options):
+    def __init__(self, name: str, opening: int = 0, **options):
         pgx = extra("pgx")
         if name not in LONGEST:
             raise UserError(f"config.env: no game {name!r} of two players who move in turn{did_you_mean(name, LONGEST)}")
         check_keys(options, (), "config.env")
-        self.env, self.name, self.max_steps = pgx.make(name), name, LONGEST[name]
+        if opening < 0:
+            raise UserError(f"config.env.opening: expected a number of moves, at least 0, found {opening}")
+        self.env, self.name, self.max_steps, self.opening = pgx.make(name), name, LONGEST[name], opening
         self.actions = Discrete(self.env.num_actions)
 
     def reset(self, key):
+        """The empty board; or, so that play off the beaten track is learned too, a position after moves of chance."""
         state = self.env.init(key)
+        if self.opening:
+            key, number_key = jax.random.split(key)
+            moves = jax.random.randint(number_key, (), 0, self.opening + 1)
+
+            def move(i, state):
+                after = self.env.step(state, at_random(state, observe(state), jax.random.fold_in(key, i)))
+                return choose((i < moves) & ~after.terminated, after, state)
+            state = jax.lax.fori_loop(0, self.opening, move, state)
         return state, observe(state)
 
     def step(self, state, action, key) -> tuple:

@@ -12,7 +12,7 @@ from karpjax import distributions
 from karpjax.envs.protocol import array_of
 from karpjax.envs.spaces import Box
 from karpjax.errors import check_choice
-from karpjax.models.conv import Conv
+from karpjax.models.conv import convolution, small_convolution
 
 CONVS = {"conv": [(16, 3, 1)], "atari": [(32, 8, 4), (64, 4, 2), (64, 3, 1)]}            # (width, kernel, stride) of each
 TORSOS = ("", "mlp", "conv", "atari")
@@ -65,9 +65,10 @@ class Torso(nn.Module):
             for i in range(2):
                 x = nn.tanh(dense(self.width, 2**0.5, f"hidden{i}")(x))
             return x
+        convolve = small_convolution if self.kind == "conv" else convolution
         for i, (width, size, stride) in enumerate(CONVS[self.kind]):
-            x = nn.relu(Conv(width, (size, size), (stride, stride), padding="VALID",
-                             kernel_init=nn.initializers.orthogonal(2**0.5), name=f"conv{i}")(x))
+            x = nn.relu(nn.Conv(width, (size, size), (stride, stride), padding="VALID", conv_general_dilated=convolve,
+                                kernel_init=nn.initializers.orthogonal(2**0.5), name=f"conv{i}")(x))
         return nn.relu(dense(self.width, 2**0.5, "hidden")(x.reshape(*x.shape[:-3], -1)))
 
 
