@@ -24,13 +24,14 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def config_of(name: str, **overrides):
-    """(config, record of its file) of configs/NAME.py, or of another file, its path without .py; overrides by path: seed=1,
-    **{"data.batch_size": 32}."""
+    """(config, record of its file) of configs/NAME.py, or of another file, its path without .py; "NAME:ARGUMENT" as on the
+    command line; overrides by path: seed=1, **{"data.batch_size": 32}."""
+    name, _, argument = name.partition(":")
     path = ROOT / f"{name if '/' in name else f'configs/{name}'}.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config()
+    config = module.get_config(*[argument] * bool(argument))
     with config.unlocked():
         for key, value in overrides.items():
             *parents, last = key.split(".")

@@ -110,6 +110,7 @@ STUDIES = {
     "experiments/games/run.py": ["--quick"],
     "experiments/games/speed.py": ["--quick"],
     "experiments/highway/run.py": ["--quick"],
+    "experiments/brax/run.py": ["--quick", "--robots", "reacher"],
     "experiments/kill_resume/run.py": ["--kills=1", "--steps=6", "--tasks=poly"],
 }
 
@@ -124,8 +125,9 @@ def test_studies_still_run(script, tmp_path):
         pytest.skip("KARPJAX_TEST_DATA: no shared data here")
     if script == "experiments/pods/scaling.py" and importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed")
-    if script == "experiments/highway/run.py" and importlib.util.find_spec("highway_env") is None:
-        pytest.skip("highway-env is not installed")
+    for extra in ("highway_env", "brax"):
+        if script == f"experiments/{extra.removesuffix('_env')}/run.py" and importlib.util.find_spec(extra) is None:
+            pytest.skip(f"{extra} is not installed")
     own = {"XLA_FLAGS": ""} if "pods" in script else {}  # libtpu does not know the CPU's
     done = run([script, *STUDIES[script], f"--log={log}"], **own)
     assert done.returncode == 0, done.stderr[-2000:]

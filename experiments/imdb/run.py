@@ -23,22 +23,24 @@ sys.path.insert(0, str(ROOT))
 
 from experiments.runs import Log, command, trained  # noqa: E402
 from karpjax.prepare import prepare  # noqa: E402
+from karpjax.sources.datasets import prepared_builder  # noqa: E402
 from karpjax.sweep import over_seeds, table  # noqa: E402
 
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
-MINI = dict(packed=128, length=256, rates=(1e-3,), pretraining={}, common={})
-SIZES = {  # tokens of a row, packed and of a review; what differs from the configs
+SHARES = {1: 3, 10: 3, 90: 1}                            # % of the training reviews: seeds
+MINI = dict(packed=128, length=256, rates=(1e-3,), steps={1: 40, 10: 300, 90: 1200}, pretraining={}, common={})
+SIZES = {  # tokens of a row, packed and of a review; steps for each share; what differs from the configs
     "tiny": {**MINI, "model": dict(layers=2, width=128, heads=2)},
     "mini": {**MINI, "model": dict(layers=4, width=256, heads=4)},
-    "small": dict(model=dict(layers=4, width=512, heads=8), packed=256, length=512, rates=(1e-4, 3e-4, 1e-3),
-                  pretraining={"steps": 3000, "data.batch_size": 256}, common={"precision": "bf16"})}   # some eight passes
-SHARES = {1: (3, 40), 10: (3, 300), 90: (1, 1200)}       # % of the training reviews: seeds, steps
+    "small": dict(model=dict(layers=4, width=512, heads=8), packed=512, length=512, rates=(1e-4, 3e-4, 1e-3),
+                  steps={1: 100, 10: 400, 90: 2100},     # 14, 5 and 3 epochs
+                  pretraining={"steps": 6000, "data.batch_size": 128}, common={"precision": "bf16"})}   # some 15 passes
 STARTS = ("scratch", "pretrained")
 QUICK = {"steps": 3, "eval_every": 3, "save_every": 3, "data.batch_size": 4, "optimizer.learning_rate.warmup_steps": 1}
 
 
-def sets(workdir: pathlib.Path, size: dict, quick: bool) -> tuple[str, pathlib.Path]:
-    """(data_dir, folder of the reviews), the packed set prepared: all texts but those that are test reviews."""
+def sets(workdir: pathlib.Path, size: dict, quick: bool) -> str:
+    """data_dir of two sets: all texts but those that are test reviews, packed; and, by its tokenizer, the labelled ones."""
     raw, data_dir = workdir / "raw" / "imdb", str(workdir / f"tfds_{size['packed']}_{size['length']}")
     if not raw.exists():
         subprocess.run([sys.executable, SHARED / "unpack.py", "imdb", "--to", workdir / "raw"], check=True)
@@ -47,26 +49,28 @@ def sets(workdir: pathlib.Path, size: dict, quick: bool) -> tuple[str, pathlib.P
     if not pathlib.Path(data_dir, "imdb_packed").exists():
         prepare("text", raw, "imdb_packed", data_dir, length=size["packed"], vocabulary=300 if quick else 8192, lowercase=True,
                 pack=True, without=str(raw / "test.jsonl"))
-    return data_dir, raw
+    if not pathlib.Path(data_dir, "imdb").exists():
+        tokenizer = workdir / f"tokenizer_{size['packed']}.json"
+        tokenizer.write_text(prepared_builder("imdb_packed", data_dir).info.metadata["tokenizer"])
+        prepare("text", raw, "imdb", data_dir, length=size["length"], tokenizer_file=str(tokenizer), vocabulary=0)
+    return data_dir
 
 
 def study(options, workdir: pathlib.Path):
     size = SIZES[options.size]
-    data_dir, raw = sets(workdir, size, options.quick)
+    data_dir = sets(workdir, size, options.quick)
     common = {**{f"model.{name}": value for name, value in size["model"].items()}, **size["common"], "data.data_dir": data_dir,
               **(QUICK if options.quick else {})}
     log = Log(options.log or HERE / f"{options.size}.jsonl")
     name = f"{options.size}_{options.steps}" if options.steps else options.size    # other steps are other runs
     pretraining = workdir / f"{name}_mlm"
-    log({"run": "mlm", **trained("imdb_mlm", pretraining, **{
-        **size["pretraining"], **common, **({"data.batch_size": 8} if options.quick else {}),
-        **({"steps": options.steps} if options.steps else {})})})
-    if not pathlib.Path(data_dir, "imdb").exists():
-        prepare("text", raw, "imdb", data_dir, length=size["length"], tokenizer_file=str(pretraining / "tokenizer.json"),
-                vocabulary=0)
+    if "pretrained" in options.starts:
+        log({"run": "mlm", **trained("imdb_mlm", pretraining, **{
+            **size["pretraining"], **common, **({"data.batch_size": 8} if options.quick else {}),
+            **({"steps": options.steps} if options.steps else {})})})
 
     def sentiment(share: int, start: str, seed: int, rate: float, folder: str, **own) -> dict:
-        steps = 3 if options.quick else SHARES[share][1]
+        steps = 3 if options.quick else size["steps"][share]
         return trained("imdb_sentiment", workdir / folder, **{
             **common, "data.train": f"train[{seed * share}%:{(seed + 1) * share}%]", "steps": steps, "eval_every": steps // 2,
             "optimizer.learning_rate.peak_value": rate, "optimizer.learning_rate.warmup_steps": max(1, steps // 10),
@@ -74,20 +78,20 @@ def study(options, workdir: pathlib.Path):
 
     for share in options.shares:
         rates = {}
-        for start in STARTS:
+        for start in options.starts:
             found = {rate: sentiment(share, start, 0, rate, f"{name}_{share}_{start}_rate_{rate:g}", **{"data.test": ""})
                      for rate in size["rates"]} if len(size["rates"]) > 1 else {size["rates"][0]: {}}
             rates[start] = max(found, key=lambda rate: found[rate].get("validation/accuracy", 0.0))
             for rate, summary in found.items() if len(found) > 1 else ():
                 log({"run": "rate", "share": share, "start": start, "rate": rate, **summary})
-        seeds = 1 if options.quick else SHARES[share][0]
-        summaries = {start: [] for start in STARTS}
+        seeds = 1 if options.quick else SHARES[share]
+        summaries = {start: [] for start in options.starts}
         for seed in range(seeds):
-            for start in STARTS:
+            for start in options.starts:
                 summaries[start].append(sentiment(share, start, seed, rates[start], f"{name}_{share}_{start}_{seed}"))
                 log({"run": "sentiment", "share": share, "start": start, "seed": seed, "rate": rates[start],
                      **summaries[start][-1]})
-        for start in STARTS:
+        for start in options.starts:
             found = over_seeds(summaries[start])
             log({"run": "sentiment", "share": share, "start": start, "seeds": seeds, "metrics": found})
             print(f"{share} % of the labels, {start}\n{table(found)}", flush=True)
@@ -99,6 +103,7 @@ def arguments(parser):
     parser.add_argument("--shares", type=int, nargs="*", default=list(SHARES), choices=SHARES,
                         help="several processes may share the work, each with a --log of its own, before one that collects; "
                              "none: pretraining alone")
+    parser.add_argument("--starts", nargs="+", default=STARTS, choices=STARTS)
 
 
 if __name__ == "__main__":

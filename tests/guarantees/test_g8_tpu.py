@@ -31,7 +31,6 @@ FLAGS = {"connect_four_supervised.py": ["", "--config.data.file={data}/games.npz
                               "--config.data.validation=", "--config.data.batch_size=16", "--config.mesh.fsdp=4",
                               "--config.model.layers=2"]}
 MICRO_BATCHES = ["--config=configs/digits_cnn.py", "--config.dispatch=step", "--config.accumulate=4"]
-GYMNAX = importlib.util.find_spec("gymnax") is not None
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 
 COMPILE = """
@@ -107,16 +106,17 @@ def command(*flags):
     return python("-m", "karpjax.precompile", TOPOLOGY, *flags)
 
 
-def here(config: str) -> bool:
-    """Whether what the config needs is installed."""
-    return GYMNAX or "gymnax:" not in (ROOT / "configs" / config).read_text()
+def missing(config: str) -> str:
+    """What the config needs and is not installed; "": nothing."""
+    text = (ROOT / "configs" / config).read_text()
+    return next((name for name in ("gymnax", "brax") if f"{name}:" in text and not importlib.util.find_spec(name)), "")
 
 
 @pytest.fixture(scope="module")
 def compiled():
     """{config's file: report}, with micro-batches and their mutants; one process for all."""
     flags_of = lambda name: [flag.format(data=os.environ["TFDS_DATA_DIR"]) for flag in FLAGS.get(name, [""])]
-    jobs = {name: [f"--config=configs/{name}{flags_of(name)[0]}", *flags_of(name)[1:]] for name in CONFIGS if here(name)}
+    jobs = {name: [f"--config=configs/{name}{flags_of(name)[0]}", *flags_of(name)[1:]] for name in CONFIGS if not missing(name)}
     jobs |= {name: MICRO_BATCHES for name in ("micro-batches", "rows cross chips", "unrolled")}
     done = python("-c", COMPILE, *[json.dumps([name, TOPOLOGY, *flags]) for name, flags in jobs.items()])
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -127,8 +127,8 @@ def compiled():
 @needs_libtpu
 @pytest.mark.parametrize("name", CONFIGS)
 def test_config_fits_a_tpu_slice(compiled, name):
-    if not here(name):
-        pytest.skip("gymnax is not installed")
+    if missing(name):
+        pytest.skip(f"{missing(name)} is not installed")
     report = compiled[name]
     assert report["fits"], report.get("error") or report
     assert report["flops"] > 0

@@ -1,0 +1,59 @@
+"""PPO on Brax's reacher and ant, spring backend: learning curves over environment steps.
+
+    pip install -e ".[brax]"
+    python experiments/brax/run.py --workdir=runs/brax                  # minutes a robot on a GPU, an hour on 2 cores
+    python experiments/brax/run.py --robots reacher --policies random --log=FILE    # a part: processes may share the work
+    python experiments/brax/run.py --quick --log=FILE
+
+Seed 10 of configs/ppo_brax.py for each robot; nothing was chosen by a run on these robots. A row has the run's own summary,
+`training`: [environment steps, mean return of the last episodes] (their actions are sampled), and `evaluation`: [environment
+steps, return of the most likely actions, of sampled ones] over 256 episodes; another row uniformly random actions on the
+same 256. The returns are Brax's own, of 1,000 steps. --quick: two updates of some steps.
+"""
+import pathlib
+import sys
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent.parent))
+
+from experiments.policy_gradients.run import random_policy  # noqa: E402
+from experiments.runs import Log, command, config_of, trained  # noqa: E402
+from karpjax import metrics  # noqa: E402
+from karpjax.experiment import assemble  # noqa: E402
+from karpjax.loop import device, versions  # noqa: E402
+from karpjax.sharding import make_mesh  # noqa: E402
+
+ROBOTS, POLICIES, SEED = ("reacher", "ant"), ("random", "ppo"), 10
+QUICK = {"steps": 2, "eval_every": 2, "save_every": 2, "log_every": 1, "steps_per_dispatch": 1, "env.max_steps": 8,
+         "data.num_envs": 4, "data.length": 2, "data.minibatches": 1, "data.epochs": 1, "data.eval_episodes": 4}
+
+
+def curves(workdir, env_steps: float) -> dict:
+    """What a run's metrics say of returns; `env_steps` are those of one step of the loop."""
+    rows = metrics.read_rows(workdir)
+
+    def series(*names):
+        return [[round(row["step"] * env_steps), *(row[name] for name in names)] for row in rows if names[0] in row]
+    return {"training": series("train/return"), "evaluation": series("eval/return", "eval/return_sampled")}
+
+
+def study(options, workdir: pathlib.Path):
+    log = Log(options.log)
+    log({"versions": versions(), "device": device(make_mesh())})
+    for robot in options.robots:
+        name, quick = f"ppo_brax:{robot}", QUICK if options.quick else {}
+        source = assemble(*config_of(name, **quick)).source
+        if "random" in options.policies:
+            log({"robot": robot, "policy": "random", "return": random_policy(source)})
+        if "ppo" in options.policies:
+            summary = trained(name, workdir / robot, seed=SEED, **quick)
+            log({"robot": robot, "policy": "ppo", "seed": SEED, **summary, **curves(workdir / robot, source.examples_per_step)})
+
+
+def arguments(parser):
+    parser.add_argument("--robots", nargs="+", default=ROBOTS, choices=ROBOTS)
+    parser.add_argument("--policies", nargs="+", default=POLICIES, choices=POLICIES)
+
+
+if __name__ == "__main__":
+    command(study, HERE / "results.jsonl", arguments)
