@@ -99,6 +99,7 @@ STUDIES = {
     "experiments/published_weights/run.py": ["--only=resnet20", "--limit=256"],
     "experiments/speed/run.py": ["--quick"],
     "experiments/gpu/run.py": ["--quick"],
+    "experiments/gpu/embedding.py": ["--quick"],
     "experiments/bert_curve/run.py": ["--quick"],
     "experiments/imdb/run.py": ["--quick", "--size=tiny", "--shares", "10"],
     "experiments/mae/run.py": ["--quick"],

@@ -28,13 +28,14 @@ from karpjax.sweep import over_seeds, table  # noqa: E402
 
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
 SHARES = {1: 3, 10: 3, 90: 1}                            # % of the training reviews: seeds
-MINI = dict(packed=128, length=256, rates=(1e-3,), steps={1: 40, 10: 300, 90: 1200}, pretraining={}, common={})
-SIZES = {  # tokens of a row, packed and of a review; steps for each share; what differs from the configs
+MINI = dict(packed=128, length=256, rates=dict.fromkeys(SHARES, (1e-3,)), steps={1: 40, 10: 300, 90: 1200}, pretraining={},
+            common={})
+SIZES = {  # tokens of a row, packed and of a review; rates and steps for each share; what differs from the configs
     "tiny": {**MINI, "model": dict(layers=2, width=128, heads=2)},
     "mini": {**MINI, "model": dict(layers=4, width=256, heads=4)},
-    "small": dict(model=dict(layers=4, width=512, heads=8), packed=512, length=512, rates=(1e-4, 3e-4, 1e-3),
-                  steps={1: 100, 10: 400, 90: 2100},     # 14, 5 and 3 epochs
-                  pretraining={"steps": 6000, "data.batch_size": 128}, common={"precision": "bf16"})}   # some 15 passes
+    "small": dict(model=dict(layers=4, width=512, heads=8), packed=512, length=512,
+                  rates={1: (3e-4, 1e-3), 10: (3e-4, 1e-3), 90: (3e-4,)}, steps={1: 100, 10: 400, 90: 2100},  # 14, 5, 3 epochs
+                  pretraining={"steps": 2000, "data.batch_size": 128}, common={"precision": "bf16"})}         # 6 passes
 STARTS = ("scratch", "pretrained")
 QUICK = {"steps": 3, "eval_every": 3, "save_every": 3, "data.batch_size": 4, "optimizer.learning_rate.warmup_steps": 1}
 
@@ -80,7 +81,7 @@ def study(options, workdir: pathlib.Path):
         rates = {}
         for start in options.starts:
             found = {rate: sentiment(share, start, 0, rate, f"{name}_{share}_{start}_rate_{rate:g}", **{"data.test": ""})
-                     for rate in size["rates"]} if len(size["rates"]) > 1 else {size["rates"][0]: {}}
+                     for rate in size["rates"][share]} if len(size["rates"][share]) > 1 else {size["rates"][share][0]: {}}
             rates[start] = max(found, key=lambda rate: found[rate].get("validation/accuracy", 0.0))
             for rate, summary in found.items() if len(found) > 1 else ():
                 log({"run": "rate", "share": share, "start": start, "rate": rate, **summary})

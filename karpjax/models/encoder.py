@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from karpjax.errors import UserError, check_choice
+from karpjax.models.embed import Embed
 from karpjax.models.gelu import gelu
-from karpjax.models.transformer import Dense, block_class, init, norm, same_segment
+from karpjax.models.transformer import Dense, block_class, norm, same_segment
 
 BERT = dict(norm="post", mlp="gelu", bias=True, positions="learned", transform=True, types=2, eps=1e-12)
 ROBERTA = dict(BERT, types=1, eps=1e-5, offset=2)  # Liu et al. 2019: its table has two rows before the first position
@@ -46,7 +47,7 @@ class Encoder(nn.Module):
         """The embedding table, and what each layer gives: embeddings first, the last is the encoder's output."""
         check_choice(self.positions, POSITIONS, "config.model.positions")
         B, T = tokens.shape
-        table = lambda rows, name: nn.Embed(rows, self.width, embedding_init=init, name=name)
+        table = lambda rows, name: Embed(rows, self.width, name=name)
         embed = table(self.vocabulary, "embed")
         x = embed(tokens)                                                                     # (B, T, D)
         positions = None if segments is None else place(segments)                             # (B, T)
