@@ -35,6 +35,25 @@ def test_what_a_workdir_holds(tmp_path):
     assert len(events) == 1 and events[0].stat().st_size > 1000
 
 
+def unimplemented(lowered):
+    raise NotImplementedError("by this plugin")
+
+
+@pytest.mark.parametrize("count", (lambda lowered: None, unimplemented))
+def test_a_backend_that_counts_no_flops(tmp_path, monkeypatch, count):
+    """CUDA's and TPU's plugins give None for a program that is not compiled yet; a run's summary must not be lost for that."""
+    monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", count)
+    config, record = config_of("digits", accumulate=2)                # micro-batches are counted before compilation
+    summary = train(config, tmp_path, record=record, mesh=mesh_of(1))
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert "flops_per_step" not in summary and "mfu" not in summary
+
+
+def test_flops_of_micro_batches_are_the_batch_s(tmp_path):
+    whole, micro = (train(config_of("digits", accumulate=k)[0], tmp_path / str(k), mesh=mesh_of(1)) for k in (1, 2))
+    assert abs(micro["flops_per_step"] / whole["flops_per_step"] - 1) < 0.1
+
+
 def test_newest_and_best_are_kept(tmp_path):
     config, record = config_of("poly", steps=12, eval_every=3, keep=1, best="max validation/accuracy")
     train(config, tmp_path, record=record, mesh=mesh_of(1))
