@@ -662,3 +662,11 @@ def test_an_environment_that_returns_nan(tmp_path, monkeypatch):
     saved = kj.restore(tmp_path)
     assert saved.step >= 1 and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved.params))
     assert np.isnan(np.load(next((tmp_path / "nonfinite").glob("*.npz")))["target"]).any()
+
+
+def test_evaluation_takes_no_more_environments_than_it_needs():
+    """A rollout of 64 environments and an evaluation of 5 episodes: 8 are played, one a device, and each seed once."""
+    source = kj.sources.Rollout(kj.envs.make("cartpole"), act=None, examples=None, num_envs=64, length=1, eval_episodes=5)
+    batches = list(source.eval_batches("eval"))
+    assert [len(batch["seed"]) for batch in batches] == [8] and jax.device_count() == 8
+    assert batches[0]["seed"][batches[0]["weight"] > 0].tolist() == [0, 1, 2, 3, 4]

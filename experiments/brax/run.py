@@ -2,7 +2,7 @@
 
     pip install -e ".[brax]"
     python experiments/brax/run.py --workdir=runs/brax                  # minutes a robot on a GPU, an hour on 2 cores
-    python experiments/brax/run.py --robots reacher --policies random --log=FILE    # a part: processes may share the work
+    python experiments/brax/run.py --robots reacher --rollouts=450 --log=FILE     # a part of it, and fewer environment steps
     python experiments/brax/run.py --quick --log=FILE
 
 Seed 10 of configs/ppo_brax.py for each robot; nothing was chosen by a run on these robots. A row has the run's own summary,
@@ -41,18 +41,21 @@ def study(options, workdir: pathlib.Path):
     log = Log(options.log)
     log({"versions": versions(), "device": device(make_mesh())})
     for robot in options.robots:
-        name, quick = f"ppo_brax:{robot}", QUICK if options.quick else {}
-        source = assemble(*config_of(name, **quick)).source
+        name, own = f"ppo_brax:{robot}", QUICK if options.quick else {}
+        source = assemble(*config_of(name, **own)).source
+        if options.rollouts:
+            own = {"steps": options.rollouts * source.chunk}
         if "random" in options.policies:
             log({"robot": robot, "policy": "random", "return": random_policy(source)})
         if "ppo" in options.policies:
-            summary = trained(name, workdir / robot, seed=SEED, **quick)
+            summary = trained(name, workdir / robot, seed=SEED, **own)
             log({"robot": robot, "policy": "ppo", "seed": SEED, **summary, **curves(workdir / robot, source.examples_per_step)})
 
 
 def arguments(parser):
     parser.add_argument("--robots", nargs="+", default=ROBOTS, choices=ROBOTS)
     parser.add_argument("--policies", nargs="+", default=POLICIES, choices=POLICIES)
+    parser.add_argument("--rollouts", type=int, default=0, help="0: the config's own, 49 million environment steps")
 
 
 if __name__ == "__main__":

@@ -130,8 +130,11 @@ class Rollout(Source):
         return {**obs, "obs": x} if isinstance(obs, Mapping) else x
 
     def eval_batches(self, split):
-        for start in range(0, self.eval_episodes, self.batch_size):
-            seed = np.arange(start, start + self.batch_size)[local_rows(self.batch_size)]
+        size = self.batch_size
+        while size // 2 >= self.eval_episodes and size // 2 % jax.device_count() == 0:  # no more than it takes, on any mesh
+            size //= 2
+        for start in range(0, self.eval_episodes, size):
+            seed = np.arange(start, start + size)[local_rows(size)]
             yield {"seed": seed.astype(np.uint32), "weight": (seed < self.eval_episodes).astype(np.float32)}
 
     def episodes(self, policy: Callable, seeds, known: dict, states: bool = False):
