@@ -13,7 +13,7 @@ CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 800          # rollouts of 1,024 moves: 
 def get_config():
     return karpjax.config(
         task="alphazero",
-        env=dict(name="pgx:tic_tac_toe"),
+        env=dict(name="pgx:tic_tac_toe", opening=6),           # else it never sees what it would not play
         steps=ROLLOUTS * CHUNK,
         model=dict(name="actor_critic", torso="mlp", width=64),
         data=dict(num_envs=ENVS, length=LENGTH, minibatches=MINIBATCHES, epochs=EPOCHS,
