@@ -5,13 +5,13 @@
 import karpjax
 
 ENVS, LENGTH, MINIBATCHES, EPOCHS = 64, 32, 8, 2
-CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 300          # rollouts of 2,048 moves: 614,400 in all
+CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 1200         # rollouts of 2,048 moves: 2,457,600 in all
 
 
 def get_config():
     return karpjax.config(
         task="ppo",
-        env=dict(name="pgx:connect_four"),
+        env=dict(name="pgx:connect_four", opening=6),
         steps=ROLLOUTS * CHUNK,
         model=dict(name="board", width=16, blocks=1),
         data=dict(num_envs=ENVS, length=LENGTH, minibatches=MINIBATCHES, epochs=EPOCHS,
@@ -20,7 +20,7 @@ def get_config():
         clip=0.2, value_clip=0.0, value_coefficient=0.5, entropy_coefficient=0.01, target_kl=0.0,
         optimizer=dict(name="adam", clip=0.5, eps=1e-5,
                        learning_rate=dict(name="linear_schedule", init_value=5e-4, end_value=0.0)),
-        log_every=5 * CHUNK, eval_every=100 * CHUNK, save_every=50 * CHUNK,
+        log_every=5 * CHUNK, eval_every=200 * CHUNK, save_every=100 * CHUNK,
         dispatch="scan", steps_per_dispatch=5 * CHUNK,
         best="max eval/return",
     )

@@ -12,7 +12,7 @@ CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 100          # rollouts of 2,048 moves: 
 def get_config():
     return karpjax.config(
         task="alphazero",
-        env=dict(name="pgx:connect_four"),
+        env=dict(name="pgx:connect_four", opening=6),
         steps=ROLLOUTS * CHUNK,
         model=dict(name="board", width=16, blocks=1),
         data=dict(num_envs=ENVS, length=LENGTH, minibatches=MINIBATCHES, epochs=EPOCHS, eval_episodes=128),

@@ -63,7 +63,7 @@ def study(options, workdir):
 
     known = {"random": players.at_random, f"UCT, {playouts} playouts": plain, "supervised": players.network(supervised),
              "policy gradient": players.network(ppo),
-             f"and search, {simulations} simulations": searching(value, env, simulations),
+             f"with search, {simulations} simulations": searching(value, env, simulations),
              "learned from search": players.network(learned)}
     chance, uct_name, _, policy, search, learned_name = known
 
