@@ -5,7 +5,7 @@
     python -m karpjax.train --config=configs/ppo_brax.py:ant --workdir=runs/ant
 
 PureJaxRL's settings for Brax (Lu et al. 2022) but for longer rollouts, which here are cut by time, and the discounts of Brax's
-own training. Made for one GPU: two cores take about an hour. What comes out: experiments/policy_gradients.
+own training. Made for one GPU: the ant takes a minute there, to a return of 12,151; two cores take hours (experiments/brax).
 """
 import karpjax
 

@@ -1,7 +1,7 @@
 """PPO on Brax's reacher and ant, spring backend: learning curves over environment steps.
 
     pip install -e ".[brax]"
-    python experiments/brax/run.py --workdir=runs/brax                  # minutes a robot on a GPU, an hour on 2 cores
+    python experiments/brax/run.py --workdir=runs/brax                  # minutes a robot on a GPU, hours on 2 cores
     python experiments/brax/run.py --robots reacher --rollouts=450 --log=FILE     # a part of it, and fewer environment steps
     python experiments/brax/run.py --quick --log=FILE
 
