@@ -6,7 +6,7 @@
 import karpjax
 
 ENVS, LENGTH, MINIBATCHES, EPOCHS = 64, 32, 8, 1
-CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 300          # rollouts of 2,048 moves: 614,400 in all
+CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 100          # rollouts of 2,048 moves: 204,800 in all
 
 
 def get_config():
