@@ -51,7 +51,8 @@ def test_a_backend_that_counts_no_flops(tmp_path, monkeypatch, count):
 
 def test_flops_of_micro_batches_are_the_batch_s(tmp_path):
     whole, micro = (train(config_of("digits", accumulate=k)[0], tmp_path / str(k), mesh=mesh_of(1)) for k in (1, 2))
-    assert abs(micro["flops_per_step"] / whole["flops_per_step"] - 1) < 0.1
+    # One is counted before compilation, the other after it: on jax 0.12 they differ by 10 %. One micro-batch would be half.
+    assert 0.75 < micro["flops_per_step"] / whole["flops_per_step"] < 1.25
 
 
 def test_newest_and_best_are_kept(tmp_path):
