@@ -670,3 +670,5 @@ def test_evaluation_takes_no_more_environments_than_it_needs():
     batches = list(source.eval_batches("eval"))
     assert [len(batch["seed"]) for batch in batches] == [8] and jax.device_count() == 8
     assert batches[0]["seed"][batches[0]["weight"] > 0].tolist() == [0, 1, 2, 3, 4]
+    source.eval_episodes = 0
+    assert not list(source.eval_batches("eval"))

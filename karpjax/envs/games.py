@@ -30,7 +30,7 @@ class Pgx:
         pgx = extra("pgx")
         if name not in LONGEST:
             raise UserError(f"config.env: no game {name!r} of two players who move in turn{did_you_mean(name, LONGEST)}")
-        check_keys(options, (), "config.env")
+        check_keys(options, ("opening",), "config.env")
         if opening < 0:
             raise UserError(f"config.env.opening: expected a number of moves, at least 0, found {opening}")
         self.env, self.name, self.max_steps, self.opening = pgx.make(name), name, LONGEST[name], opening

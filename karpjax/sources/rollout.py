@@ -131,7 +131,7 @@ class Rollout(Source):
 
     def eval_batches(self, split):
         size = self.batch_size
-        while size // 2 >= self.eval_episodes and size // 2 % jax.device_count() == 0:  # no more than it takes, on any mesh
+        while size // 2 >= max(1, self.eval_episodes) and size // 2 % jax.device_count() == 0:  # what it takes, on any mesh
             size //= 2
         for start in range(0, self.eval_episodes, size):
             seed = np.arange(start, start + size)[local_rows(size)]
