@@ -8,7 +8,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 TINY = (ROOT / "tests" / "tiny.py").read_text()
 
 
-def command(name: str, *flags: str, cwd=ROOT, path="", before: str = "", timeout: int = 120,
+def command(name: str, *flags: str, cwd=ROOT, path="", before: str = "", timeout: int = 600,
             optimised: bool = False) -> subprocess.CompletedProcess:
     """python -m karpjax.NAME FLAGS, on one CPU device.
 
