@@ -27,7 +27,7 @@ def launch(*arguments, path: str = "", **options):
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
 
 
-def said(process, code: int, timeout: int = 240) -> str:
+def said(process, code: int, timeout: int = 600) -> str:
     output, _ = process.communicate(timeout=timeout)
     assert process.returncode == code, output[-3000:]
     return output
@@ -161,7 +161,7 @@ def test_a_slice_that_is_taken_away_is_made_again(code, tmp_path):
     subprocess.run(["git", "init", "-q", clone], check=True)
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run([sys.executable, "-m", "karpjax.launch", *SLICE], cwd=clone, env=env, capture_output=True, text=True,
-                          timeout=120)
+                          timeout=600)
     assert done.returncode == code, done.stderr[-2000:]
     assert "worker zero says done" in done.stdout and "preempted (the slice is PREEMPTED); start 2" in done.stderr
     calls = [line.split()[1] for line in (tmp_path / "calls").read_text().splitlines()]

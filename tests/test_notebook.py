@@ -29,7 +29,7 @@ def kernel(tmp_path, monkeypatch):
 def executed(name: str, tmp_path, kernel) -> tuple[str, list]:
     """(what the notebook printed, its pictures), run in tmp_path."""
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name=kernel, resources={"metadata": {"path": tmp_path}}).execute()
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name=kernel, resources={"metadata": {"path": tmp_path}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     text = "".join(output.text for output in outputs if output.output_type == "stream")
     return text, [output for output in outputs if "image/png" in output.get("data", {})]

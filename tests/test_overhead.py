@@ -97,7 +97,7 @@ def test_mutant_a_pass_over_memory(experiment, by_hand, monkeypatch):
 def test_the_study_writes_its_log(tmp_path):
     log = tmp_path / "results.jsonl"
     done = subprocess.run([sys.executable, "-m", "experiments.overhead.run", "--quick", f"--log={log}"], cwd=ROOT,
-                          capture_output=True, text=True, timeout=300)
+                          capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     *rows, summary = map(json.loads, log.read_text().splitlines())
     assert [row["first"] for row in rows] == ["karpjax", "bare"]

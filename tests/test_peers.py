@@ -21,7 +21,7 @@ def start(process: int, port: int, *flags: str, processes: int = 2, cwd=ROOT):
 
 
 def refused(process, *words: str) -> None:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 2 and "Traceback" not in output, output[-2000:]
     line = next(line for line in output.splitlines() if line.startswith("karpjax: error: "))
     assert all(word in line for word in words), line

@@ -24,7 +24,7 @@ watch.close()
 
 def run(folder, doing: str, seconds: float):
     return subprocess.run([sys.executable, "-c", PROGRAM, folder, doing, str(seconds)], cwd=ROOT, capture_output=True,
-                          text=True, timeout=60)
+                          text=True, timeout=600)
 
 
 def test_standing_still_ends_it_with_the_stacks_and_the_silent_process(tmp_path):
@@ -77,7 +77,7 @@ def test_a_stopped_process_is_named(tmp_path):
     os.kill(second.pid, signal.SIGSTOP)
     started = time.monotonic()
     try:
-        said = finished(first, code=watch.CODE, timeout=120)
+        said = finished(first, code=watch.CODE, timeout=600)
         assert time.monotonic() - started < 4 * after
         assert "karpjax: error: hung" in said and "process 1 is dead or stopped" in said and "Thread 0x" in said
     finally:

@@ -87,7 +87,7 @@ def children(name: str, workdir, processes: int, *flags: str, devices: int = 1, 
     return [child(name, workdir, *flags, f"--process={i}", **options) for i in range(processes)]
 
 
-def finished(process: Fork, code: int = 0, timeout: int = 240) -> str:
+def finished(process: Fork, code: int = 0, timeout: int = 600) -> str:
     output, _ = process.communicate(timeout=timeout)
     assert process.returncode == code, f"exit code {process.returncode}, expected {code}:\n{output[-3000:]}"
     return output
