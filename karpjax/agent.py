@@ -27,7 +27,7 @@ class Agent:
     task's build: `from karpjax.tasks import ppo`, `def build(config): return ppo.build(config, env=Mine())`."""
 
     def __init__(self, config, own: Sequence[str], env=None, critic: bool = True):
-        check_own_keys(config, "env", "discount", *own)
+        check_own_keys(config, "env", "discount", *own, *(("normalize_advantages",) if "trace" in own else ()))
         check_keys(config, config, "config", required=("discount", *own, *(() if env else ("env",))))
         for name in ("discount", "trace"):
             if not 0 <= config.get(name, 0) <= 1:
@@ -35,6 +35,9 @@ class Agent:
         self.config = config
         self.env = env or environment(config)
         self.game = getattr(self.env, "players", 1) == 2
+        self.normalizes = config.get("normalize_advantages", not self.game)
+        if not isinstance(self.normalizes, bool):
+            raise UserError(f"config.normalize_advantages: expected True or False, found {self.normalizes!r}")
         check_keys(config.data, (*ROLLOUT, *(("pool",) if self.game else ())), "config.data", required=("num_envs", "length"))
         # Of a game the next state is seen by the other player, whose gain is this one's loss. A trace of GAE, which decays
         # with the discount, turns its sign with it: A(t) = delta(t) - discount trace A(t+1), of the other's advantage.
@@ -63,8 +66,9 @@ class Agent:
     def judged(self, trajectory: dict, variables: dict) -> dict:
         """The batch of an actor-critic: advantages by GAE, normalised over the rollout, and what the values should be.
 
-        A game's are left as they are. Its rewards have one scale, and where one side wins whatever the other does, advantages
-        are rounding: normalised, they would drive the loser to any move at all, and it would never find the one that saves it.
+        With config.normalize_advantages = False they are left as they are, and so are a game's. Where rewards have one scale
+        and a policy always ends the same, advantages are the values' errors and no more: normalised, they would outweigh the
+        entropy bonus and drive it to any action at all, and it would never find the ones that save it.
         """
         _, next_value = self.see(variables, trajectory["final_obs"])
         advantage = advantages.gae(*(trajectory[name] for name in ("reward", "value")), next_value, trajectory["terminated"],
@@ -72,7 +76,7 @@ class Agent:
         weight = trajectory.get("own", jnp.ones_like(advantage))
         return {**{name: trajectory[name] for name in ("obs", "action", "log_prob", "value")},
                 "target": advantage + trajectory["value"],
-                "advantage": advantage if self.game else advantages.normalized(advantage, weight), "weight": weight}
+                "advantage": advantages.normalized(advantage, weight) if self.normalizes else advantage, "weight": weight}
 
     def task(self, examples: Callable, loss: Callable, act: Callable | None = None) -> kj.Task:
         """act   of a game: who plays, (variables, obs (E, ...), keys (E,), states (E, ...)) -> as `act` above, the default"""
