@@ -8,7 +8,8 @@ from karpjax.agent import Agent, entropy_bonus, recent
 
 
 def build(config, env=None) -> kj.Task:
-    agent = Agent(config, own=("trace", "value_coefficient", "entropy_coefficient"), env=env)
+    agent = Agent(config, own=("trace", "value_coefficient", "entropy_coefficient"), env=env,
+                  optional=("normalize_advantages",))
 
     def loss(params, model_state, batch, key):
         policy, values, model_state = agent(params, model_state, batch["obs"], key)                       # (E, T)

@@ -19,7 +19,7 @@ OWN = ("trace", "clip", "value_clip", "value_coefficient", "entropy_coefficient"
 
 
 def build(config, env=None) -> kj.Task:
-    agent = Agent(config, own=OWN, env=env)
+    agent = Agent(config, own=OWN, env=env, optional=("normalize_advantages",))
     for name in ("clip", "value_clip", "target_kl"):
         if config[name] < 0 or (name == "clip" and not config[name]):
             raise UserError(f"config.{name}: expected {'more than 0' if name == 'clip' else '0 (off) or more'}, found "
