@@ -23,8 +23,8 @@ FRAMES = 250  # of a picture
 
 
 class Agent:
-    """config.env, config.model and config.data; `own` and `optional` are the task's keys of the config. An `env` of your own goes
-    to the task's build: `from karpjax.tasks import ppo`, `def build(config): return ppo.build(config, env=Mine())`."""
+    """config.env, config.model and config.data; `own` and `optional` are the task's keys of the config. An `env` of your own
+    goes to the task's build: `from karpjax.tasks import ppo`, `def build(config): return ppo.build(config, env=Mine())`."""
 
     def __init__(self, config, own: Sequence[str], env=None, critic: bool = True, optional: Sequence[str] = ()):
         check_own_keys(config, "env", "discount", *own, *optional)
