@@ -114,8 +114,11 @@ STUDIES = {
     "experiments/brax/run.py": ["--quick", "--robots", "reacher"],
     "experiments/kill_resume/run.py": ["--kills=1", "--steps=6", "--tasks=poly"],
 }
-
-
+NEEDS = {  # module, and the package it comes in
+    "experiments/pods/scaling.py": ("libtpu", "libtpu"),
+    "experiments/highway/run.py": ("highway_env", "highway-env"),
+    "experiments/brax/run.py": ("brax", "brax"),
+}
 READ_SHARED_DATA = ("experiments/published_weights/run.py", "experiments/imdb/run.py", "experiments/finetune/run.py")
 
 
@@ -124,11 +127,8 @@ def test_studies_still_run(script, tmp_path):
     log = tmp_path / "log.jsonl"
     if script in READ_SHARED_DATA and not SHARED.exists():
         pytest.skip("KARPJAX_TEST_DATA: no shared data here")
-    if script == "experiments/pods/scaling.py" and importlib.util.find_spec("libtpu") is None:
-        pytest.skip("libtpu is not installed")
-    for extra in ("highway_env", "brax"):
-        if script == f"experiments/{extra.removesuffix('_env')}/run.py" and importlib.util.find_spec(extra) is None:
-            pytest.skip(f"{extra} is not installed")
+    if script in NEEDS and importlib.util.find_spec(NEEDS[script][0]) is None:
+        pytest.skip(f"{NEEDS[script][1]} is not installed")
     own = {"XLA_FLAGS": ""} if "pods" in script else {}  # libtpu does not know the CPU's
     done = run([script, *STUDIES[script], f"--log={log}"], **own)
     assert done.returncode == 0, done.stderr[-2000:]
