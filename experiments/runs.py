@@ -54,8 +54,11 @@ def trained(name: str, workdir, **overrides) -> dict:
 class Log:
     """The rows of a study, written whole with each: a study that is started again finds its runs done, and writes them anew."""
 
-    def __init__(self, file):
-        self.file, self.rows = pathlib.Path(file), []
+    def __init__(self, file, keep: Callable = lambda row: False):
+        """keep(row): whether a row that is there already stays."""
+        self.file = pathlib.Path(file)
+        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        self.rows = [row for row in map(json.loads, lines) if keep(row)]
 
     def __call__(self, row: dict) -> None:
         self.rows.append(row)
@@ -71,5 +74,7 @@ def command(study: Callable, log, arguments: Callable = lambda parser: None) -> 
     parser.add_argument("--quick", action="store_true", help="a few steps, for tests: the figures say nothing")
     arguments(parser)
     options = parser.parse_args()
+    if options.quick and options.log == str(log):
+        parser.error(f"--quick needs a --log of its own: {log or 'the default'} is for whole runs")
     with tempfile.TemporaryDirectory() as folder:
         study(options, pathlib.Path(options.workdir or folder).resolve())

@@ -106,6 +106,7 @@ STUDIES = {
     "experiments/masked_ablation/run.py": ["--quick"],
     "experiments/finetune/run.py": ["--quick"],
     "experiments/policy_gradients/run.py": ["--quick", "--only=a2c_cartpole,ppo_pendulum", "--seeds=1"],
+    "experiments/policy_gradients/choose.py": ["ppo_acrobot", "discount=0.9", "--quick", "--seeds", "0", "1"],
     "experiments/policy_gradients/optimum.py": ["--quick"],
     "experiments/policy_speed/run.py": ["--quick"],
     "experiments/games/run.py": ["--quick"],

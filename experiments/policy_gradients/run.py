@@ -8,11 +8,8 @@ run's own summary, and when the mean return of the last episodes (as many of eac
 reached the criterion, in environment steps and in seconds of training, compilation apart. Evaluation: the most likely
 actions on a fixed set of seeds. --quick: two rollouts.
 """
-import argparse
-import json
 import pathlib
 import sys
-import tempfile
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -22,7 +19,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
 from experiments.policy_gradients.optimum import starts, unseen  # noqa: E402
-from experiments.runs import config_of, trained  # noqa: E402
+from experiments.runs import Log, command, config_of, trained  # noqa: E402
 from karpjax import metrics  # noqa: E402
 from karpjax.envs import spaces  # noqa: E402
 from karpjax.experiment import assemble  # noqa: E402
@@ -33,6 +30,11 @@ from karpjax.sweep import over_seeds, table  # noqa: E402
 BARS = {"ppo_cartpole": 475, "a2c_cartpole": 475, "ppo_acrobot": -90, "ppo_pendulum": -150, "ppo_reacher": -18,
         "ppo_grid_nav": None, "ppo_minatar": 28}
 FIRST = 10
+
+
+def short(source) -> dict:
+    """What makes a run one of two rollouts, for tests."""
+    return {"steps": 2 * source.chunk, "eval_every": source.chunk, "save_every": source.chunk, "data.eval_episodes": 8}
 
 
 def random_policy(source) -> float:
@@ -54,46 +56,33 @@ def first_above(workdir, bar: float, examples_per_step: float) -> dict:
     return {}
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default=",".join(name for name in BARS if name != "ppo_minatar"),
-                        help="ppo_minatar, which needs gymnax and hours, only where it is named")
-    parser.add_argument("--seeds", type=int, default=0, help="0: ten for CartPole, five for the others")
-    parser.add_argument("--workdir", default="", help="where a study that was stopped goes on; empty: nowhere")
-    parser.add_argument("--log", default=str(HERE / "results.jsonl"))
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
-    if options.quick and options.log == parser.get_default("log"):
-        parser.error("--quick needs a --log of its own: results.jsonl is for whole runs")
-    names, log_file = options.only.split(","), pathlib.Path(options.log)
-    rows = [json.loads(line) for line in log_file.read_text().splitlines()] if log_file.exists() else []
-    rows = [row for row in rows if row["config"] not in names]
+def study(options, folder: pathlib.Path):
+    names = options.only.split(",")
+    log = Log(options.log, keep=lambda row: row["config"] not in names)
+    for name in names:
+        source = assemble(*config_of(name)).source
+        seeds = options.seeds or (10 if "cartpole" in name else 5)
+        log({"config": name, "random_policy": random_policy(source), "criterion": BARS[name]})
+        summaries = []
+        for seed in range(FIRST, FIRST + seeds):
+            workdir = folder / f"{name}_{seed}"
+            summary = trained(name, workdir, seed=seed, **(short(source) if options.quick else {}))
+            reached = first_above(workdir, BARS[name], source.examples_per_step) if BARS[name] else {}
+            if name == "ppo_grid_nav":  # of mean lengths; an episode that never arrives counts its 64 steps
+                summary["eval/length_over_shortest"] = summary["eval/length"] / float(starts(source)["shortest"].mean())
+            summaries.append({**summary, **{f"reached/{key}": value for key, value in reached.items()}})
+            log({"config": name, "seed": seed, **summaries[-1]})
+        names_of_all = {key: None for summary in summaries for key in summary}     # a seed may never have reached it
+        found = over_seeds([{**names_of_all, **summary} for summary in summaries])
+        log({"config": name, "seeds": seeds, "metrics": found})
+        print(table(found), flush=True)
 
-    def log(row):
-        rows.append(row)
-        log_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            source = assemble(*config_of(name)).source
-            quick = {"steps": 2 * source.chunk, "eval_every": source.chunk, "save_every": source.chunk,
-                     "data.eval_episodes": 8} if options.quick else {}
-            seeds = options.seeds or (10 if "cartpole" in name else 5)
-            log({"config": name, "random_policy": random_policy(source), "criterion": BARS[name]})
-            summaries = []
-            for seed in range(FIRST, FIRST + seeds):
-                workdir = pathlib.Path(options.workdir or folder) / f"{name}_{seed}"
-                summary = trained(name, workdir, seed=seed, **quick)
-                reached = first_above(workdir, BARS[name], source.examples_per_step) if BARS[name] else {}
-                if name == "ppo_grid_nav":  # of mean lengths; an episode that never arrives counts its 64 steps
-                    summary["eval/length_over_shortest"] = summary["eval/length"] / float(starts(source)["shortest"].mean())
-                summaries.append({**summary, **{f"reached/{key}": value for key, value in reached.items()}})
-                log({"config": name, "seed": seed, **summaries[-1]})
-            names_of_all = {key: None for summary in summaries for key in summary}     # a seed may never have reached it
-            found = over_seeds([{**names_of_all, **summary} for summary in summaries])
-            log({"config": name, "seeds": seeds, "metrics": found})
-            print(f"{name}: random policy {rows[-seeds - 2]['random_policy']:.2f}, criterion {BARS[name]}")
-            print(table(found), flush=True)
+
+def arguments(parser):
+    parser.add_argument("--only", default=",".join(name for name in BARS if name != "ppo_minatar"),
+                        help="ppo_minatar, which needs gymnax and an hour, only where it is named")
+    parser.add_argument("--seeds", type=int, default=0, help="0: ten for CartPole, five for the others")
 
 
 if __name__ == "__main__":
-    main()
+    command(study, HERE / "results.jsonl", arguments)

@@ -1,0 +1,50 @@
+"""How settings were chosen: a config with other values, on seeds that the results do not use (those of run.py are 10 and up).
+
+    python experiments/policy_gradients/choose.py ppo_pendulum discount=0.98 trace=0.95 --seeds 0 1 2
+    python experiments/policy_gradients/choose.py ppo_pendulum --seeds 0 1 2                        # as it is
+
+A line a seed is added to trials.jsonl: the values that differ, and the run's own summary. The same trial again replaces its
+line. --quick: two rollouts.
+"""
+import ast
+import pathlib
+import sys
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from experiments.policy_gradients.run import FIRST, short  # noqa: E402
+from experiments.runs import Log, command, config_of, trained  # noqa: E402
+from karpjax.experiment import assemble  # noqa: E402
+
+
+def value_of(text: str):
+    """A number, a tuple, a dict, or the text itself: what a config may hold."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def study(options, folder: pathlib.Path):
+    values = {name: value_of(text) for name, _, text in (given.partition("=") for given in options.values)}
+    own = short(assemble(*config_of(options.config)).source) if options.quick else {}
+    if max(options.seeds) >= FIRST:
+        raise SystemExit(f"--seeds: expected at most {FIRST - 1}, found {max(options.seeds)}; others are for results")
+    for seed in options.seeds:
+        trial = {"config": options.config, "values": values, "seed": seed}
+        name = "_".join([options.config, *options.values, str(seed)]).replace("/", "-")
+        summary = trained(options.config, folder / name, seed=seed, **values, **own)
+        log = Log(options.log, keep=lambda row: {key: row[key] for key in trial} != trial)     # other processes write it too
+        log({**trial, **summary})
+
+
+def arguments(parser):
+    parser.add_argument("config", help="a name in configs/")
+    parser.add_argument("values", nargs="*", help="name=value, by path")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+
+
+if __name__ == "__main__":
+    command(study, HERE / "trials.jsonl", arguments)
