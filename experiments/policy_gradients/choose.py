@@ -7,6 +7,7 @@ A line a seed is added to trials.jsonl: the values that differ, and the run's ow
 line. --quick: two rollouts.
 """
 import ast
+import json
 import pathlib
 import sys
 
@@ -33,7 +34,7 @@ def study(options, folder: pathlib.Path):
     if max(options.seeds) >= FIRST:
         raise SystemExit(f"--seeds: expected at most {FIRST - 1}, found {max(options.seeds)}; others are for results")
     for seed in options.seeds:
-        trial = {"config": options.config, "values": values, "seed": seed}
+        trial = json.loads(json.dumps({"config": options.config, "values": values, "seed": seed}))    # as a log has it
         name = "_".join([options.config, *options.values, str(seed)]).replace("/", "-")
         summary = trained(options.config, folder / name, seed=seed, **values, **own)
         log = Log(options.log, keep=lambda row: {key: row[key] for key in trial} != trial)     # other processes write it too
