@@ -30,13 +30,13 @@ def value_of(text: str):
 
 def study(options, folder: pathlib.Path):
     values = {name: value_of(text) for name, _, text in (given.partition("=") for given in options.values)}
-    own = short(assemble(*config_of(options.config)).source) if options.quick else {}
     if max(options.seeds) >= FIRST:
         raise SystemExit(f"--seeds: expected at most {FIRST - 1}, found {max(options.seeds)}; others are for results")
+    own = short(assemble(*config_of(options.config)).source) if options.quick else {}
     for seed in options.seeds:
         trial = json.loads(json.dumps({"config": options.config, "values": values, "seed": seed}))    # as a log has it
         name = "_".join([options.config, *options.values, str(seed)]).replace("/", "-")
-        summary = trained(options.config, folder / name, seed=seed, **values, **own)
+        summary = trained(options.config, folder / name, **{**values, **own, "seed": seed})
         log = Log(options.log, keep=lambda row: {key: row[key] for key in trial} != trial)     # other processes write it too
         log({**trial, **summary})
 
