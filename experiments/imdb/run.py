@@ -35,7 +35,8 @@ SIZES = {  # tokens of a row, packed and of a review; rates and steps for each s
     "tiny": TINY,
     # Fitted to two and a half hours of 2 cores: a third of a pass, in small batches (as many rows a second as large ones, and
     # four times the steps), with the 80/10/10 that experiments/masked_ablation found best; a fifth of the test reviews.
-    "mini": {**TINY, "model": dict(layers=4, width=256, heads=4), "length": 128, "steps": {1: 40, 10: 200, 90: 700},
+    "mini": {**TINY, "model": dict(layers=4, width=256, heads=4), "length": 128,
+             "rates": {1: (3e-4, 1e-3), 10: (1e-3,), 90: (1e-3,)}, "steps": {1: 40, 10: 200, 90: 500}, "evaluations": 1,
              "pretraining": {"steps": 4000, "data.batch_size": 16, "replace": True, "eval_every": 2000, "save_every": 500},
              "test": "test[:20%]"},
     "small": dict(model=dict(layers=4, width=512, heads=8), packed=512, length=512,
@@ -78,7 +79,8 @@ def study(options, workdir: pathlib.Path):
     def sentiment(share: int, start: str, seed: int, rate: float, folder: str, **own) -> dict:
         steps = 3 if options.quick else size["steps"][share]
         return trained("imdb_sentiment", workdir / folder, **{
-            **common, "data.train": f"train[{seed * share}%:{(seed + 1) * share}%]", "steps": steps, "eval_every": steps // 2,
+            **common, "data.train": f"train[{seed * share}%:{(seed + 1) * share}%]", "steps": steps,
+            "eval_every": steps // size.get("evaluations", 2),
             "optimizer.learning_rate.peak_value": rate, "optimizer.learning_rate.warmup_steps": max(1, steps // 10),
             "data.test": size.get("test", "test"), "seed": seed,
             "init_from": str(pretraining) if start == "pretrained" else "", **own})
