@@ -14,7 +14,7 @@ def get_config():
         steps=600,
         model=dict(name="masked_lm", layers=2, width=128, heads=4),
         data=dict(path="", length=64, batch_size=32),
-        mask_rate=0.15,
+        mask_rate=0.15,                                      # BERT's; the larger ones take 0.3
         optimizer=dict(name="adamw", weight_decay=0.01, clip=1.0, b2=0.98, learning_rate=dict(
             name="warmup_cosine_decay_schedule", init_value=0.0, peak_value=2e-3, warmup_steps=60)),
         log_every=20, eval_every=200, save_every=200,

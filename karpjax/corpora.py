@@ -1,4 +1,4 @@
-"""Texts as people have them on disk, as rows of tokens: packed for pretraining, or a document a row for classification.
+"""Texts as people have them on disk or in TFDS, as rows of tokens: packed for pretraining, or a document a row to classify.
 
 All is read into memory and checked before anything is written: for corpora of up to a few gigabytes.
 """
@@ -11,6 +11,7 @@ import numpy as np
 
 from karpjax import tokenizer
 from karpjax.errors import UserError
+from karpjax.sources.datasets import in_order, open_split
 from karpjax.tokenizer import Vocabulary
 
 SUFFIXES = (".txt", ".jsonl")
@@ -61,17 +62,19 @@ class FoundText:
                 "fingerprint": self.vocabulary.fingerprint, "tokens": tokens}
 
 
-def text(source: pathlib.Path, length: int, vocabulary: int, tokenizer_file: str = "", lowercase: bool = False,
-         pack: bool = False, without: str = "") -> FoundText:
-    """DIR/train.jsonl, DIR/test.txt, ..., or more files a split in DIR/train/. A line of JSONL is a document, {"text": ...}
-    and perhaps "label" (text, or a number; below 0: none); in a .txt file an empty line ends one.
+def text(source, length: int, vocabulary: int, tokenizer_file: str = "", lowercase: bool = False, pack: bool = False,
+         without: str = "") -> FoundText:
+    """`source` is a folder's path: DIR/train.jsonl, DIR/test.txt, ..., or more files a split in DIR/train/. A line of JSONL is
+    a document, {"text": ...} and perhaps "label" (text, or a number; below 0: none); in a .txt file an empty line ends one.
+    Or it is a TFDS builder of texts: imdb_reviews, glue/sst2.
 
     length       of a row, in tokens
     vocabulary   size of a tokenizer that is trained on all splits but HELD_OUT; or tokenizer_file, the JSON of one that was
     pack         documents one after another, cut into full rows; else one a row, cut at its end or padded, with its label
     without      a file; documents that stand in it too are left out of all splits but HELD_OUT, by their exact text
     """
-    documents = {split: shuffled([each for file in files for each in read(file)]) for split, files in files_of(source).items()}
+    found = in_files(source) if isinstance(source, pathlib.Path) else in_tfds(source)
+    documents = {split: shuffled(each) for split, each in found.items()}
     seen = [split for split in documents if split not in HELD_OUT]
     if without:
         there = {each.text for each in read(pathlib.Path(without))}
@@ -91,13 +94,21 @@ def text(source: pathlib.Path, length: int, vocabulary: int, tokenizer_file: str
         raise UserError(f"a vocabulary of {vocabulary.size}: expected at most {1 << 16}, tokens are stored in 16 bits")
     if length < 8:
         raise UserError(f"--length={length}: expected at least 8 tokens")
-    rows = {split: Tokens(packed(encoded(each, vocabulary), length, vocabulary) if pack else
-                          single(encoded(each, vocabulary), [classes.index(one.label) for one in each], length, vocabulary))
-            for split, each in documents.items()}
+    rows = {}
+    for split, each in documents.items():
+        ids = encoded(each, vocabulary)
+        if cut := sum(len(one) + 2 > length for one in ids) * (not pack):
+            print(f"{split}: {cut} of {len(ids)} documents are longer than a row of {length} tokens, their ends were cut off")
+        rows[split] = Tokens(packed(ids, length, vocabulary) if pack else
+                             single(ids, [classes.index(one.label) for one in each], length, vocabulary))
     return FoundText(classes, length, vocabulary, rows)
 
 
 # --------------------------------------------------------------------------------------------------------------- files
+
+def in_files(folder: pathlib.Path) -> dict[str, list[Document]]:
+    return {split: [each for file in files for each in read(file)] for split, files in files_of(folder).items()}
+
 
 def files_of(source: pathlib.Path) -> dict[str, list[pathlib.Path]]:
     """{"train": files, ...}: files by their name, folders by theirs."""
@@ -143,6 +154,11 @@ def parsed(line: str, where: str) -> Document:
         raise UserError(f"{where}: not JSON ({error.msg} at {error.pos}); expected a line {{\"text\": ...}}") from error
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         raise UserError(f"{where}: expected an object with a text, {{\"text\": \"...\"}}, found {line[:60]}")
+    try:
+        row["text"].encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: half of a surrogate pair (character {error.start} of the text), which is no character; "
+                        "leave it out") from error
     label = row.get("label", "")
     return Document(row["text"], "" if label is None or isinstance(label, int) and label < 0 else str(label))
 
@@ -155,6 +171,26 @@ def read_tokenizer(file: str) -> str:
         return path.read_text()
     except UnicodeDecodeError as error:
         raise UserError(f"--tokenizer={file}: not text; expected a tokenizer's JSON") from error
+
+
+# ---------------------------------------------------------------------------------------------------------------- TFDS
+
+def in_tfds(builder) -> dict[str, list[Document]]:
+    """Its "text", or its only text by another name; its "label", by the name of the class."""
+    from tensorflow_datasets import features as kinds
+    features = dict(builder.info.features.items())
+    texts = [name for name, feature in features.items() if isinstance(feature, kinds.Text)]
+    name = "text" if "text" in texts else texts[0] if len(texts) == 1 else ""
+    if not name or "train" not in builder.info.splits:
+        raise UserError(f"data set {builder.name!r}: expected a split train and one text a row; found the splits "
+                        f"{sorted(builder.info.splits)} and the texts {texts}; write it as JSONL, {{\"text\": ...}} a line")
+    label = features.get("label") if isinstance(features.get("label"), kinds.ClassLabel) else None
+
+    def document(row) -> Document:
+        return Document(row[name].decode(), label.int2str(row["label"]) if label and row["label"] >= 0 else "")
+
+    return {split: [document(row) for row in in_order(open_split(builder, split), f"{builder.name}/{split}")]
+            for split in builder.info.splits}
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
@@ -178,7 +214,7 @@ def labelled(documents: dict, source) -> dict:
 def classes_of(documents: dict, source) -> list[str]:
     """The labels of the train split, numbers in their order; every document of every split must have one of them."""
     labels = {each.label for each in documents["train"]}
-    classes = sorted(labels - {""}, key=lambda label: (not label.isdigit(), int(label) if label.isdigit() else 0, label))
+    classes = sorted(labels - {""}, key=lambda label: (not label.isdecimal(), int(label) if label.isdecimal() else 0, label))
     for split, each in documents.items():
         counts = collections.Counter(one.label for one in each)
         if counts[""]:

@@ -9,7 +9,8 @@
     --data_dir=DIR     where to ("": $TFDS_DATA_DIR, or TFDS's default)
     --classes=a,b,c    names of the classes, for idx, cifar and npz
     --overwrite        replace a set of that name
-    for text (karpjax/corpora.py): train.jsonl or train.txt; --length of a row, in tokens (128)
+    for text (karpjax/corpora.py): train.jsonl or train.txt, or --from=tfds:imdb_reviews, a set that TFDS has prepared in
+                       --data_dir; --length of a row, in tokens (128)
     --vocabulary=N     train a tokenizer of that size (8192) on all splits but test and validation; or --tokenizer=JSON
     --lowercase        it does not tell upper case from lower
     --pack             for pretraining: documents one after another in full rows; else each in a row of its own, with its label
@@ -23,27 +24,34 @@ import pathlib
 
 from karpjax import cli, corpora, importers
 from karpjax.errors import UserError, did_you_mean
-from karpjax.sources.datasets import default_data_dir, prepare_once
+from karpjax.sources.datasets import default_data_dir, prepare_once, prepared_builder
 
 FORMATS = {"imagefolder": importers.imagefolder, "idx": importers.idx, "cifar": importers.cifar, "npz": importers.npz,
            "text": corpora.text}
 FOR_TEXT = dict(length=0, vocabulary=0, tokenizer="", lowercase=False, pack=False, without="")
+TFDS = "tfds:"
 VERSION = "1.0.0"
 
 
 def prepare(format: str, source, name: str, data_dir: str = "", overwrite: bool = False, **options) -> dict:
-    """Import `source` and write it as data set `name`; what was written, as main prints it. `options` are the importer's."""
+    """Import `source` and write it as data set `name`; what was written, as main prints it. `options` are the importer's.
+
+    source    a path; for format "text" also "tfds:NAME"
+    """
+    of_tfds = str(source).removeprefix(TFDS) if str(source).startswith(TFDS) else ""
     source, data_dir = pathlib.Path(source).expanduser(), pathlib.Path(default_data_dir(str(data_dir)))
     if format not in FORMATS:
         raise UserError(f"--format={format}{did_you_mean(format, FORMATS)}")
     if not name.isidentifier() or name != name.lower():
         raise UserError(f"--name={name}: expected lower-case letters, digits and underscores, as in my_set")
-    if format == "npz" and not source.is_file() or format != "npz" and not source.is_dir():
+    if of_tfds and format != "text":
+        raise UserError(f"--from={source}: config.data.name = {of_tfds!r} reads it as it is; only texts are prepared from TFDS")
+    if not of_tfds and (format == "npz" and not source.is_file() or format != "npz" and not source.is_dir()):
         raise UserError(f"--from={source}: expected a {'file' if format == 'npz' else 'folder'}, found "
                         f"{'nothing' if not source.exists() else 'another kind of thing'}")
     if (data_dir / name).exists() and not overwrite:
         raise UserError(f"data set {name!r} is already in {data_dir}; take another --name, or replace it with --overwrite")
-    found = FORMATS[format](source, **options)
+    found = FORMATS[format](prepared_builder(of_tfds, str(data_dir)) if of_tfds else source, **options)
     write(name, found, data_dir, replace=overwrite)
     return {"name": name, "data_dir": str(data_dir), **found.summary(),
             "examples": {split: len(rows) for split, rows in found.splits.items()}}

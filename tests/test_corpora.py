@@ -4,11 +4,13 @@ import json
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 import karpjax as kj
 from karpjax import corpora, tokenizer
 from karpjax.errors import UserError
 from karpjax.prepare import main as prepare_main, prepare
+from karpjax.sources.datasets import prepare_once, prepared_builder
 from test_prepare import command, done
 
 REVIEWS = [{"text": f"A {word} film, number {i}. " + "It goes on and on. " * (i % 4), "label": i % 2}
@@ -88,6 +90,62 @@ def test_text_files_and_folders(tmp_path):
     assert all(each in text for each in ("A third", "Another.", "One\nparagraph."))
 
 
+def test_texts_of_tfds(tmp_path, capsys):
+    """A set as imdb_reviews is: named labels, and texts without one. The labels keep their names, packed or not."""
+    tfds_set(tmp_path, {"text": tfds.features.Text(), "label": tfds.features.ClassLabel(names=["neg", "pos"])},
+             {"train": [(row["text"], row["label"]) for row in REVIEWS], "unsupervised": [("Neither.", -1)] * 2})
+    report = prepare("text", "tfds:reviews_of_tfds", "reviews", str(tmp_path / "tfds"), length=64, vocabulary=300)
+    assert report["examples"] == {"train": 40} and "unsupervised: no document has a label" in capsys.readouterr().out
+    source = source_of(tmp_path, test="")
+    rows = {name: source.data["train"][name] for name in ("tokens", "label")}
+    by_tokens = {tuple(source.encode([row["text"]])[0]): row["label"] for row in REVIEWS}
+    assert all(by_tokens[tuple(tokens)] == label for tokens, label in zip(rows["tokens"].astype(int), rows["label"]))
+    assert prepared_builder("reviews", str(tmp_path / "tfds")).info.features["label"].names == ["neg", "pos"]
+    packed = prepare("text", "tfds:reviews_of_tfds", "packed", str(tmp_path / "tfds"), length=64, vocabulary=300, pack=True)
+    assert set(packed["examples"]) == {"train", "unsupervised"}
+
+
+def test_the_only_text_by_another_name(tmp_path):
+    tfds_set(tmp_path, {"sentence": tfds.features.Text()}, {"train": [("One.",), ("Two.",)]})
+    assert prepare("text", "tfds:reviews_of_tfds", "reviews", str(tmp_path / "tfds"), length=8, vocabulary=300,
+                   pack=True)["examples"]["train"]
+
+
+def test_tfds_sets_that_will_not_do(tmp_path):
+    make = lambda name="reviews_of_tfds", format="text", **options: prepare(
+        format, f"tfds:{name}", "reviews", str(tmp_path / "tfds"), **options)
+    tfds_set(tmp_path, {"title": tfds.features.Text(), "body": tfds.features.Text()}, {"train": [("One.", "Two.")]})
+    with pytest.raises(UserError, match=r"one text a row; found .* the texts \['title', 'body'\]"):
+        make(length=64, vocabulary=300)
+    with pytest.raises(UserError, match="'revews': TFDS does not know it"):
+        make("revews", length=64, vocabulary=300)
+    with pytest.raises(UserError, match="only texts are prepared from TFDS"):
+        make(format="cifar")
+    assert not (tmp_path / "tfds" / "reviews").exists()
+
+
+def tfds_set(folder, features: dict, splits: dict) -> None:
+    """Writes reviews_of_tfds: splits {"train": [row, ...]}, a row being the values of the features."""
+    class ReviewsOfTfds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True)
+
+        def _split_generators(self, dl_manager):
+            return {split: enumerate(dict(zip(features, row)) for row in rows) for split, rows in splits.items()}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+    prepare_once(ReviewsOfTfds, folder / "tfds", folder / "tfds" / "reviews_of_tfds" / "1.0.0")
+
+
+def test_it_says_how_many_are_cut(reviews, capsys):
+    make(reviews, length=12)
+    longer = [len(source_of(reviews).vocabulary.encode([row["text"]], 1000)[0].nonzero()[0]) > 12 for row in REVIEWS]
+    assert 0 < sum(longer) < 40 and f"train: {sum(longer)} of 40 documents are longer" in capsys.readouterr().out
+
+
 def test_windows_line_ends_and_blanks_end_paragraphs_too(tmp_path):
     (tmp_path / "train.txt").write_bytes(b"One\r\nparagraph.\r\n\r\nAnother.\r\n  \r\nA third.")
     assert [d.text for d in corpora.read(tmp_path / "train.txt")] == ["One\nparagraph.", "Another.", "A third."]
@@ -110,6 +168,14 @@ def test_flags_that_mean_nothing(flags, says, tmp_path):
         prepare_main([*flags, f"--from={tmp_path}", "--name=a"])
 
 
+def huge_tokenizer(folder) -> str:
+    """The file of one with more tokens than 16 bits hold."""
+    made = json.loads(tokenizer.train([row["text"] for row in REVIEWS], 300))
+    made["model"]["vocab"] |= {f"word{i}": i for i in range(300, 70000)}
+    (folder / "huge.json").write_text(json.dumps(made))
+    return str(folder / "huge.json")
+
+
 BAD = {
     "an empty file": (lambda raw: (raw / "train.jsonl").write_text(""), {}, r"train\.jsonl: no document in it"),
     "empty lines": (lambda raw: (raw / "train.jsonl").write_text("\n \n"), {}, r"found empty lines"),
@@ -124,7 +190,12 @@ BAD = {
                                  r"1 of 41 documents have no label"),
     "no labels": (lambda raw: jsonl(raw / "train.jsonl", [{"text": "a"}]), {}, r"no document has a label; .* --pack"),
     "a vocabulary too small": (lambda raw: None, {"vocabulary": 10}, r"--vocabulary=10: expected at least 260"),
-    "a vocabulary too large": (lambda raw: None, {"tokenizer_file": "huge"}, r"--tokenizer=huge: no such file"),
+    "no such tokenizer": (lambda raw: None, {"tokenizer_file": "missing"}, r"--tokenizer=missing: no such file"),
+    "a vocabulary too large": (lambda raw: None, {"tokenizer_file": huge_tokenizer}, r"vocabulary of 70000: expected at most"),
+    "half a character": (lambda raw: jsonl(raw / "train.jsonl", [{"text": "a\ud83d", "label": 0}]), {},
+                         r"line 1: half of a surrogate pair \(character 1"),
+    "a label that looks like a number": (lambda raw: jsonl(raw / "train.jsonl", [{"text": "a", "label": "²"}]), {},
+                                         r"labels outside the train split's: 0, 1; expected ²"),
     "every text left out": (lambda raw: jsonl(raw / "test.jsonl", REVIEWS), {"without": "test.jsonl"},
                             r"every document of train"),
     "rows too short": (lambda raw: None, {"length": 4}, r"--length=4: expected at least 8"),
@@ -136,6 +207,7 @@ def test_bad_texts(case, reviews):
     change, options, message = BAD[case]
     change(reviews / "raw")
     options = {**options, "without": str(reviews / "raw" / options["without"])} if "without" in options else options
+    options = {name: value(reviews) if callable(value) else value for name, value in options.items()}
     with pytest.raises(UserError, match=message) as error:
         make(reviews, **options)
     assert "\n" not in str(error.value) and not (reviews / "tfds").exists()

@@ -120,13 +120,20 @@ def test_vit(name, fields, names, source):
     images = jnp.asarray(given["images"], jnp.float32)
     variables, _ = drawn(model, images, names)
     logits, found = model.apply(variables, images, features=True)
-    for i in range(2):                                                 # the last state is normed here, not yet there
-        close(found[f"state{i}"], expected[f"state{i}"], atol=1e-5)
+    states_are_those_of(expected, found, count=3)
     close(logits, expected["logits"], atol=1e-5)
     value, gradient = jax.value_and_grad(lambda params: xent(model.apply({"params": params}, images), given["labels"]))(
         variables["params"])
     assert abs(value - expected["loss"]) < 1e-4 and np.abs(expected["logits"][0] - expected["logits"][1]).max() > 0.1
     gradients_are_those_of(expected, model, gradient, names)
+
+
+def states_are_those_of(expected: dict, found: dict, count: int) -> None:
+    """Every one that is stored, the last of an encoder after its norm."""
+    names = [name for name in expected if "state" in name and "gradient" not in name]
+    assert len(names) == count
+    for name in names:
+        close(found[name], expected[name], atol=1e-5)
 
 
 def xent(logits, labels):
@@ -154,11 +161,13 @@ def test_resnet(name, depth, source):
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_mae(source):
-    """Through the task's own targets and masks."""
+    """Through the task's own targets and masks; three states of the encoder, one of the decoder."""
     expected, given, model = reference("mae", source), make_transformers.pictures(), mae_form()
     images, order = jnp.asarray(given["images"], jnp.float32), jnp.asarray(given["order"])
     variables, _ = drawn(model, images)
-    close(model.apply(variables, images, order=order, keep=2), expected["logits"], atol=1e-5)
+    pixels, found = model.apply(variables, images, order=order, keep=2, features=True)
+    states_are_those_of(expected, found, count=4)
+    close(pixels, expected["logits"], atol=1e-5)
 
     def loss(params):
         pixels = model.apply({"params": params}, images, order=order, keep=2)

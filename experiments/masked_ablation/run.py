@@ -4,9 +4,9 @@
     python experiments/masked_ablation/run.py --quick --log=/tmp/quick.jsonl
 
 Tiny (2 layers, 128 wide) on 5M tokens of IMDB's reviews, prepared as configs/imdb_mlm.py says (or by experiments/imdb: then
---data_dir=runs/imdb/tfds). Three seeds of each; the loss is that of the same held-out rows under the same masks, 15 % whatever
-the training rate. A line a run in results.jsonl, then mean and deviation; ablation.png shows them. Started again it goes on
-where it stopped. --quick: a few steps of three variants, for tests.
+--data_dir=runs/imdb/tfds_128_256). Three seeds of each; the loss is that of the same held-out rows under the same masks, 15 %
+whatever the training rate. A line a run in results.jsonl, then mean and deviation; ablation.png shows them. Started again it
+goes on where it stopped. --quick: a few steps of three variants, for tests.
 """
 import pathlib
 import sys

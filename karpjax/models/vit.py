@@ -104,11 +104,14 @@ class MAE(Patches):
         elif self.is_initializing():
             self.param("mask", init, (self.decoder_width,))
         y = y + self.param("decoder_position", sines, y.shape[1:], 1).astype(y.dtype)            # (B, 1 + N, E)
+        decoded = []
         for i in range(self.decoder_layers):
             y = self.block(self.decoder_heads, f"decoder_block{i}")(y, None, None, train)
+            decoded.append(y)
         y = norm(self.eps, True, "decoder_norm")(y)[:, 1:]
         pixels = Dense(self.patch**2 * images.shape[-1], name="decoder_head")(y)                  # (B, N, P P C)
-        found = {"pooled": states[-1][:, 1:].mean(1), **{f"state{i}": x for i, x in enumerate(states)}}
+        found = {"pooled": states[-1][:, 1:].mean(1), **{f"state{i}": x for i, x in enumerate(states)},
+                 **{f"decoder_state{i + 1}": y for i, y in enumerate(decoded)}}
         return (pixels, found) if features else pixels
 
 

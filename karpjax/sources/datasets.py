@@ -4,6 +4,7 @@ What images (images.py) and texts (text.py) have in common. TFDS reads and write
 set that was prepared as tfrecord must be prepared again with `file_format="array_record"`. karpjax's own sets (digits) are
 prepared from the package on first use, offline.
 """
+from collections.abc import Iterator
 import importlib
 import os
 import pathlib
@@ -122,10 +123,15 @@ def read_records(rows, part: range, name: str) -> list:
         return [read_record(rows, i, name) for i in part]
 
 
+def in_order(rows, name: str) -> Iterator:
+    """Every record."""
+    for start in range(0, len(rows), READ_AT_ONCE):
+        yield from read_records(rows, range(start, min(start + READ_AT_ONCE, len(rows))), name)
+
+
 def read_all(rows, decode, name: str) -> dict:
     """A whole split as columns in host memory: {"image": (N, H, W, C), "label": (N,)}."""
-    parts = (range(start, min(start + READ_AT_ONCE, len(rows))) for start in range(0, len(rows), READ_AT_ONCE))
-    decoded = [decode(record) for part in parts for record in read_records(rows, part, name)]
+    decoded = [decode(record) for record in in_order(rows, name)]
     shapes = {tuple(column.shape for column in row.values()) for row in decoded}
     if len(shapes) != 1:
         raise UserError(f"data set {name}: rows of {len(shapes)} shapes, expected one to hold them in one array; give images "

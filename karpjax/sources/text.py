@@ -45,7 +45,7 @@ def prepared_text(data, augment=None) -> Source:
     features, metadata = builder.info.features, builder.info.metadata or {}
     if "tokens" not in features or "tokenizer" not in metadata:
         raise UserError(f"data set {data.name!r}: expected tokens and their tokenizer, found the features {sorted(features)}; "
-                        "prepare its texts with python -m karpjax.prepare --format=text")
+                        f"prepare its texts with python -m karpjax.prepare --format=text --from=tfds:{data.name} --name=...")
     names = [name for name in ("tokens", "segments", "label") if name in features]
 
     def decode(record):

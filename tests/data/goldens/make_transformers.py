@@ -6,7 +6,7 @@
 
 bert, roberta     BertForMaskedLM and RobertaForMaskedLM: every hidden state, the logits, the masked loss, its gradient
 vit, timm, deit   ViTForImageClassification, timm's VisionTransformer and VisionTransformerDistilled: the same
-mae               ViTMAEForPreTraining: predicted pixels, the loss at masked patches and its gradient
+mae               ViTMAEForPreTraining: the states of encoder and decoder, pixels, the loss at masked patches, its gradient
 resnet_basic, resnet_bottleneck   ResNetForImageClassification of 18 and 50 layers: every stage, the logits, some gradients
 positions         timm's resample_abs_pos_embed
 
@@ -79,8 +79,13 @@ def vit() -> dict:
     out = model(channels_first(given["images"]), output_hidden_states=True)
     loss = torch.nn.functional.cross_entropy(out.logits, torch.from_numpy(given["labels"]))
     loss.backward()
-    states = {f"state{i}": state.detach().numpy() for i, state in enumerate(out.hidden_states)}
-    return {**states, "logits": out.logits.detach().numpy(), "loss": loss.item(), **gradients(model)}
+    return {**normed_last(out.hidden_states, model.vit.layernorm), "logits": out.logits.detach().numpy(), "loss": loss.item(),
+            **gradients(model)}
+
+
+def normed_last(states, norm) -> dict:
+    """The states of an encoder, the last one after its norm, as ours."""
+    return {f"state{i}": state.detach().numpy() for i, state in enumerate([*states[:-1], norm(states[-1])])}
 
 
 def timm() -> dict:
@@ -99,13 +104,12 @@ def of_timm(architecture) -> dict:
     draw(model)
     states = []
     for part in (model.norm_pre, *model.blocks):
-        part.register_forward_hook(lambda module, inputs, output: states.append(output.detach().numpy()))
+        part.register_forward_hook(lambda module, inputs, output: states.append(output))
     given = pictures()
     logits = model(channels_first(given["images"]))
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(given["labels"]))
     loss.backward()
-    return {**{f"state{i}": state for i, state in enumerate(states)}, "logits": logits.detach().numpy(), "loss": loss.item(),
-            **gradients(model)}
+    return {**normed_last(states, model.norm), "logits": logits.detach().numpy(), "loss": loss.item(), **gradients(model)}
 
 
 def positions() -> dict:
@@ -156,9 +160,14 @@ def mae() -> dict:
     given = pictures()
     noise = np.argsort(given["order"], axis=1).astype(np.float32)
     import torch
-    out = model(channels_first(given["images"]), noise=torch.from_numpy(noise))
+    decoded = []
+    for part in model.decoder.decoder_layers:
+        part.register_forward_hook(lambda module, inputs, output: decoded.append(output))
+    out = model(channels_first(given["images"]), noise=torch.from_numpy(noise), output_hidden_states=True)
     out.loss.backward()
-    return {"logits": out.logits.detach().numpy(), "loss": out.loss.item(), **gradients(model)}
+    return {**normed_last(out.hidden_states, model.vit.layernorm), "logits": out.logits.detach().numpy(),
+            **{f"decoder_state{i}": y.detach().numpy() for i, y in enumerate(decoded, 1)}, "loss": out.loss.item(),
+            **gradients(model)}
 
 
 def channels_first(batch):
