@@ -179,7 +179,7 @@ def in_tfds(builder) -> dict[str, list[Document]]:
     """Its "text", or its only text by another name; its "label", by the name of the class."""
     from tensorflow_datasets import features as kinds
     features = dict(builder.info.features.items())
-    texts = [name for name, feature in features.items() if isinstance(feature, kinds.Text)]
+    texts = sorted(name for name, feature in features.items() if isinstance(feature, kinds.Text))
     name = "text" if "text" in texts else texts[0] if len(texts) == 1 else ""
     if not name or "train" not in builder.info.splits:
         raise UserError(f"data set {builder.name!r}: expected a split train and one text a row; found the splits "

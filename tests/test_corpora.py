@@ -115,7 +115,7 @@ def test_tfds_sets_that_will_not_do(tmp_path):
     make = lambda name="reviews_of_tfds", format="text", **options: prepare(
         format, f"tfds:{name}", "reviews", str(tmp_path / "tfds"), **options)
     tfds_set(tmp_path, {"title": tfds.features.Text(), "body": tfds.features.Text()}, {"train": [("One.", "Two.")]})
-    with pytest.raises(UserError, match=r"one text a row; found .* the texts \['title', 'body'\]"):
+    with pytest.raises(UserError, match=r"one text a row; found .* the texts \['body', 'title'\]"):
         make(length=64, vocabulary=300)
     with pytest.raises(UserError, match="'revews': TFDS does not know it"):
         make("revews", length=64, vocabulary=300)
