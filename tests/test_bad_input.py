@@ -189,6 +189,19 @@ def test_label_out_of_range(tmp_path):
     refused_untouched(tmp_path, result, "data set 'pictures': a label is 1", "expected 0 to 9", "prepare the set again")
 
 
+@pytest.mark.parametrize("config, edits, words", [
+    ("mlm_tiny", [('path=""', 'path="empty.txt"')], ["empty.txt: 0 bytes make 0 rows of 64, expected at least 10"]),
+    ("mlm_tiny", [('path=""', 'path="novel.txt"')], ["no text file 'novel.txt'; leave it empty for the embedded novel"]),
+    ("mlm_tiny", [("heads=4)", 'heads=4, positions="learned", context=32)')],
+     ["a row of 64 tokens is longer than the model's context, 32", "smaller --length"]),
+    ("imdb_sentiment", [('name="imdb"', 'name="imdb_packed"')],
+     ["'imdb_packed' has no labels; prepare its texts without --pack"]),
+    ("imdb_sentiment", [('name="imdb"', 'name="cifar10"')], ["'cifar10': expected tokens and their tokenizer"])])
+def test_texts(tmp_path, config, edits, words):
+    (tmp_path / "empty.txt").write_text("")
+    refused_untouched(tmp_path, train(tmp_path, changed((ROOT / "configs" / f"{config}.py").read_text(), *edits)), *words)
+
+
 # --------------------------------------------------------------------------------------------------- the workdir
 
 @pytest.fixture(scope="module")
