@@ -41,8 +41,8 @@ TASKS = {
     "masked_text": Entry("imdb_mlm.py", {"model.width": 32, "model.layers": 1, "model.heads": 2, "model.dropout": 0.1,
                                          "data.batch_size": 16, "data.name": "imdb", "data.train": "train", "data.test": "test",
                                          "data.validation": "train[:50]"}, {"model.dropout": 0.0}),
-    # Documents that share rows: segments, positions that start anew. Nearly all is to be masked but the special tokens, of which
-    # a row has few or many: unequal numbers again.
+    # Documents that share rows: segments, positions that start anew. Nearly all is to be masked but the special tokens, of
+    # which a row has few or many: unequal numbers again.
     "packed_text": Entry("imdb_mlm.py", {"model.width": 32, "model.layers": 1, "model.heads": 2, "data.batch_size": 16,
                                          "mask_rate": 0.95}, {}),
     "classify_text": Entry("imdb_sentiment.py", {"model.width": 32, "model.layers": 1, "model.heads": 2,
