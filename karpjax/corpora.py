@@ -73,7 +73,8 @@ def text(source, length: int, vocabulary: int, tokenizer_file: str = "", lowerca
     pack         documents one after another, cut into full rows; else one a row, cut at its end or padded, with its label
     without      a file; documents that stand in it too are left out of all splits but HELD_OUT, by their exact text
     """
-    found = in_files(source) if isinstance(source, pathlib.Path) else in_tfds(source)
+    in_folder = isinstance(source, pathlib.Path)
+    found, where = (in_files(source), source) if in_folder else (in_tfds(source), f"tfds:{source.name}")
     documents = {split: shuffled(each) for split, each in found.items()}
     seen = [split for split in documents if split not in HELD_OUT]
     if without:
@@ -85,8 +86,8 @@ def text(source, length: int, vocabulary: int, tokenizer_file: str = "", lowerca
             print(f"{split}: {len(documents[split]) - len(kept)} documents were left out, they stand in {without}")
             documents[split] = kept
     if not pack:
-        documents = labelled(documents, source)
-    classes = [] if pack else classes_of(documents, source)
+        documents = labelled(documents, where)
+    classes = [] if pack else classes_of(documents, where)
     made = read_tokenizer(tokenizer_file) if tokenizer_file else \
         tokenizer.train((each.text for split in seen for each in documents.get(split, ())), vocabulary, lowercase)
     vocabulary = tokenizer.vocabulary_of(made)
