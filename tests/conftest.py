@@ -1,4 +1,4 @@
-"""Every test runs on 8 simulated CPU devices; tests that need fewer make a smaller mesh.
+"""Every test runs on 8 simulated CPU devices; tests that need fewer make a smaller mesh. For the three runs see three_runs.py.
 
 Shape annotations (jaxtyping) are checked here, and only here: in production a jitted function pays nothing for them.
 """
@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nine tenths of these tests is LLVM optimising programs that run once. The HLO, and so what is tested, is the same without.
@@ -18,13 +19,18 @@ FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_pas
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # MLIR for every fusion: three times the time; 0.12 aborts at the flag
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
-# Programs are compiled once for all tests, pytest's workers and the processes they start.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="karpjax_tests_")
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 ROOT = pathlib.Path(__file__).parent.parent
+if "PYTEST_XDIST_WORKER" not in os.environ:  # one folder for the whole session, pytest's workers and their processes
+    SESSION = pathlib.Path(tempfile.mkdtemp(prefix="karpjax_tests_"))
+    atexit.register(shutil.rmtree, SESSION, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(SESSION / "programs")  # each is compiled once
+    os.environ["KARPJAX_TEST_TRAP"] = str(SESSION / "trap")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import trap  # noqa: E402
+
+trap.set_up(pathlib.Path(os.environ["KARPJAX_TEST_TRAP"]))  # G7: before anything that could import TensorFlow
 
 import jax  # noqa: E402
 
@@ -36,6 +42,8 @@ CHECKED = ["karpjax.models", "karpjax.tasks", "karpjax.task", "karpjax.step", "k
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 import pytest  # noqa: E402
+
+import three_runs  # noqa: E402
 
 gc.set_threshold(20_000, 20)  # tracing makes objects by the million: a tenth of the time was spent looking for their cycles
 
@@ -50,20 +58,65 @@ def embedded_sets(tmp_path_factory):
     prepare_stand_ins(os.environ["TFDS_DATA_DIR"])
 
 
+@pytest.fixture(autouse=True)
+def tensorflow_is_never_imported():
+    """G7, of every test and of every process that it starts."""
+    yield
+    assert not trap.sprung(), "TensorFlow was imported, here or in a process that this test started"
+
+
 # What may be skipped, and why; CI fails on any other skip (tests/test_house_rules.py reads this too).
 ALLOWED_SKIPS = ("libtpu", "KARPJAX_TEST_DATA", "PyTorch and transformers", "Gymnasium", "gymnax", "brax", "pgx",
-                 "highway-env")
+                 "highway-env", "outside git")
+COSTS, STARTED = three_runs.Costs(), time.monotonic()
+
+
+def pytest_addoption(parser):
+    three_runs.add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    three_runs.select(config, items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    COSTS.start()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    COSTS.attach(report)
+    return report
+
+
+def pytest_runtest_logreport(report):
+    COSTS.collect(report)
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
     for report in terminalreporter.stats.get("skipped", []):
         terminalreporter.write_line(f"skipped: {report.nodeid}: {report.longrepr[-1]}")
+    dearest = sorted(COSTS.seconds, key=COSTS.seconds.get, reverse=True)
+    terminalreporter.write_line(f"{sum(COSTS.seconds.values()):.0f} CPU seconds in {len(dearest)} tests; the dearest: " + ", ".join(
+        f"{name.split('/')[-1]} {COSTS.seconds[name]:.0f}" for name in dearest[:5]))
+    config.cache.set("karpjax/processor_seconds", COSTS.seconds)
 
 
 def pytest_sessionfinish(session, exitstatus):
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    skipped = reporter.stats.get("skipped", []) if reporter else []
+    if not reporter or "PYTEST_XDIST_WORKER" in os.environ or exitstatus:
+        return
+    skipped = reporter.stats.get("skipped", [])
     strange = [r.nodeid for r in skipped if not any(word in str(r.longrepr[-1]) for word in ALLOWED_SKIPS)]
-    if os.environ.get("CI") and strange and exitstatus == 0:
-        reporter.write_line(f"CI: these skips are not on the list in tests/conftest.py: {strange}", red=True)
+    wrong = [f"these skips are not on the list in tests/conftest.py: {strange}"] if strange else []
+    wrong += filter(None, [COSTS.too_slow(three_runs.read(three_runs.TIMES), three_runs.machine_seconds())])
+    for line in wrong:
+        reporter.write_line(f"CI: {line}", red=True)
+    if wrong and os.environ.get("CI"):
         session.exitstatus = 1
+    elif session.config.getoption("full") and session.config.args in (["tests"], [str(ROOT / "tests")]):
+        counts = {name: len(reporter.stats.get(name, [])) for name in ("passed", "skipped")}
+        three_runs.write_records(COSTS, counts, time.monotonic() - STARTED)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from command import python_path
 from guarantees.harness import ROOT, mesh_of
 from guarantees.registry import config_of
 from karpjax.loop import train
@@ -19,7 +20,7 @@ def made(tmp_path_factory):
 
 
 def run(*arguments):
-    env = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"} | {"PYTHONPATH": str(ROOT)}
+    env = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"} | {"PYTHONPATH": python_path()}
     return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, env=env, capture_output=True, text=True)
 
 

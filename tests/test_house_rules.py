@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from command import python_path
 from guarantees.registry import TASKS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -24,7 +25,7 @@ def blocks(language: str) -> list[str]:
 
 def run(arguments, **env):
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), **env})
+                          env={**os.environ, "PYTHONPATH": python_path(), **env})
 
 
 def lines(path) -> int:

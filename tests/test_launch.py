@@ -11,7 +11,7 @@ import time
 import pytest
 import yaml
 
-from guarantees.harness import ROOT
+from command import ROOT, python_path
 
 HERE = pathlib.Path(__file__).parent
 RUN = ["--config=configs/digits_cnn.py", "--config.model.width=4", "--config.eval_every=50", "--config.save_every=50"]
@@ -20,7 +20,7 @@ SLICE = ["tpu", "--name=my-slice", "--type=v5litepod-256", "--zone=us-west4-a", 
 
 
 def launch(*arguments, path: str = "", **options):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
+    env = {**os.environ, "PYTHONPATH": python_path(), "JAX_PLATFORMS": "cpu",
            "PATH": os.pathsep.join(filter(None, [path, os.environ["PATH"]]))}
     env.pop("XLA_FLAGS", None)
     return subprocess.Popen([sys.executable, "-m", "karpjax.launch", *arguments], cwd=ROOT, env=env, text=True,
@@ -66,7 +66,7 @@ def test_readme_line_runs(tmp_path):
 def test_slurm_is_found_in_the_environment(tmp_path):
     """README's line: --distributed, and Slurm's variables as srun sets them for two tasks of one node."""
     found = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
-    env = {**os.environ, **found, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    env = {**os.environ, **found, "PYTHONPATH": python_path(), "JAX_PLATFORMS": "cpu"}
     both = [subprocess.Popen([sys.executable, "-m", "karpjax.train", "--distributed", *RUN, "--config.steps=60",
                               f"--workdir={tmp_path}"], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                              env={**env, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}) for i in range(2)]
@@ -87,7 +87,7 @@ def test_readme_kubernetes_job(tmp_path):
     command = " ".join([command.replace("python", sys.executable), *RUN[1:], "--config.steps=60"])
     first = f"{job['metadata']['name']}-0.{spec['template']['spec']['subdomain']}"
     assert container["env"] == [{"name": "COORDINATOR", "value": first}]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COORDINATOR": "localhost"}
+    env = {**os.environ, "PYTHONPATH": python_path(), "JAX_PLATFORMS": "cpu", "COORDINATOR": "localhost"}
     pods = [subprocess.Popen([shell, flag, command], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                              env={**env, "JOB_COMPLETION_INDEX": str(i)}) for i in range(spec["completions"])]
     for pod in pods:
@@ -159,7 +159,7 @@ def test_a_slice_that_is_taken_away_is_made_again(code, tmp_path):
     program.chmod(0o755)
     clone = tmp_path / "clone"
     subprocess.run(["git", "init", "-q", clone], check=True)
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    env = {**os.environ, "PYTHONPATH": python_path(), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run([sys.executable, "-m", "karpjax.launch", *SLICE], cwd=clone, env=env, capture_output=True, text=True,
                           timeout=600)
     assert done.returncode == code, done.stderr[-2000:]

@@ -8,6 +8,8 @@ import nbclient
 import nbformat
 import pytest
 
+from command import python_path
+
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -20,7 +22,7 @@ def kernel(tmp_path, monkeypatch):
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     (folder / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "here", "language": "python"}))
     for name, value in (("JUPYTER_PATH", tmp_path / "jupyter"), ("JUPYTER_RUNTIME_DIR", tmp_path / "runtime"),
-                        ("IPYTHONDIR", tmp_path / "ipython"), ("PYTHONPATH", ROOT), ("JAX_PLATFORMS", "cpu")):
+                        ("IPYTHONDIR", tmp_path / "ipython"), ("PYTHONPATH", python_path()), ("JAX_PLATFORMS", "cpu")):
         monkeypatch.setenv(name, str(value))
     monkeypatch.delenv("WORKDIR", raising=False)
     return "here"

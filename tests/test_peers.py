@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from guarantees.harness import ROOT
+from command import ROOT, python_path
 from karpjax.launch.local import free_port
 
 DIGITS = [f"--config={ROOT}/configs/digits_cnn.py", "--config.model.width=4"]
@@ -14,7 +14,7 @@ BYTES = [f"--config={ROOT}/configs/mlm_tiny.py", "--config.data.path=novel.txt",
 
 
 def start(process: int, port: int, *flags: str, processes: int = 2, cwd=ROOT):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    env = {**os.environ, "PYTHONPATH": python_path(), "JAX_PLATFORMS": "cpu"}
     own = [f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process={process}"]
     return subprocess.Popen([sys.executable, "-m", "karpjax.train", *own, *flags], cwd=cwd, env=env, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -61,6 +61,6 @@ def test_jax_used_too_early(tmp_path):
 
 def test_no_cluster_in_the_environment(tmp_path):
     process = subprocess.Popen([sys.executable, "-m", "karpjax.train", *DIGITS, f"--workdir={tmp_path}/run", "--distributed"],
-                               env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}, text=True,
+                               env={**os.environ, "PYTHONPATH": python_path(), "JAX_PLATFORMS": "cpu"}, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     refused(process, "--distributed", "--coordinator=HOST:PORT")

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 
-from command import command, refused
+from command import command, python_path, refused
 from data.goldens.make_vision import weights
 from guarantees.harness import mesh_of
 from guarantees.registry import config_of
@@ -379,7 +379,7 @@ def test_from_eight_devices_to_one_without_frameworks(tmp_path):
             "run = karpjax.restore('run'); assert jax.device_count() == 1\n"
             "np.save('out.npy', run.predict(np.load('pixels.npy')))")
     process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-                             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "blocked"), str(ROOT)])})
+                             env={**os.environ, "PYTHONPATH": python_path(tmp_path / "blocked")})
     assert process.returncode == 0, process.stderr[-2000:]
     expected = kj.restore(tmp_path / "run").predict(pixels)
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=1e-4, atol=1e-5)

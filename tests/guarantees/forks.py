@@ -18,14 +18,18 @@ IMPORTED = ["guarantees.child", "guarantees.registry", "karpjax.loop", "karpjax.
 
 
 class Fork:
-    """main(argv) as a command of karpjax's; `env` is added to the server's environment and names JAX_PLATFORMS."""
+    """main(argv) as a command of karpjax's, with the environment `env`, which names JAX_PLATFORMS.
 
-    def __init__(self, main, argv: list, env: dict):
+    stderr  a file for the standard error; without one it goes where the standard output goes
+    """
+
+    def __init__(self, main, argv: list, env: dict, cwd=None, stderr=None):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(IMPORTED)
         with_path(forkserver.ensure_running)
         read, write = context.Pipe(duplex=False)
-        self.process = context.Process(target=begin, args=(main, argv, env, write), daemon=True)
+        where = (str(cwd or os.getcwd()), stderr and str(stderr))
+        self.process = context.Process(target=begin, args=(main, argv, env, *where, write), daemon=True)
         self.process.start()
         write.close()
         self.stdout = os.fdopen(os.dup(read.fileno()))
@@ -70,14 +74,18 @@ def with_path(start) -> None:
         os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
 
 
-def begin(main, argv, env, output) -> None:
-    """In the new process."""
+def begin(main, argv, env, cwd, stderr, output) -> None:
+    """Run main in the new process."""
     import jax
     assert not jax._src.xla_bridge.backends_are_initialized(), "the server has used jax: its forks may hang"
     os.dup2(output.fileno(), 1)
-    os.dup2(output.fileno(), 2)
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if stderr else output.fileno(), 2)
+    output.close()
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+    os.chdir(cwd)
+    os.environ.clear()
     os.environ.update(env)
+    sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
     jax.config.update("jax_platforms", env["JAX_PLATFORMS"])  # read when the server imported jax
     sys.argv = ["karpjax", *argv]
     try:

@@ -1,4 +1,5 @@
 """Running tasks on meshes and in processes, and comparing what comes out."""
+import functools
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import numpy as np
 
 from guarantees.child import main as run_of_a_task
 from guarantees.forks import Fork
+from guarantees.registry import TASKS, config_of
 from karpjax import sharding
 from karpjax.dispatch import Programs
 from karpjax.experiment import assemble
@@ -61,6 +63,19 @@ def run(config, record, mesh, steps: int = 12, change=lambda experiment: experim
     metrics = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     flops = next((p.cost_analysis()["flops"] for p in programs.compiled.values() if hasattr(p, "cost_analysis")), 0.0)
     return Trained(metrics, named(state), flops, named(bad), experiment)
+
+
+@functools.cache
+def _reference(name: str, exact: bool) -> Trained:
+    return run(*config_of(name, exact=exact), mesh_of(1), change=uneven)
+
+
+def reference(name: str, exact: bool = False) -> Trained:
+    """Return the run on one device that G1, G4 and G5 compare with: 12 steps, uneven weights.
+
+    exact  without what a task cannot keep over micro-batches or devices: see the registry's `exact`
+    """
+    return _reference(name, exact and TASKS[name].exact != {})
 
 
 def named(state) -> dict:

@@ -19,11 +19,10 @@ def two(name, workdir, *flags, devices: int = 1):
 
 
 @pytest.mark.parametrize("name,processes", [*((name, 2) for name in TASKS), ("digits_host", 4)])
-def test_processes_equal_one(name, processes, tmp_path):
-    finished(child(name, tmp_path / "one", "--devices=1"))
-    for process in children(name, tmp_path / "several", processes):
+def test_processes_equal_one(name, processes, tmp_path, never_stopped):
+    for process in children(name, tmp_path, processes):
         finished(process)
-    assert not unequal(tmp_path / "one", tmp_path / "several")
+    assert not unequal(never_stopped(name), tmp_path)
 
 
 def unequal(one, two) -> list:

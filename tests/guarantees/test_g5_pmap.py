@@ -2,7 +2,7 @@
 per device, here and everywhere."""
 import pytest
 
-from guarantees.harness import differences, mesh_of, run, uneven
+from guarantees.harness import differences, mesh_of, reference, run, uneven
 from guarantees.registry import TASKS, config_of
 
 EXACT = [name for name, entry in TASKS.items() if entry.exact is not None]
@@ -10,7 +10,8 @@ EXACT = [name for name, entry in TASKS.items() if entry.exact is not None]
 
 @pytest.mark.parametrize("name", EXACT)
 def test_pmap_equals_jit(name):
-    jit = run(*config_of(name, exact=True), mesh_of(8), change=uneven)
+    """Eight devices by pmap, and one by jit, which G1 holds equal to eight by jit."""
+    jit = reference(name, exact=True)
     pmap = run(*config_of(name, exact=True, parallel="pmap"), mesh_of(8), change=uneven)
     assert differences(pmap.metrics, jit.metrics) == []
     assert differences(pmap.state, jit.state) == []
@@ -27,6 +28,6 @@ def test_mutant_gradients_not_summed(monkeypatch):
     """A pmap step that forgets its psum is caught."""
     from karpjax import step
     monkeypatch.setattr(step.lax, "psum", lambda tree, axis: tree)
-    jit = run(*config_of("masked_text", exact=True), mesh_of(8), steps=3, change=uneven)
-    pmap = run(*config_of("masked_text", exact=True, parallel="pmap"), mesh_of(8), steps=3, change=uneven)
+    jit = reference("masked_text", exact=True)
+    pmap = run(*config_of("masked_text", exact=True, parallel="pmap"), mesh_of(8), change=uneven)
     assert differences(pmap.state, jit.state) != []

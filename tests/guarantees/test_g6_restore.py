@@ -1,4 +1,6 @@
 """G6: a checkpoint restores on another topology, bit by bit; a missing or unexpected name is an error that lists both."""
+import functools
+
 import jax
 import pytest
 
@@ -11,7 +13,8 @@ from karpjax.experiment import assemble
 
 @pytest.fixture(scope="module")
 def on_eight(tmp_path_factory):
-    """Every task trained for 4 steps on 8 devices, parameters and optimizer sharded over two; nothing is drawn."""
+    """Return the workdir of a task trained for 4 steps on 8 devices, the state sharded over two; nothing is drawn."""
+    @functools.cache
     def run(name):
         workdir = tmp_path_factory.mktemp(name)
         config, record = config_of(name, steps=4, eval_every=4, mesh={"data": 4, "fsdp": 2})
@@ -20,23 +23,28 @@ def on_eight(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("curves", "show"):
             patch.setattr(loop.report, name, lambda *drawn: None)
-        return {name: run(name) for name in TASKS}
+        yield run
+
+
+@functools.cache
+def assembled(name, *mesh):
+    return assemble(*config_of(name), mesh_of(*mesh))
 
 
 @pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("mesh", [(2, 1), (1, 2), (1, 1)], ids=str)
+@pytest.mark.parametrize("mesh", [(1, 2), (1, 1)], ids=str)
 def test_on_fewer_devices(name, mesh, on_eight):
     """8 -> 2 -> 1: the whole state, with the checksums of the devices that saved it."""
-    experiment = assemble(*config_of(name), mesh_of(*mesh))
-    state, meta = checkpoint.Checkpoints(on_eight[name]).restore(experiment.abstract)
+    experiment = assembled(name, *mesh)
+    state, meta = checkpoint.Checkpoints(on_eight(name)).restore(experiment.abstract)
     assert {leaf.sharding.mesh.size for leaf in jax.tree.leaves(state.params)} == {mesh[0] * mesh[1]}
     assert checkpoint.fingerprint(checkpoint.to_tree(state)) == meta["fingerprint"] and meta["step"] == 4
 
 
 def test_from_one_device_back_to_fsdp(on_eight, tmp_path):
     """8 with fsdp -> 1 -> 8 with fsdp: what one device saved is split again."""
-    one, eight = (assemble(*config_of("ppo"), mesh_of(*mesh)) for mesh in ((1, 1), (4, 2)))
-    state, meta = checkpoint.Checkpoints(on_eight["ppo"]).restore(one.abstract)
+    one, eight = (assembled("ppo", *mesh) for mesh in ((1, 1), (4, 2)))
+    state, meta = checkpoint.Checkpoints(on_eight("ppo")).restore(one.abstract)
     saves = checkpoint.Checkpoints(tmp_path)
     saves.save(4, state, {}, None)
     saves.close()
@@ -48,8 +56,8 @@ def test_from_one_device_back_to_fsdp(on_eight, tmp_path):
 @pytest.mark.parametrize("name", TASKS)
 def test_in_two_lines(name, on_eight):
     """Without config or task file, on one device: parameters as saved, and predictions of the right shape."""
-    run = karpjax.restore(on_eight[name])
-    saved = named(checkpoint.Checkpoints(on_eight[name]).restore(assemble(*config_of(name), mesh_of(1)).abstract)[0])
+    run = karpjax.restore(on_eight(name))
+    saved = named(checkpoint.Checkpoints(on_eight(name)).restore(assembled(name, 1, 1).abstract)[0])
     key = "ema" if run.config.ema_decay else "params"
     for leaf_name, value in named(run.params).items():
         assert (value == saved[f"{key}/{leaf_name}"]).all()
@@ -73,13 +81,13 @@ def load_with_a_dropped_name(workdir):
 
 def test_names_must_agree(on_eight):
     with pytest.raises(karpjax.UserError, match="missing in the checkpoint: .*renamed.*unexpected in it: .*conv0/kernel"):
-        load_with_a_dropped_name(on_eight["poly"])
+        load_with_a_dropped_name(on_eight("digits"))
 
 
 def test_mutant_names_not_compared(on_eight, monkeypatch):
     """Without the comparison no error lists the names: the test above would fail."""
     monkeypatch.setattr(checkpoint, "check_names", lambda *args: None)
     try:
-        load_with_a_dropped_name(on_eight["poly"])
+        load_with_a_dropped_name(on_eight("digits"))
     except Exception as error:
         assert "unexpected in it" not in str(error)

@@ -1,51 +1,53 @@
 """G7: TensorFlow is never imported, not even where it is installed: preparing and reading TFDS sets, training, evaluating and
-restoring do without. The blocker is a package `tensorflow` that leaves a mark when it is imported, and fails."""
+restoring do without. The trap of tests/trap.py is in every process of every test, so the other guarantees' tests are this one's
+too, for every task; here is shown that it is there and that it catches."""
 import os
 import subprocess
 import sys
 
 import pytest
 
-from guarantees.harness import ROOT
-from guarantees.registry import TASKS
+import trap
+from command import ROOT, command, done
+from guarantees.forks import Fork
 
-EVERYTHING = """
-import os, sys, tempfile
-from stand_ins import prepare_stand_ins
-prepare_stand_ins(os.environ["TFDS_DATA_DIR"])
-from guarantees.registry import TASKS, config_of
-from karpjax.loop import train
-import karpjax
-for name in sys.argv[1:]:
-    config, record = config_of(name)  # the programs of G2, compiled once
-    with tempfile.TemporaryDirectory() as workdir:
-        train(config, workdir, record=record)
-        karpjax.restore(workdir)
-from karpjax import convert, evaluate, prepare, report, sweep, precompile
-assert not [m for m in sys.modules if m.split('.')[0] == 'tensorflow']
-"""
+IMPORTS = ["import tensorflow", "import tensorflow.io", "from tensorflow import data"]
 
 
-def run(code, tmp_path, *arguments):
-    """(process, whether tensorflow was imported)."""
-    package, mark = tmp_path / "tensorflow", tmp_path / "imported"
-    package.mkdir()
-    (package / "__init__.py").write_text(f"open({str(mark)!r}, 'w').close()\nraise ImportError('blocked')\n")
-    (package / "io.py").write_text("")
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, ROOT, ROOT / "tests"))),
-           "TFDS_DATA_DIR": str(tmp_path / "sets")}
-    process = subprocess.run([sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True)
-    return process, mark.exists()
+def importing(argv):
+    """Import it as libraries do, for a process of its own."""
+    try:
+        exec(argv[0])
+    except ImportError:
+        return 0
+    return 1
 
 
-def test_every_task_without_tensorflow(tmp_path):
-    process, imported = run(EVERYTHING, tmp_path, *TASKS)
-    assert process.returncode == 0, process.stderr[-2000:]
-    assert not imported
+@pytest.mark.parametrize("statement", IMPORTS)
+def test_mutant_here(statement):
+    assert importing([statement]) == 0 and trap.sprung() and not trap.sprung()
+    sys.modules.pop("tensorflow", None)
 
 
-@pytest.mark.parametrize("statement", ["import tensorflow", "import tensorflow.io", "from tensorflow import data"])
-def test_mutant_is_caught(statement, tmp_path):
-    """Also where the import is wrapped, as libraries do."""
-    process, imported = run(f"try:\n    {statement}\nexcept ImportError:\n    pass\n", tmp_path)
-    assert process.returncode == 0 and imported
+@pytest.mark.parametrize("statement", IMPORTS)
+def test_mutant_in_a_process(statement):
+    process = subprocess.run([sys.executable, "-c", f"try:\n    {statement}\nexcept ImportError:\n    pass\n"])
+    assert process.returncode == 0 and trap.sprung()
+
+
+def test_mutant_in_a_fork_and_in_a_command():
+    fork = Fork(importing, [IMPORTS[0]], {**os.environ, "JAX_PLATFORMS": "cpu"})
+    assert fork.wait() == 0 and trap.sprung()
+    before = "try:\n    import tensorflow\nexcept ImportError:\n    pass"
+    for real in (False, True):
+        done(command("train", "--help", before=before, real=real))
+        assert trap.sprung()
+
+
+def test_every_module_without_tensorflow():
+    """Those too that no other test imports."""
+    code = ("import importlib, pkgutil, karpjax\n"
+            "names = [m.name for m in pkgutil.walk_packages(karpjax.__path__, 'karpjax.') if '__main__' not in m.name]\n"
+            "for name in names:\n    importlib.import_module(name)\nprint(len(names))")
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0 and int(process.stdout) > 50, process.stderr

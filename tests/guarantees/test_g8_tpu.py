@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from command import python_path
 from guarantees.harness import ROOT
 import karpjax as kj
 from karpjax import cli
@@ -97,8 +98,8 @@ def until(x):
 
 def python(*arguments):
     own = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
-    env = {**{name: value for name, value in os.environ.items() if name not in own}, "PYTHONPATH": os.pathsep.join(
-        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])), "JAX_PLATFORMS": "cpu"}
+    env = {**{name: value for name, value in os.environ.items() if name not in own}, "PYTHONPATH": python_path(),
+           "JAX_PLATFORMS": "cpu"}
     return subprocess.run([sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True, timeout=3600)
 
 
@@ -112,12 +113,18 @@ def missing(config: str) -> str:
     return next((name for name in ("gymnax", "brax") if f"{name}:" in text and not importlib.util.find_spec(name)), "")
 
 
+def asked_for(request) -> set:
+    """Return the configs of this run's tests, and the one that the micro-batches are compared with."""
+    return {"digits_cnn.py", *(item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec"))}
+
+
 @pytest.fixture(scope="module")
-def compiled():
+def compiled(request):
     """{config's file: report}, with micro-batches and their mutants; one process for all."""
     flags_of = lambda name: [flag.format(data=os.environ["TFDS_DATA_DIR"]) for flag in FLAGS.get(name, [""])]
     jobs = {name: [f"--config=configs/{name}{flags_of(name)[0]}", *flags_of(name)[1:]] for name in CONFIGS if not missing(name)}
     jobs |= {name: MICRO_BATCHES for name in ("micro-batches", "rows cross chips", "unrolled")}
+    jobs = {name: flags for name, flags in jobs.items() if name not in CONFIGS or name in asked_for(request)}
     done = python("-c", COMPILE, *[json.dumps([name, TOPOLOGY, *flags]) for name, flags in jobs.items()])
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(lines) == len(jobs), done.stderr[-3000:]

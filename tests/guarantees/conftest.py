@@ -1,0 +1,17 @@
+"""What several guarantees compare with."""
+import functools
+
+import pytest
+
+from guarantees.harness import child, finished
+
+
+@pytest.fixture(scope="session")
+def never_stopped(tmp_path_factory):
+    """Return the workdir of a task's run that was never stopped, in a process of one device."""
+    @functools.cache
+    def workdir(name):
+        folder = tmp_path_factory.mktemp(f"never_stopped_{name}")
+        finished(child(name, folder, "--devices=1"))
+        return folder
+    return workdir

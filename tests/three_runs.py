@@ -1,0 +1,182 @@
+"""The three runs of the tests: which tests each holds, what they cost, and the stamp of the full one.
+
+    python -m pytest tests                 ten minutes: six core tasks, and three pairs that today's commit draws
+    python -m pytest tests --task=NAME     one task under all guarantees, in 2 to 4 minutes
+    python -m pytest tests --full          every pair of guarantee and task, every config, every study
+
+A pair is a guarantee and a task (of G8: a config). What a run leaves out is deselected, never skipped. `--full` writes what
+each test costs to tests/times.json and its stamp to tests/full_run.json; both are committed.
+"""
+import datetime
+import hashlib
+import importlib.metadata
+import json
+from multiprocessing import forkserver
+import os
+import pathlib
+import platform
+import random
+import re
+import resource
+import subprocess
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+TIMES, STAMP = ROOT / "tests" / "times.json", ROOT / "tests" / "full_run.json"
+# Every kind of source, of model state and of optimizer.
+CORE = ("digits", "digits_host", "masked_text", "finetune", "ppo", "self_play")
+CORE_CONFIGS = ("digits_cnn.py", "ppo_reacher.py")
+DRAWN = 3                                   # pairs beside the core's, so that all come round
+SLOWER = 1.25                               # times the seconds of tests/times.json: then a run fails in CI
+STAMPED = ("karpjax/core", "karpjax/run")   # the folders whose trees the stamp holds
+STALE = datetime.timedelta(days=14)
+
+
+# -------------------------------------------------------------------------------------------- what a run holds
+
+def add_options(parser) -> None:
+    group = parser.getgroup("karpjax")
+    group.addoption("--task", default="", help="a task of tests/guarantees/registry.py, under all guarantees")
+    group.addoption("--full", action="store_true", help="every pair of guarantee and task, config and study")
+
+
+def pair_of(item) -> tuple[str, str] | None:
+    """Return ("g1", "digits") for a guarantee's test on a task, None for any other test."""
+    guarantee = re.search(r"guarantees/test_(g\d)_", item.nodeid)
+    task = hasattr(item, "callspec") and item.callspec.params.get("name")
+    return (guarantee[1], task) if guarantee and task and "mutant" not in item.nodeid else None
+
+
+def in_core(pair: tuple[str, str]) -> bool:
+    return pair[1] in (CORE_CONFIGS if pair[0] == "g8" else CORE)
+
+
+def drawn(pairs, seed: str) -> set:
+    """Return DRAWN of the pairs, always the same for one seed. A config for a TPU (G8) costs too much to be drawn."""
+    pairs = sorted(pair for pair in set(pairs) if not in_core(pair) and pair[0] != "g8")
+    return set(random.Random(seed).sample(pairs, min(DRAWN, len(pairs))))
+
+
+def git(*arguments: str) -> str:
+    """Return git's answer, "" outside git."""
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def default_run(items: list) -> list:
+    """Return the items of the default run."""
+    pairs = {item: pair_of(item) for item in items}
+    today = drawn(filter(None, pairs.values()), git("rev-parse", "HEAD"))
+    return [item for item in items if not item.get_closest_marker("full")
+            and (pairs[item] is None or in_core(pairs[item]) or pairs[item] in today)]
+
+
+def select(config, items: list) -> None:
+    """Deselect what this run leaves out, group the rest for the workers, and put the dearest groups first."""
+    task, default = config.getoption("task"), set(default_run(items))
+    if task:
+        keep = [item for item in items if (pair_of(item) or ("", ""))[1] == task]
+    elif config.getoption("full") or any("::" in argument for argument in config.args):
+        keep = list(items)                  # whoever names a test means that test
+    else:
+        keep = [item for item in items if item in default]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(keep)])
+    seconds, totals = read(TIMES).get("tests", {}), {}
+    groups = {item: group_of(item) for item in keep}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+        totals[group] = totals.get(group, 0.0) + seconds.get(item.nodeid, 1.0)
+    # In a full run, too, the default run's tests of a group come first: who comes first compiles, and costs would not compare.
+    items[:] = sorted(keep, key=lambda item: (-totals[groups[item]], groups[item], item not in default))
+
+
+def group_of(item) -> str:
+    """Return the group whose tests share a worker: a task's share programs, a file's share fixtures."""
+    pair = pair_of(item)
+    return pair[1] if pair and pair[0] != "g8" else item.nodeid.split("::")[0]
+
+
+# ------------------------------------------------------------------------------------------- what a test costs
+
+def processor_seconds() -> float:
+    """Return the CPU seconds of this process, of its children that ended, and of the fork server's."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages) + forked_seconds()
+
+
+def forked_seconds() -> float:
+    """Return those of the fork server's processes that ended; 0.0 where there is no server or no /proc."""
+    try:
+        stat = pathlib.Path(f"/proc/{forkserver._forkserver._forkserver_pid}/stat").read_text()
+    except OSError:
+        return 0.0
+    children = stat.rsplit(")", 1)[1].split()[13:15]                    # cutime, cstime
+    return sum(map(int, children)) / os.sysconf("SC_CLK_TCK")
+
+
+def machine_seconds() -> float:
+    """Return the seconds that this machine takes for a fixed piece of work, to compare times of two machines."""
+    def once():
+        start = time.process_time()
+        for i in range(60):
+            hashlib.sha256(json.dumps(list(range(i, i + 2000))).encode() * 20).hexdigest()
+        return time.process_time() - start
+    return min(once() for _ in range(3))
+
+
+class Costs:
+    """The CPU seconds of each test. Workers measure; the reports of a test's teardown bring them to the controller."""
+
+    def __init__(self):
+        self.started, self.seconds = 0.0, {}
+
+    def start(self) -> None:
+        self.started = processor_seconds()
+
+    def attach(self, report) -> None:
+        if report.when == "teardown":
+            report.user_properties.append(("processor_seconds", round(processor_seconds() - self.started, 2)))
+
+    def collect(self, report) -> None:
+        seconds = dict(report.user_properties).get("processor_seconds")
+        if report.when == "teardown" and seconds is not None:
+            self.seconds[report.nodeid.split("@")[0]] = seconds         # xdist appends @group
+
+    def too_slow(self, file: dict, machine: float) -> str:
+        """Return a line if the tests that the file knows take over SLOWER times its seconds, else ""."""
+        known = [name for name in self.seconds if name in file.get("tests", {})]
+        now = sum(self.seconds[name] for name in known)
+        then = sum(file["tests"][name] for name in known) * max(1.0, machine / file["machine_seconds"]) if known else 0.0
+        return f"{len(known)} tests took {now:.0f} CPU seconds, over {SLOWER} times the {then:.0f} of {TIMES.name}: find " \
+            "what became slow, or run --full and commit its times" if now > SLOWER * then and then > 60 else ""
+
+
+def read(path: pathlib.Path) -> dict:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+# ------------------------------------------------------------------------------------ the stamp of the full run
+
+def trees() -> dict:
+    """Return {folder: hash of its git tree at HEAD}."""
+    return {folder: git("rev-parse", f"HEAD:{folder}") for folder in STAMPED}
+
+
+def write_records(costs: Costs, counts: dict, seconds: float) -> None:
+    """Write tests/times.json and tests/full_run.json, after a full run without a failure."""
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+    versions = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+    stamp = {"trees": trees(), "date": datetime.date.today().isoformat(), "versions": versions, "counts": counts,
+             "seconds": round(seconds)}
+    STAMP.write_text(json.dumps(stamp, indent=1) + "\n")
+    tests = dict(sorted(costs.seconds.items()))
+    TIMES.write_text(json.dumps({"machine_seconds": round(machine_seconds(), 3), "tests": tests}, indent=0) + "\n")
+
+
+def stale(stamp: dict, now: dict, commit_date: datetime.date) -> str:
+    """Return a line if the stamp is of other trees and the commit is over STALE younger, else ""."""
+    age = commit_date - datetime.date.fromisoformat(stamp["date"])
+    return f"the last full run, {stamp['date']}, was of another {' and '.join(STAMPED)}, {age.days} days before this commit: " \
+        "run python -m pytest tests --full and commit its stamp" if stamp["trees"] != now and age > STALE else ""
