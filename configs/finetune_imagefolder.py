@@ -16,10 +16,10 @@ a few hundred pictures want, beside a linear probe: experiments/finetune.
     --config.data.validation='train[80%:]' --config.data.train='train[:80%]'
     --config=configs/finetune_imagefolder.py:resnet50                  # names a ResNet: then init_from may be its file
 
-A vision transformer by LoRA: --config=configs/finetune_imagefolder.py:lora (karpjax/models/transformer.py).
+A vision transformer by LoRA: --config=configs/finetune_imagefolder.py:lora (karpjax/models/layers/transformer.py).
 """
 import karpjax
-from karpjax.convert.archs import find
+from karpjax.weights.archs import find
 
 
 def get_config(arch=""):

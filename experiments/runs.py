@@ -16,9 +16,9 @@ import tempfile
 
 from etils import epath
 
-from karpjax import settings
-from karpjax.loop import train
-from karpjax.sweep import finished
+from karpjax.core import settings
+from karpjax.run.loop import train
+from karpjax.run.workdir import finished
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -1,13 +1,15 @@
 """karpjax: CNNs, masked models and policies, trained by one shared data-parallel step."""
 import importlib
 
-from karpjax import envs, models, sources, step
-from karpjax.errors import UserError
-from karpjax.restore import restore
-from karpjax.settings import config
-from karpjax.state import TrainState
-from karpjax.step import make_train_step
-from karpjax.task import Task, apply, mean
+from karpjax import envs, models, sources
+from karpjax.core import step
+from karpjax.core.errors import UserError
+from karpjax.core.metric import mean
+from karpjax.core.settings import config
+from karpjax.core.state import TrainState
+from karpjax.core.step import make_train_step
+from karpjax.core.task import Task, apply
+from karpjax.run.restore import restore
 
 __version__ = "0.1.0"
 __all__ = ["Task", "TrainState", "UserError", "apply", "config", "envs", "loop", "make_train_step", "mean", "models",
@@ -15,7 +17,7 @@ __all__ = ["Task", "TrainState", "UserError", "apply", "config", "envs", "loop",
 
 
 def __getattr__(name):
-    """karpjax.loop on first use: it imports commands, which `python -m` must find unimported."""
+    """karpjax.run.loop on first use: it imports commands, which `python -m` must find unimported."""
     if name == "loop":
-        return importlib.import_module("karpjax.loop")
+        return importlib.import_module("karpjax.run.loop")
     raise AttributeError(f"module 'karpjax' has no attribute {name!r}")

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax.agent import environment
-from karpjax.errors import UserError
+from karpjax.core.errors import UserError
+from karpjax.envs import environment
 from karpjax.games import players
 from karpjax.games.search import searching
-from karpjax.restore import restore
+from karpjax.run.restore import restore
 
 
 def picture(obs, own: str, other: str) -> str:
@@ -67,7 +67,7 @@ def game(env, player, first: bool, seed: int = 0) -> None:
 
 
 def main(argv):
-    from karpjax import cli
+    from karpjax.run import cli
     options = cli.parse(argv, __doc__, workdir=str, simulations=0, first=False, which="newest")
     run = restore(options.workdir, which=options.which)
     env = environment(run.config) if "env" in run.config else None
@@ -80,5 +80,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    from karpjax import cli
+    from karpjax.run import cli
     cli.run(main)

@@ -4,7 +4,7 @@
 
 Seeds 0 to n - 1 (config.seed is not read) train one after another in DIR/seed_I, each as karpjax.train would; --devices and
 --distributed are as there. Stopped at any moment and started again, the sweep goes on where it stopped; seeds that are done
-are read, not trained again. The table is printed, and written to DIR/sweep.json. Exit codes: see karpjax/cli.py.
+are read, not trained again. The table is printed, and written to DIR/sweep.json. Exit codes: see karpjax/run/cli.py.
 """
 import json
 import statistics
@@ -12,9 +12,10 @@ import statistics
 from etils import epath
 import jax
 
-from karpjax import cli, metrics, settings
-from karpjax.errors import UserError
-from karpjax.init_from import inherited
+from karpjax.core import files, settings
+from karpjax.core.errors import UserError
+from karpjax.run import cli
+from karpjax.run.workdir import finished
 
 
 def main(argv):
@@ -22,7 +23,7 @@ def main(argv):
     if options.seeds < 1:
         raise UserError(f"--seeds: expected at least 1, found {options.seeds}")
     cli.start_jax(devices=options.devices, distributed=options.distributed)
-    from karpjax.loop import train
+    from karpjax.run.loop import train
     workdir, summaries = epath.Path(options.workdir).expanduser(), []
     for seed in range(options.seeds):
         config = settings.canonical(options.config)
@@ -31,18 +32,8 @@ def main(argv):
     found = over_seeds(summaries)
     print(table(found))
     if jax.process_index() == 0:
-        metrics.write_whole(workdir / "sweep.json", json.dumps({"seeds": options.seeds, "steps": options.config.steps,
+        files.write_whole(workdir / "sweep.json", json.dumps({"seeds": options.seeds, "steps": options.config.steps,
                                                                 "metrics": found}, indent=2) + "\n")
-
-
-def finished(folder, config) -> dict | None:
-    """The summary of a seed that has been trained to config.steps; None if it has not."""
-    if not (folder / "summary.json").exists():
-        return None
-    saved = json.loads((folder / "config.json").read_text())
-    settings.check_same(saved, inherited(config, saved).to_dict(), folder)
-    summary = json.loads((folder / "summary.json").read_text())
-    return summary if summary["steps"] == config.steps else None
 
 
 def over_seeds(summaries: list[dict]) -> dict:

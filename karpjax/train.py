@@ -5,16 +5,16 @@
                       --coordinator=HOST:PORT --processes=N --process=I
     --join_seconds=300  how long they wait for each other
 
-Starting it again with the same workdir goes on where it stopped. Exit codes: see karpjax/cli.py.
+Starting it again with the same workdir goes on where it stopped. Exit codes: see karpjax/run/cli.py.
 """
-from karpjax import cli
+from karpjax.run import cli
 
 
 def main(argv):
     options = cli.parse(argv, __doc__, config=True, workdir=str, devices=0, coordinator="", processes=0, process=0,
                         distributed=False, join_seconds=300)
     cli.start_jax(**{name: options[name] for name in options if name not in ("config", "record", "workdir")})
-    from karpjax.loop import train
+    from karpjax.run.loop import train
     summary = train(options.config, options.workdir, record=options.record)
     results = {name: value for name, value in summary.items() if "/" in name or name in ("steps", "seconds")}
     cli.print_json(results)

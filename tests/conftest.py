@@ -38,11 +38,10 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 import jaxtyping  # noqa: E402
 
-CHECKED = ["karpjax.models", "karpjax.tasks", "karpjax.task", "karpjax.step", "karpjax.envs", "karpjax.sources.shuffle"]
+CHECKED = ["karpjax.models", "karpjax.tasks", "karpjax.core.task", "karpjax.core.step", "karpjax.envs", "karpjax.sources.shuffle"]
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 import pytest  # noqa: E402
-
 import three_runs  # noqa: E402
 
 gc.set_threshold(20_000, 20)  # tracing makes objects by the million: a tenth of the time was spent looking for their cycles
@@ -52,8 +51,9 @@ gc.set_threshold(20_000, 20)  # tracing makes objects by the million: a tenth of
 def embedded_sets(tmp_path_factory):
     """The embedded data sets are prepared once, away from the user's own; noise stands in for those that are downloaded."""
     os.environ["TFDS_DATA_DIR"] = str(tmp_path_factory.mktemp("tfds"))
-    from karpjax.sources.datasets import prepared_builder
     from stand_ins import prepare_stand_ins
+
+    from karpjax.datasets.tfds import prepared_builder
     prepared_builder("digits")
     prepare_stand_ins(os.environ["TFDS_DATA_DIR"])
 

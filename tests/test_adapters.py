@@ -2,13 +2,13 @@
 import importlib.util
 import sys
 
+from guarantees.harness import mesh_of, run
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import karpjax as kj
-from guarantees.harness import mesh_of, run
 from karpjax.envs.protocol import auto_reset
 
 needs_gymnax = pytest.mark.skipif(importlib.util.find_spec("gymnax") is None, reason="gymnax is not installed")

@@ -3,10 +3,11 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-from karpjax import augment
-from karpjax.errors import UserError
 import numpy as np
 import pytest
+
+from karpjax.core.errors import UserError
+from karpjax.sources import augment
 
 KEYS = jax.random.split(jax.random.key(0), 400)
 

@@ -4,13 +4,13 @@ import json
 import pathlib
 import shutil
 
+from command import ROOT, TINY, changed, command, done, refused
 import jax
 from jax.sharding import SingleDeviceSharding
 import numpy as np
 import pytest
 
-from command import ROOT, TINY, changed, command, done, refused
-from karpjax import checkpoint, metrics
+from karpjax.run import checkpoint, metrics
 
 RETURN = 'return {"nll": kj.mean(nll, batch["weight"])}, {"accuracy": kj.mean(correct, batch["weight"])}, model_state'
 PAIR = "expected (losses, metrics, model_state), losses and metrics dicts of name -> (total, count)"

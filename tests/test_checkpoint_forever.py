@@ -7,10 +7,11 @@ import pathlib
 import re
 import shutil
 
-import karpjax
-from karpjax import metrics
 import numpy as np
 import pytest
+
+import karpjax
+from karpjax.run import metrics
 
 DATA = pathlib.Path(__file__).parent / "data"
 
@@ -36,7 +37,8 @@ def test_v1(v1):
 def test_v1_numbers_come_from_the_checkpoint(v1, monkeypatch):
     """The mutant: a restore that keeps fresh parameters must not pass the test above."""
     import jax
-    from karpjax import checkpoint
+
+    from karpjax.run import checkpoint
     numbers = lambda x: np.full(x.shape, 0.1, x.dtype)
     monkeypatch.setattr(checkpoint, "load", lambda folder, abstract: jax.tree.map(numbers, abstract))
     with pytest.raises(AssertionError):

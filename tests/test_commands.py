@@ -4,12 +4,12 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from command import python_path
 from guarantees.harness import ROOT, mesh_of
 from guarantees.registry import config_of
-from karpjax.loop import train
+import pytest
+
+from karpjax.run.loop import train
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,15 @@
-"""The convolution in parts (karpjax/models/conv.py) is a convolution."""
+"""The convolution in parts (karpjax/models/layers/conv.py) is a convolution."""
 from flax import linen as nn
 from guarantees.harness import mesh_of
 import jax
-import jax.numpy as jnp
 from jax import lax
-from karpjax import sharding
-from karpjax.models import conv
-from karpjax.models.conv import convolution, max_pool, part_size, small_convolution
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from karpjax.core import sharding
+from karpjax.models.layers import conv
+from karpjax.models.layers.conv import convolution, max_pool, part_size, small_convolution
 
 OPTIONS = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
 

@@ -10,18 +10,20 @@ from data.goldens.make_vision import images, weights
 from guarantees.harness import mesh_of
 import jax
 import jax.numpy as jnp
-import karpjax as kj
-from karpjax import UserError, convert, restore
-from karpjax.checkpoint import Checkpoints
 from karpjax.convert.__main__ import main
-from karpjax.convert.names import DENSE, places
-from karpjax.experiment import assemble
-from karpjax.init_from import start_from
-from karpjax.restore import by_name
-from karpjax.task import module_from_text
 import numpy as np
 import pytest
 import safetensors.numpy
+
+import karpjax as kj
+from karpjax import UserError, weights
+from karpjax.core.task_file import module_from_text
+from karpjax.core.trees import by_name
+from karpjax.run import restore
+from karpjax.run.checkpoint import Checkpoints
+from karpjax.run.experiment import assemble
+from karpjax.run.init_from import start_from
+from karpjax.weights.names import DENSE, places
 
 ROOT = pathlib.Path(__file__).parent.parent
 GOLDENS = ROOT / "tests" / "data" / "goldens"
@@ -51,7 +53,7 @@ def empty(options: dict, classes: int, channels: int = 3):
 
 def drawn(model, like) -> dict:
     """A PyTorch state dict for the model, from a fixed seed; with what such files also hold."""
-    shapes = {name: array.shape for name, array in convert.to_pytorch(model, jax.tree.map(
+    shapes = {name: array.shape for name, array in weights.to_pytorch(model, jax.tree.map(
         lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like)).items()}
     return weights(shapes)
 
@@ -67,7 +69,7 @@ def same(a: dict, b: dict) -> None:
 @pytest.mark.parametrize("name, size", [("resnet_cifar20", 32), ("resnet18", 96), ("resnet50", 96)])
 def test_logits_are_those_of_pytorch(name, size):
     model, like = empty(MODELS[name], classes=10)
-    variables = convert.to_karpjax(model, like, drawn(model, like), name)
+    variables = weights.to_karpjax(model, like, drawn(model, like), name)
     expected = np.load(GOLDENS / f"{name}.npz")["logits"]
     logits = jax.jit(model.apply)(variables, jnp.asarray(images(2, size) / 128 - 1))
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
@@ -79,7 +81,7 @@ def test_logits_of_the_published_efficientnet():
     if not file.exists():
         pytest.skip("KARPJAX_TEST_DATA has no weights/efficientnet_lite0.safetensors")
     model, like = empty(MODELS["efficientnet_lite0"], classes=1000)
-    variables = convert.to_karpjax(model, like, convert.read(file), file)
+    variables = weights.to_karpjax(model, like, weights.read(file), file)
     logits = jax.jit(model.apply)(variables, jnp.asarray((images(3, 224) - 127) / 128))
     np.testing.assert_allclose(logits, np.load(GOLDENS / "efficientnet_lite0.npz")["logits"], rtol=0, atol=1e-4)
 
@@ -91,10 +93,10 @@ def test_logits_of_the_published_efficientnet():
 def test_round_trip_changes_no_bit(name, suffix, tmp_path):
     model, like = empty(MODELS[name], classes=10)
     arrays = drawn(model, like)
-    convert.write(tmp_path / f"a{suffix}", arrays)
-    stored = convert.read(tmp_path / f"a{suffix}")
+    weights.write(tmp_path / f"a{suffix}", arrays)
+    stored = weights.read(tmp_path / f"a{suffix}")
     same(stored, arrays)
-    same(convert.to_pytorch(model, convert.to_karpjax(model, like, stored, "a")), arrays)
+    same(weights.to_pytorch(model, weights.to_karpjax(model, like, stored, "a")), arrays)
 
 
 def test_what_training_scripts_leave_in_files(tmp_path):
@@ -103,9 +105,9 @@ def test_what_training_scripts_leave_in_files(tmp_path):
     arrays = {name: array.astype(jnp.bfloat16 if "conv" in name else np.float16) for name, array in drawn(model, like).items()}
     safetensors.numpy.save_file({f"module.{name}": array for name, array in arrays.items()} |
                                 {"module.bn1.num_batches_tracked": np.array(64_000)}, tmp_path / "left.safetensors")
-    left = convert.read(tmp_path / "left.safetensors")
-    same(by_name(convert.to_karpjax(model, like, left, "a")),
-         by_name(convert.to_karpjax(model, like, {n: a.astype(np.float32) for n, a in arrays.items()}, "a")))
+    left = weights.read(tmp_path / "left.safetensors")
+    same(by_name(weights.to_karpjax(model, like, left, "a")),
+         by_name(weights.to_karpjax(model, like, {n: a.astype(np.float32) for n, a in arrays.items()}, "a")))
 
 
 def test_three_of_theirs_in_one_of_ours():
@@ -129,7 +131,7 @@ def test_missing_unexpected_and_shapes_are_listed():
     arrays["layer1.0.conv1.wieght"] = arrays.pop("layer1.0.conv1.weight")
     arrays["linear.weight"] = arrays["linear.weight"][:7]
     with pytest.raises(UserError) as error:
-        convert.to_karpjax(model, like, arrays, "weights.npz")
+        weights.to_karpjax(model, like, arrays, "weights.npz")
     for words in ("weights.npz: names or shapes differ", "missing in the checkpoint: ['layer1.0.conv1.weight']",
                   "unexpected in it: ['layer1.0.conv1.wieght']", "['linear.weight (7, 64) -> (10, 64)']",
                   "are these weights of config.model = CifarResNet"):
@@ -139,7 +141,7 @@ def test_missing_unexpected_and_shapes_are_listed():
 def test_weights_of_another_architecture():
     (model, like), deeper = empty(MODELS["resnet_cifar20"], 10), empty(dict(name="resnet_cifar", depth=32), 10)
     with pytest.raises(UserError, match=r"missing in the checkpoint: none; unexpected in it: \['layer1.3.bn1.bias'"):
-        convert.to_karpjax(model, like, drawn(*deeper), "a")
+        weights.to_karpjax(model, like, drawn(*deeper), "a")
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.int64])
@@ -148,12 +150,12 @@ def test_numbers_that_float32_cannot_hold(dtype):
     arrays = drawn(model, like)
     arrays["linear.bias"] = arrays["linear.bias"].astype(dtype)
     with pytest.raises(UserError, match=f"expected float32 or less, found linear.bias {dtype.__name__}; store them"):
-        convert.to_karpjax(model, like, arrays, "a")
+        weights.to_karpjax(model, like, arrays, "a")
 
 
 def test_a_model_without_a_table():
     with pytest.raises(UserError, match="no table of PyTorch's names for the model CNN; there are tables for CifarResNet"):
-        convert.to_pytorch(kj.models.make(dict(name="cnn"), classes=3), {"params": {}})
+        weights.to_pytorch(kj.models.make(dict(name="cnn"), classes=3), {"params": {}})
 
 
 @pytest.mark.parametrize("name, content, expected", [
@@ -167,20 +169,20 @@ def test_files_that_cannot_be_read(tmp_path, name, content, expected):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as error:
-        convert.read(tmp_path / name)
+        weights.read(tmp_path / name)
     assert expected in str(error.value)
 
 
 def test_objects_in_an_npz_are_not_unpickled(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.array([{}], dtype=object))
     with pytest.raises(UserError, match="not a whole .npz file .*allow_pickle=False"):
-        convert.read(tmp_path / "a.npz")
+        weights.read(tmp_path / "a.npz")
 
 
 def test_safetensors_without_its_package(tmp_path, monkeypatch):
     (tmp_path / "a.safetensors").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    for use in (lambda: convert.read(tmp_path / "a.safetensors"), lambda: convert.write(tmp_path / "b.safetensors", {})):
+    for use in (lambda: weights.read(tmp_path / "a.safetensors"), lambda: weights.write(tmp_path / "b.safetensors", {})):
         with pytest.raises(UserError, match=r'pip install "karpjax\[convert\]"'):
             use()
 
@@ -189,7 +191,7 @@ def test_a_pickle_needs_pytorch(tmp_path, monkeypatch):
     (tmp_path / "net.pth").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError) as error:
-        convert.read(tmp_path / "net.pth")
+        weights.read(tmp_path / "net.pth")
     for words in ("read by PyTorch", "pip install torch", "torch.load('net.pth', 'cpu', weights_only=True)", "'net.npz'"):
         assert words in str(error.value), words
 
@@ -210,7 +212,7 @@ def test_a_pickle_is_left_to_pytorch(tmp_path, monkeypatch):
     torch = types.SimpleNamespace(load=load, is_tensor=lambda x: isinstance(x, Tensor), bfloat16="bfloat16")
     monkeypatch.setitem(sys.modules, "torch", torch)
     (tmp_path / "net.th").write_bytes(b"")
-    np.testing.assert_array_equal(convert.read(tmp_path / "net.th")["module.a"], [1, 1])
+    np.testing.assert_array_equal(weights.read(tmp_path / "net.th")["module.a"], [1, 1])
     assert asked == {"map_location": "cpu", "weights_only": True}
 
 
@@ -219,7 +221,7 @@ def test_a_pickle_is_left_to_pytorch(tmp_path, monkeypatch):
 def test_places_that_cannot_be_written(tmp_path, to, expected):
     (tmp_path / "there.npz").write_bytes(b"mine")
     with pytest.raises(UserError, match=expected):
-        convert.write(tmp_path / to, {"a": np.zeros(2)})
+        weights.write(tmp_path / to, {"a": np.zeros(2)})
     assert [path.name for path in tmp_path.iterdir()] == ["there.npz"] and (tmp_path / "there.npz").read_bytes() == b"mine"
 
 
@@ -229,7 +231,7 @@ def test_nothing_half_written(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(UserError, match="cannot be written .No space left"):
-        convert.write(tmp_path / "a.npz", {"a": np.zeros(2)})
+        weights.write(tmp_path / "a.npz", {"a": np.zeros(2)})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -240,7 +242,7 @@ def folder(tmp_path_factory):
     """A folder with a config, weights for it, and a workdir that the command made of them."""
     folder = tmp_path_factory.mktemp("convert")
     (folder / "config.py").write_text(CONFIG)
-    convert.write(folder / "w.safetensors", drawn(*empty(dict(name="resnet_cifar", depth=8), classes=10, channels=1)))
+    weights.write(folder / "w.safetensors", drawn(*empty(dict(name="resnet_cifar", depth=8), classes=10, channels=1)))
     said = done(command("convert", "--config=config.py", "--weights=w.safetensors", "--workdir=run", cwd=folder))
     assert json.loads(said.splitlines()[-1])["step"] == 0
     return folder
@@ -248,15 +250,15 @@ def folder(tmp_path_factory):
 
 def test_the_workdir_is_a_run_at_step_0(folder):
     """karpjax.restore, config.init_from and a loop that goes on all see the weights; so does karpjax.evaluate."""
-    arrays, run = convert.read(folder / "w.safetensors"), restore(folder / "run")
-    same(convert.to_pytorch(run.model, run.variables), arrays)
+    arrays, run = weights.read(folder / "w.safetensors"), restore(folder / "run")
+    same(weights.to_pytorch(run.model, run.variables), arrays)
     assert run.step == 0 and run.predict(np.zeros((2, 8, 8, 1))).shape == (2, 10)
 
     x = assemble(module_from_text("config.py", CONFIG).get_config(), RECORD, mesh_of(1))
     begun = x.fresh_state()
-    same(convert.to_pytorch(run.model, start_from(folder / "run", begun, x.task)[0].variables), arrays)
+    same(weights.to_pytorch(run.model, start_from(folder / "run", begun, x.task)[0].variables), arrays)
     state, meta = Checkpoints(folder / "run").restore(x.abstract)
-    same(convert.to_pytorch(run.model, state.variables), arrays)
+    same(weights.to_pytorch(run.model, state.variables), arrays)
     assert meta["dispatch"] == "step" and json.loads((folder / "run" / "config.json").read_text()) == x.config.to_dict()
 
     found = json.loads(done(command("evaluate", "--workdir=run", "--split=test", cwd=folder)).splitlines()[-1])
@@ -267,7 +269,7 @@ def test_the_workdir_is_a_run_at_step_0(folder):
 
 def test_back_into_a_file(folder, capsys):
     main([f"--workdir={folder / 'run'}", f"--to={folder / 'back.npz'}"])
-    same(convert.read(folder / "back.npz"), convert.read(folder / "w.safetensors"))
+    same(weights.read(folder / "back.npz"), weights.read(folder / "w.safetensors"))
     assert json.loads(capsys.readouterr().out)["arrays"] == 37   # 7 convolutions and their norms, and the head
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from karpjax.models.embed import Embed, by_matmul, by_scatter, lookup
+from karpjax.models.layers.embed import Embed, by_matmul, by_scatter, lookup
 
 ROWS, WIDTH = 11, 3
 

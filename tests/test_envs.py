@@ -6,17 +6,16 @@ import pathlib
 import re
 import sys
 
+from data.goldens import make_envs
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
-from data.goldens import make_envs
 from karpjax import UserError, envs
 from karpjax.envs import grid_nav, reacher, spaces
 from karpjax.envs.protocol import auto_reset
-from karpjax.envs.spaces import Discrete
 
 GOLDENS = pathlib.Path(__file__).parent / "data" / "goldens" / "envs.npz"
 NEEDS_GYMNASIUM = pytest.mark.skipif(not importlib.util.find_spec("gymnasium"), reason="Gymnasium is not installed")

@@ -1,17 +1,17 @@
 """A checkpoint as safetensors and JSON; what a restored run takes from a person: pictures, texts; the features inside."""
 import json
 
+from command import command, done, refused
+from guarantees.harness import mesh_of
 import jax
 import numpy as np
 from PIL import Image
 import pytest
 
-from command import command, done, refused
 import karpjax as kj
-from guarantees.harness import mesh_of
 from karpjax import UserError
-from karpjax.export import export
-from karpjax.loop import train
+from karpjax.run.export import export
+from karpjax.run.loop import train
 
 
 def config(**own):

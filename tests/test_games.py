@@ -1,9 +1,7 @@
 """Games of two players: the adapter, whose gain a reward is, the pool, plain search, matches, and what is refused."""
 import importlib.util
-import itertools
 import sys
 
-from flax import linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -11,17 +9,18 @@ import numpy as np
 import pytest
 
 import karpjax as kj
-from karpjax import advantages, play
-from karpjax.agent import Agent
-from karpjax.envs import protocol
-from karpjax.envs.games import LONGEST, Versus
+from karpjax import play
+from karpjax.envs import protocol, spaces
+from karpjax.envs.pgx import LONGEST, Versus
 from karpjax.envs.protocol import TimeStep
 from karpjax.envs.spaces import Discrete
-from karpjax.games import matches, players, ratings, uct
+from karpjax.games import matches, ratings, uct
 from karpjax.games.record import record
 from karpjax.games.search import search
+from karpjax.rl import advantages
 from karpjax.sources.self_play import SelfPlay
 from karpjax.tasks import imitate, ppo
+from karpjax.tasks.agent import Agent
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("pgx") is None or importlib.util.find_spec("mctx") is None,
                                 reason="pgx is not installed")
@@ -89,7 +88,7 @@ def test_games_end(name):
     def game(key):
         def step(carry, t):
             state, obs, over = carry
-            new, out = env.step(state, players.at_random(state, obs, jax.random.fold_in(key, t)), key)
+            new, out = env.step(state, spaces.sample_legal(state, obs, jax.random.fold_in(key, t)), key)
             return (new, out.obs, over | out.terminated), (over, env.to_move(state) != env.to_move(new))
         state, obs = env.reset(key)
         (_, _, over), (before, turned) = lax.scan(step, (state, obs, FALSE), jnp.arange(LONGEST[name]))
@@ -285,16 +284,16 @@ def test_a_match_swaps_sides():
 
 
 def test_a_match_by_chance():
-    score = matches.match(kj.envs.make("pgx:tic_tac_toe"), players.at_random, players.at_random, 400)
+    score = matches.match(kj.envs.make("pgx:tic_tac_toe"), spaces.sample_legal, spaces.sample_legal, 400)
     assert score.wins + score.draws + score.losses == 400 and 0.42 < score.points < 0.58 and 20 < score.draws < 90
 
 
 def test_a_match_refuses():
     env = kj.envs.make("pgx:tic_tac_toe")
     with pytest.raises(kj.UserError, match="illegal move; a player must choose among"):
-        matches.match(env, lambda state, obs, key: jnp.int32(4), players.at_random, 4)
+        matches.match(env, lambda state, obs, key: jnp.int32(4), spaces.sample_legal, 4)
     with pytest.raises(kj.UserError, match="even number, found 3"):
-        matches.match(env, players.at_random, players.at_random, 3)
+        matches.match(env, spaces.sample_legal, spaces.sample_legal, 3)
 
     class Stuck(Nim):
         def observe(self, state):
@@ -334,7 +333,7 @@ def test_every_line_is_every_line():
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
     file = tmp_path_factory.mktemp("games") / "games.npz"
-    columns = record(kj.envs.make("pgx:tic_tac_toe"), players.at_random, 400, random=0.5, games=16)
+    columns = record(kj.envs.make("pgx:tic_tac_toe"), spaces.sample_legal, 400, random=0.5, games=16)
     np.savez(file, **columns)
     return file, columns
 

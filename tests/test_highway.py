@@ -3,13 +3,13 @@ import importlib.util
 import pathlib
 import sys
 
+from data.goldens import make_highway
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import karpjax as kj
-from data.goldens import make_highway
 from karpjax.envs import highway, spaces
 
 GOLDENS = pathlib.Path(__file__).parent / "data" / "goldens" / "highway.npz"

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from karpjax import hlo
+from karpjax.precompile import hlo
 
 TEXT = """HloModule made_up, is_scheduled=true
 

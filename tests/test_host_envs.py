@@ -1,16 +1,16 @@
 """Environments on the host: Gymnasium's behind our protocol, pure, and so resumed bit by bit."""
 import sys
 
+import command
+from guarantees.harness import mesh_of
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import command
 import karpjax as kj
-from guarantees.harness import mesh_of
 from karpjax.envs import protocol, spaces
-from karpjax.loop import train
+from karpjax.run.loop import train
 
 gymnasium = pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
 E, T = 3, 40

@@ -7,10 +7,9 @@ import re
 import subprocess
 import sys
 
-import pytest
-
 from command import python_path
 from guarantees.registry import TASKS
+import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))

@@ -8,10 +8,9 @@ import subprocess
 import sys
 import time
 
+from command import ROOT, python_path
 import pytest
 import yaml
-
-from command import ROOT, python_path
 
 HERE = pathlib.Path(__file__).parent
 RUN = ["--config=configs/digits_cnn.py", "--config.model.width=4", "--config.eval_every=50", "--config.save_every=50"]

@@ -2,15 +2,15 @@
 import json
 import time
 
+from guarantees.harness import mesh_of, record_of
+from guarantees.registry import config_of
 import jax
 import numpy as np
 import pytest
 
 import karpjax as kj
-from guarantees.harness import mesh_of, record_of
-from guarantees.registry import config_of
-from karpjax import checkpoint, dispatch, metrics
-from karpjax.loop import train
+from karpjax.run import checkpoint, metrics, programs
+from karpjax.run.loop import train
 
 FILES = {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "curves.png", "summary.json", "model_card.md"}
 
@@ -134,9 +134,9 @@ def test_init_from_takes_the_statistics_and_the_average(tmp_path):
     config, record = config_of("digits", steps=2, eval_every=2, init_from=str(tmp_path / "old"), label_smoothing=0.0)
     config.optimizer = {"name": "sgd", "learning_rate": 0.0}
     config.model.dropout = 0.0
-    from karpjax.experiment import assemble
-    from karpjax.init_from import start_from
-    from karpjax.evaluate import make_evaluator
+    from karpjax.run.evaluator import make_evaluator
+    from karpjax.run.experiment import assemble
+    from karpjax.run.init_from import start_from
     x = assemble(config, record, mesh_of(1))
     state, _ = start_from(config.init_from, x.fresh_state(), x.task)
     found = make_evaluator(x.task, x.mesh)(state.eval_variables, "validation")
@@ -157,7 +157,8 @@ def test_fingerprint_sees_any_change():
 
 def test_input_bound_runs_say_so(tmp_path, capfd, monkeypatch):
     import time
-    from karpjax.sources.host import Host
+
+    from karpjax.sources.loader import Host
     feed = Host.feed
     monkeypatch.setattr(Host, "feed", lambda self, step, seed: (time.sleep(0.2), feed(self, step, seed))[1])
     config, record = config_of("digits_host", steps=3, save_every=3)
@@ -168,7 +169,7 @@ def test_input_bound_runs_say_so(tmp_path, capfd, monkeypatch):
 
 def test_host_fed_steps_see_every_batch_under_scan(tmp_path, monkeypatch):
     """One batch a dispatch, whatever the dispatch: the default on accelerators must not train on a batch twice."""
-    from karpjax.sources.host import Host
+    from karpjax.sources.loader import Host
     feed, seen = Host.feed, []
     monkeypatch.setattr(Host, "feed", lambda self, step, seed: (seen.append(step), feed(self, step, seed))[1])
     config, record = config_of("digits_host", dispatch="scan", steps=8)
@@ -178,12 +179,12 @@ def test_host_fed_steps_see_every_batch_under_scan(tmp_path, monkeypatch):
 
 def test_rates_are_of_steps_that_are_done(tmp_path, monkeypatch):
     """Six dispatches, two ahead of what is fetched; each takes 0.05 s or more, so no row may be much faster than that."""
-    run = dispatch.Programs.run
+    run = programs.Programs.run
     def slowly(*arguments):
         out = run(*arguments)
         time.sleep(0.05)                                              # done by then: the last two are fetched at once
         return out
-    monkeypatch.setattr(dispatch.Programs, "run", slowly)
+    monkeypatch.setattr(programs.Programs, "run", slowly)
     config, record = config_of("poly", steps=24, steps_per_dispatch=4, dispatch="scan", log_every=4, eval_every=24,
                                save_every=24)
     train(config, tmp_path, record=record, mesh=mesh_of(1))

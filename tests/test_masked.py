@@ -2,21 +2,23 @@
 import json
 import shutil
 
+from command import command, done, refused
+from guarantees.harness import mesh_of
+from guarantees.registry import config_of
 import jax
 import jax.numpy as jnp
 from matplotlib.image import imread
 import numpy as np
 import pytest
 
-from command import command, done, refused
-from guarantees.harness import mesh_of
-from guarantees.registry import config_of
-from karpjax import UserError, corpora, restore
-from karpjax.experiment import assemble
-from karpjax.knn import knn, vote
-from karpjax.loop import train
-from karpjax.optimizer import by_layer
-from karpjax.prepare import write
+from karpjax import UserError
+from karpjax.core.optimizer import by_layer
+from karpjax.datasets import text
+from karpjax.datasets.tfds import write
+from karpjax.explain.features import knn, vote
+from karpjax.run import restore
+from karpjax.run.experiment import assemble
+from karpjax.run.loop import train
 from karpjax.sources.text import EMBEDDED
 
 
@@ -59,7 +61,7 @@ def reviews(folder, lowercase: bool) -> dict:
     rows = [json.dumps({"text": text, "label": i % 2}) for i, text in enumerate(EMBEDDED.read_text().split("\n\n")[:200])]
     for split in ("train", "test"):
         (folder / "raw" / f"{split}.jsonl").write_text("\n".join(rows))
-    found = corpora.text(folder / "raw", length=32, vocabulary=300, lowercase=lowercase)
+    found = text.text(folder / "raw", length=32, vocabulary=300, lowercase=lowercase)
     write("reviews", found, folder / "tfds", replace=True)
     return {"data.name": "reviews", "data.data_dir": str(folder / "tfds"), "data.validation": "", "data.test": ""}
 

@@ -6,7 +6,7 @@ import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 import pytest
 
-from karpjax import metrics
+from karpjax.run import metrics, progress
 
 
 class ObjectStore(MemoryFileSystem):
@@ -66,12 +66,12 @@ def test_nothing_is_lost_or_doubled(workdir):
 
 def test_the_status_line_where_there_is_no_terminal(capsys, monkeypatch):
     """A line now and then: what the bar would show."""
-    monkeypatch.setattr(metrics.Progress, "EVERY", 0.0)
-    progress = metrics.Progress(steps=8, start=0, examples_per_step=64, training=metrics.Clock(), waiting=metrics.Clock())
+    monkeypatch.setattr(progress.Progress, "EVERY", 0.0)
+    progress = progress.Progress(steps=8, start=0, examples_per_step=64, training=progress.Clock(), waiting=progress.Clock())
     row = {"train/loss": 0.25, "time/examples_per_s": 3200.0, "time/data_wait": 0.125}
     progress.show(4, row, slowest=(3, 1.5))
     assert capsys.readouterr().out == ("step 4: loss 0.25, examples_per_s 3200, 20 ms a step, data wait 12%, "
                                        "slowest process 3 (1.5 s of data wait)\n")
-    monkeypatch.setattr(metrics.Progress, "EVERY", 60.0)
+    monkeypatch.setattr(progress.Progress, "EVERY", 60.0)
     progress.show(5, row)
     assert not capsys.readouterr().out

@@ -1,14 +1,15 @@
 """The models of images: shapes, intermediate features, parameter counts against the published ones; nothing is trained."""
 import jax
 import jax.numpy as jnp
-import karpjax as kj
-from karpjax.envs import grid_nav
-from karpjax.envs.spaces import Discrete
-from karpjax.errors import UserError
-from karpjax.models.efficientnet_lite import MBConv
-from karpjax.models.resnet import Bottleneck
 import numpy as np
 import pytest
+
+import karpjax as kj
+from karpjax.core.errors import UserError
+from karpjax.envs import grid_nav
+from karpjax.envs.spaces import Discrete
+from karpjax.models.efficientnet_lite import MBConv
+from karpjax.models.resnet import Bottleneck
 
 
 def shapes_of(options: dict, classes: int, size: int, dtype=jnp.float32, **kwargs):

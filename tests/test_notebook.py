@@ -4,11 +4,10 @@ import pathlib
 import re
 import sys
 
+from command import python_path
 import nbclient
 import nbformat
 import pytest
-
-from command import python_path
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

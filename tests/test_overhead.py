@@ -9,13 +9,13 @@ import re
 import subprocess
 import sys
 
+from guarantees.harness import ROOT, mesh_of
+from guarantees.registry import config_of
 import jax
 import pytest
 
 from experiments.overhead import bare
-from guarantees.harness import ROOT, mesh_of
-from guarantees.registry import config_of
-from karpjax.experiment import assemble
+from karpjax.run.experiment import assemble
 
 LARGE = 1000  # elements; a fusion of so many is one pass over an activation, a gradient, a kernel or its moments
 MAY_DIFFER = {

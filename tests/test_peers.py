@@ -4,9 +4,9 @@ import subprocess
 import sys
 import time
 
+from command import ROOT, python_path
 import pytest
 
-from command import ROOT, python_path
 from karpjax.launch.local import free_port
 
 DIGITS = [f"--config={ROOT}/configs/digits_cnn.py", "--config.model.width=4"]

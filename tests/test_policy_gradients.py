@@ -3,6 +3,8 @@ import itertools
 import pathlib
 
 from flax import linen as nn
+from guarantees.harness import mesh_of, named, run
+from guarantees.registry import config_of
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,22 +12,20 @@ import optax
 import pytest
 
 import karpjax as kj
-from guarantees.harness import mesh_of, named, run
-from guarantees.registry import config_of
-from karpjax import advantages, distributions, sharding
-from karpjax.agent import Agent
-from karpjax.dispatch import Programs, acting_variables
+from karpjax.core import sharding
+from karpjax.core.step import PRECISIONS
+from karpjax.core.trees import cast_floating
 from karpjax.envs.protocol import TimeStep
 from karpjax.envs.spaces import Box, Discrete, MultiDiscrete
-from karpjax.experiment import assemble
-from karpjax.loop import train
-from karpjax.init_from import start_from
-from karpjax.sources import moments
+from karpjax.rl import advantages, distributions, running_stats
+from karpjax.run.experiment import assemble
+from karpjax.run.init_from import start_from
+from karpjax.run.loop import train
+from karpjax.run.programs import Programs, acting_variables
 from karpjax.sources.rollout import EVALUATION
 from karpjax.sources.source import example_keys
-from karpjax.step import PRECISIONS
-from karpjax.task import cast_floating
 from karpjax.tasks import a2c, ppo, reinforce
+from karpjax.tasks.agent import Agent
 from karpjax.tasks.ppo import value_error
 
 RLAX = np.load(pathlib.Path(__file__).parent / "data" / "goldens" / "rlax.npz")
@@ -342,9 +342,9 @@ def test_illegal_actions_have_no_probability():
 
 def test_moments_are_those_of_all_that_was_seen():
     x = np.random.default_rng(0).normal(3, 5, size=(6, 8, 7, 2)).astype(np.float32)           # 6 rollouts of 8 x 7
-    found = moments.start((2,))
+    found = running_stats.start((2,))
     for rollout in x:
-        found = moments.merged(found, jnp.asarray(rollout))
+        found = running_stats.merged(found, jnp.asarray(rollout))
     assert found["count"] == 6 * 8 * 7
     np.testing.assert_allclose(found["mean"], x.mean((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(found["var"], x.var((0, 1, 2)), rtol=1e-5)
@@ -365,9 +365,9 @@ def test_rewards_are_scaled_observations_normalized_returns_are_not():
 
 
 def test_one_bad_reward_does_not_stay():
-    good = moments.merged(moments.start((2,)), jnp.arange(24.0).reshape(3, 4, 2))
+    good = running_stats.merged(running_stats.start((2,)), jnp.arange(24.0).reshape(3, 4, 2))
     for bad in (jnp.nan, jnp.inf):
-        after = moments.merged(good, jnp.ones((3, 4, 2)).at[1, 2, 0].set(bad))
+        after = running_stats.merged(good, jnp.ones((3, 4, 2)).at[1, 2, 0].set(bad))
         assert jax.tree.map(jnp.array_equal, after, good) == {"count": True, "mean": True, "var": True}
 
 
@@ -436,7 +436,7 @@ def test_a_restored_policy_acts_as_it_was_evaluated(tmp_path):
         total, obs = total + out.reward, out.obs
     np.testing.assert_allclose(total.mean(), summary["eval/return"], rtol=1e-4)
     raw = policy.task.predict({k: v for k, v in policy.variables.items() if k != "source"} | {"source": {"moments": {
-        "obs": moments.start((3,))}}}, obs)
+        "obs": running_stats.start((3,))}}}, obs)
     assert not np.allclose(raw, policy.act(obs))
     assert (tmp_path / "episode.gif").read_bytes()[:6] == b"GIF89a"
 
@@ -521,7 +521,7 @@ def test_masks_and_boxes_train(options):
 
 def collectives(task, **options):
     """Of the rollout alone, on 8 devices with replicated parameters: {kind: bytes}."""
-    from karpjax.hlo import collectives
+    from karpjax.precompile.hlo import collectives
     x = assemble(config_for(task, num_envs=16, **options), None, mesh_of(8))
     state = x.fresh_state()
     def rollout(state):
@@ -539,7 +539,7 @@ def test_a_rollout_crosses_devices_only_to_normalise():
 
 
 def test_the_step_only_adds_up():
-    from karpjax.hlo import collectives
+    from karpjax.precompile.hlo import collectives
     x = assemble(config_for("ppo", num_envs=16, data=dict(minibatches=2), dispatch="scan"), None, mesh_of(8))
     text = Programs(x).lower(x.fresh_state(), {}, 2).compile().as_text()
     assert set(collectives(text)) == {"all-reduce"}
@@ -653,8 +653,8 @@ def test_a_key_that_is_missing(key):
 
 def test_an_environment_that_returns_nan(tmp_path, monkeypatch):
     """The step is skipped, the run stops in one line, its batch and the checkpoint from before are there."""
+    from karpjax.core.errors import NotFinite
     from karpjax.envs.cartpole import CartPole
-    from karpjax.errors import NotFinite
     step = CartPole.step
 
     def broken(self, state, action, key):

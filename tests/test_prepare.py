@@ -8,14 +8,14 @@ import struct
 import subprocess
 import sys
 
+from command import command, done, refused
 import numpy as np
 from PIL import Image
 import pytest
 
 import karpjax as kj
-from command import command, done, refused
-from karpjax.errors import UserError
-from karpjax.prepare import prepare
+from karpjax.core.errors import UserError
+from karpjax.datasets.formats import prepare
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))

@@ -6,11 +6,14 @@ import sys
 
 from command import TINY, changed
 import jax
-from karpjax import UserError, checkpoint, loop, metrics, restore, sharding
-from karpjax.state import path_name
-from karpjax.task import module_from_text
 import numpy as np
 import pytest
+
+from karpjax import UserError
+from karpjax.core import sharding
+from karpjax.core.task_file import module_from_text
+from karpjax.core.trees import path_name
+from karpjax.run import checkpoint, loop, metrics, restore
 
 RECORD = {"path": "tiny.py", "text": TINY}
 

@@ -5,13 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import MLP
 
 import karpjax as kj
-from karpjax import sharding
-from karpjax.evaluate import make_evaluator
+from karpjax.core import sharding
+from karpjax.run.evaluator import make_evaluator
 from karpjax.sources.shuffle import shuffled
 from karpjax.sources.text import unigram_entropy
-from tiny import MLP
 
 
 def permutation(n, epoch=0, seed=0):
@@ -145,7 +145,7 @@ def test_host_source_is_a_function_of_the_step():
 
 
 def test_digits_splits():
-    from karpjax.sources.datasets import open_split, prepared_builder
+    from karpjax.datasets.tfds import open_split, prepared_builder
     builder = prepared_builder("digits")
     sizes = {split: len(open_split(builder, split)) for split in ("train", "validation", "test", "train[:10%]")}
     assert sizes == {"train": 1297, "validation": 200, "test": 300, "train[:10%]": 130}

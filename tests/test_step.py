@@ -1,4 +1,6 @@
 """The step by itself: what it computes, in a notebook's five lines and beyond."""
+from guarantees.harness import mesh_of, named, run
+from guarantees.registry import config_of
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,10 +8,8 @@ import optax
 import pytest
 
 import karpjax as kj
-from guarantees.harness import mesh_of, named, run
-from guarantees.registry import config_of
-from karpjax import settings
-from karpjax.optimizer import make_optimizer
+from karpjax.core import settings
+from karpjax.core.optimizer import make_optimizer
 
 
 def regression(params, model_state, batch, key):
@@ -41,9 +41,9 @@ def test_one_all_reduce_for_the_gradient():
     config, record = config_of("masked_text")
     config.data.batch_size = 16
     config.dispatch = "step"
-    from karpjax import sharding
-    from karpjax.dispatch import Programs
-    from karpjax.experiment import assemble
+    from karpjax.core import sharding
+    from karpjax.run.experiment import assemble
+    from karpjax.run.programs import Programs
     mesh = mesh_of(8)
     experiment = assemble(config, record, mesh)
     arrays = sharding.put(experiment.source.arrays, sharding.replicated(mesh))

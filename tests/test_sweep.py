@@ -7,7 +7,7 @@ from command import TINY, command, done, refused
 # SIGTERM at the save of step 4 of seed 1.
 STOP = """
 import os, signal
-from karpjax.checkpoint import Checkpoints
+from karpjax.run.checkpoint import Checkpoints
 save = Checkpoints.save
 def stopped(self, step, *rest):
     if step == 4 and "seed_1" in str(self.folder):

@@ -1,15 +1,15 @@
 """The toy tasks: their parts against hand-made references, and that they learn."""
+from guarantees.harness import mesh_of
+from guarantees.registry import config_of
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import karpjax as kj
-from guarantees.harness import mesh_of
-from guarantees.registry import config_of
-from karpjax.errors import UserError
-from karpjax.experiment import assemble
-from karpjax.loop import train
+from karpjax.core.errors import UserError
+from karpjax.run.experiment import assemble
+from karpjax.run.loop import train
 from karpjax.tasks.classify import mean_of_views
 
 

@@ -3,21 +3,21 @@ import dataclasses
 import json
 import re
 
+from command import command, done
+from guarantees.registry import CONFIGS, config_of
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from command import command, done
 import karpjax as kj
-from guarantees.registry import CONFIGS, config_of
-from karpjax import tokenizer
+from karpjax.core.task_file import build_task, load_task_module
+from karpjax.datasets import tokenizer
+from karpjax.datasets.tokenizer import BYTES, Vocabulary
 from karpjax.models.encoder import place
-from karpjax.models.transformer import rotate, same_segment
+from karpjax.models.layers.transformer import rotate, same_segment
 from karpjax.sources.text import unigram_entropy
-from karpjax.task import build_task, load_task_module
 from karpjax.tasks.masked_text import masked
-from karpjax.tokenizer import BYTES, Vocabulary
 
 SMALL = Vocabulary(size=12, mask=1, ordinary=(4, 12), pad=0)
 

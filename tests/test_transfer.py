@@ -12,20 +12,22 @@ from guarantees.harness import mesh_of
 from guarantees.registry import config_of
 import jax
 import jax.numpy as jnp
-import karpjax as kj
-from karpjax import UserError, convert, init_from
-from karpjax.convert import archs
-from karpjax.convert.__main__ import into_file, published
-from karpjax.experiment import assemble
-from karpjax.init_from import start_from
-from karpjax.loop import train
-from karpjax.models.transformer import merged
-from karpjax.models.vit import resized
-from karpjax.restore import by_name
-from karpjax.task import apply
 import numpy as np
 import pytest
 import tokenizers
+
+import karpjax as kj
+from karpjax import UserError, weights
+from karpjax.core.task import apply
+from karpjax.core.trees import by_name
+from karpjax.models.layers.transformer import merged
+from karpjax.models.vit import resized
+from karpjax.run import init_from
+from karpjax.run.experiment import assemble
+from karpjax.run.init_from import start_from
+from karpjax.run.loop import train
+from karpjax.run.published import into_file, published
+from karpjax.weights import archs
 
 ROOT = pathlib.Path(__file__).parent.parent
 GOLDENS = pathlib.Path(__file__).parent / "data" / "goldens"
@@ -46,9 +48,9 @@ def file_of(arch: str, to, size=16, **fields) -> tuple:
     inputs = jnp.zeros((1, 12), jnp.int32) if "bert" in arch else jnp.zeros((1, size, size, 3))
     like = jax.eval_shape(model.init, jax.random.key(0), inputs)
     zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like)
-    arrays = weights({name: a.shape for name, a in convert.to_pytorch(model, zeros, NAMES.get(arch, "")).items()})
-    convert.write(to, arrays)
-    return model, convert.to_karpjax(model, like, arrays, to)
+    arrays = weights({name: a.shape for name, a in weights.to_pytorch(model, zeros, NAMES.get(arch, "")).items()})
+    weights.write(to, arrays)
+    return model, weights.to_karpjax(model, like, arrays, to)
 
 
 def published_tokenizer(arch: str) -> str:
@@ -98,7 +100,7 @@ def test_there_and_back_by_the_names_of_either_project(tmp_path):
     published(tmp_path / "timm.npz", "vit_timm", tmp_path / "run", heads=2)
     for names, to in (("timm", "again.npz"), ("", "huggingface.npz")):
         into_file(tmp_path / "run", tmp_path / to, "newest", names)
-    first, again, other = (convert.read(tmp_path / f) for f in ("timm.npz", "again.npz", "huggingface.npz"))
+    first, again, other = (weights.read(tmp_path / f) for f in ("timm.npz", "again.npz", "huggingface.npz"))
     assert first.keys() == again.keys() and all(first[name].tobytes() == again[name].tobytes() for name in first)
     assert "vit.encoder.layer.1.layernorm_after.weight" in other and not other.keys() & first.keys()
 
@@ -129,9 +131,9 @@ def test_heads_of_published_sizes(known, width, heads):
 def test_a_bare_encoder_has_a_head_drawn_for_it(tmp_path):
     """As Hugging Face saves a ViTModel: without the prefix, and without a classifier."""
     _, variables = file_of("vit", tmp_path / "whole.npz")
-    bare = {name.removeprefix("vit."): array for name, array in convert.read(tmp_path / "whole.npz").items()
+    bare = {name.removeprefix("vit."): array for name, array in weights.read(tmp_path / "whole.npz").items()
             if name.startswith("vit.")}
-    convert.write(tmp_path / "bare.npz", {**bare, "pooler.dense.weight": np.zeros((16, 16), np.float32)})
+    weights.write(tmp_path / "bare.npz", {**bare, "pooler.dense.weight": np.zeros((16, 16), np.float32)})
     assert published(tmp_path / "bare.npz", "vit", tmp_path / "run", heads=2)["anew"] == ["head/.*"]
     found = by_name(kj.restore(tmp_path / "run").variables)
     assert found["head/kernel"].shape == (16, 1)
@@ -200,7 +202,7 @@ def test_a_file_of_another_project(tmp_path):
     config, record = config_of("finetune")
     x = assemble(config, record, mesh_of(1))
     state, said = start_from(config.init_from, x.fresh_state(), x.task)
-    theirs = convert.translated(x.task.model, convert.read(config.init_from), "file")
+    theirs = weights.translated(x.task.model, weights.read(config.init_from), "file")
     ours = by_name(state.variables)
     different = {name for name in ours if ours[name].shape != theirs[name].shape or (ours[name] != theirs[name]).any()}
     assert different == {"head/kernel", "head/bias"} and "head/bias (10,) -> (2,) starts anew" in said[0]
@@ -267,7 +269,7 @@ def test_lora_leaves_for_other_projects_merged(tmp_path):
     config, record = config_of("lora", steps=3)
     train(config, tmp_path / "run", record=record, mesh=mesh_of(1))
     into_file(tmp_path / "run", tmp_path / "out.npz", "newest", "timm")
-    assert convert.read(tmp_path / "out.npz").keys() == convert.read(
+    assert weights.read(tmp_path / "out.npz").keys() == weights.read(
         os.path.join(os.environ["TFDS_DATA_DIR"], "vit.npz")).keys()
 
 
@@ -329,7 +331,7 @@ def test_a_run_does_not_go_on_with_other_pictures(tmp_path):
 
 
 def test_a_folder_that_changes_is_another_set(tmp_path):
-    from karpjax.prepare import prepared_folder
+    from karpjax.datasets.images import prepared_folder
     folder = shutil.copytree(pathlib.Path(os.environ["TFDS_DATA_DIR"]) / "pictures", tmp_path / "mine")
     sets = tmp_path / "sets"
     first = prepared_folder(folder, sets)
@@ -358,7 +360,7 @@ def test_a_pickle_that_runs_code_is_not_run(payload, suffix, tmp_path):
     mark, file = tmp_path / "mark", tmp_path / f"net{suffix}"
     file.write_bytes(pickle.dumps(payload(mark)))
     with pytest.raises(UserError) as error:
-        convert.read(file)
+        weights.read(file)
     assert not mark.exists() and "\n" not in str(error.value)
     pickle.loads(file.read_bytes())          # it would have
     assert mark.exists()

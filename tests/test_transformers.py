@@ -3,15 +3,15 @@ gradients; weights there and back."""
 import importlib.util
 import pathlib
 
+from data.goldens import make_transformers
+from data.goldens.make_vision import weights
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data.goldens import make_transformers
-from data.goldens.make_vision import weights
 import karpjax as kj
-from karpjax import UserError, convert
+from karpjax import UserError, weights
 from karpjax.models.vit import images_of, patches_of, sines
 from karpjax.tasks.masked_image import error_of_masked
 
@@ -28,9 +28,9 @@ def reference(name: str, source: str) -> dict:
 def drawn(model, inputs, names=""):
     """(variables with the weights of the reference, its arrays)."""
     like = jax.eval_shape(model.init, jax.random.key(0), inputs)
-    arrays = weights({name: array.shape for name, array in convert.to_pytorch(model, jax.tree.map(
+    arrays = weights({name: array.shape for name, array in weights.to_pytorch(model, jax.tree.map(
         lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like), names).items()})
-    return jax.tree.map(jnp.asarray, convert.to_karpjax(model, like, arrays, "drawn")), arrays
+    return jax.tree.map(jnp.asarray, weights.to_karpjax(model, like, arrays, "drawn")), arrays
 
 
 def close(ours, theirs, atol: float):
@@ -67,29 +67,29 @@ def test_bert_there_and_back():
     """No bit changes; names that files have besides are known: copies, parts for other tasks, the names of old files."""
     model = bert_form()
     variables, arrays = drawn(model, jnp.zeros((1, 8), jnp.int32))
-    back = convert.to_pytorch(model, variables)
+    back = weights.to_pytorch(model, variables)
     assert back.keys() == arrays.keys() and all(back[name].tobytes() == arrays[name].tobytes() for name in arrays)
     old = {name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): array
            for name, array in arrays.items()}
     old |= {"bert.pooler.dense.weight": np.zeros((16, 16)), "cls.seq_relationship.bias": np.zeros(2),
             "cls.predictions.decoder.weight": arrays["bert.embeddings.word_embeddings.weight"]}
-    again = convert.to_karpjax(model, variables, old, "old")
+    again = weights.to_karpjax(model, variables, old, "old")
     jax.tree.map(np.testing.assert_array_equal, again, jax.tree.map(np.asarray, variables))
     old["cls.predictions.decoder.weight"] = old["cls.predictions.decoder.weight"] + 1
     with pytest.raises(UserError, match="cls.predictions.decoder.weight from bert.embeddings.* differs"):
-        convert.to_karpjax(model, variables, old, "old")
+        weights.to_karpjax(model, variables, old, "old")
 
 
 def test_only_berts_form_has_names():
     model = kj.models.make(dict(name="masked_lm", layers=1, width=16, heads=2), vocabulary=40)
     with pytest.raises(UserError, match="only an encoder in BERT's or RoBERTa's form"):
-        convert.to_pytorch(model, model.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32)))
+        weights.to_pytorch(model, model.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32)))
 
 
 def test_only_a_class_tokens_vit_has_names():
     model = vit_form(pool="mean")
     with pytest.raises(UserError, match="config.model.pool = 'mean': expected 'cls'"):
-        convert.to_pytorch(model, model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
+        weights.to_pytorch(model, model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
 
 
 # ---------------------------------------------------------------------------------------------------------- images
@@ -104,7 +104,7 @@ def mae_form():
 
 
 def gradients_are_those_of(expected: dict, model, gradient, names="", rows_of_padding=0) -> None:
-    theirs = convert.to_pytorch(model, {"params": gradient}, names)
+    theirs = weights.to_pytorch(model, {"params": gradient}, names)
     compared = [name for name in theirs if f"gradient/{name}" in expected]
     assert {f"gradient/{name}" for name in compared} == {name for name in expected if name.startswith("gradient/")}
     for name in compared:
@@ -155,7 +155,7 @@ def test_resnet(name, depth, source):
         lambda params: xent(model.apply({**variables, "params": params}, images), np.array([2]))))(variables["params"])
     assert abs(value - expected["loss"]) < 1e-4
     gradients_are_those_of(expected, model, gradient, "huggingface")
-    back = convert.to_pytorch(model, variables, "huggingface")
+    back = weights.to_pytorch(model, variables, "huggingface")
     assert back.keys() == arrays.keys() and all(back[n].tobytes() == arrays[n].tobytes() for n in arrays)
 
 
@@ -182,10 +182,10 @@ def test_mae(source):
                          ids=["vit", "mae", "deit"])
 def test_images_there_and_back(model, names):
     variables, arrays = drawn(model, jnp.zeros((1, 8, 8, 3)), names)
-    back = convert.to_pytorch(model, variables, names)
+    back = weights.to_pytorch(model, variables, names)
     assert back.keys() == arrays.keys() and all(back[name].tobytes() == arrays[name].tobytes() for name in arrays)
     saved = {name.replace("decoder.decoder_layers.", "decoder.decoder_encoder.layer."): array for name, array in arrays.items()}
-    jax.tree.map(np.testing.assert_array_equal, convert.to_karpjax(model, variables, saved, "new"),
+    jax.tree.map(np.testing.assert_array_equal, weights.to_karpjax(model, variables, saved, "new"),
                  jax.tree.map(np.asarray, variables))
 
 

@@ -5,20 +5,20 @@ import subprocess
 import sys
 import time
 
-import pytest
-
 from guarantees.harness import ROOT, finished
 from guarantees.test_g3_processes import two
-from karpjax import watch
+import pytest
+
+from karpjax.run import watchdog
 
 PROGRAM = """
 import sys, time
-from karpjax.watch import Watch
+from karpjax.run.watchdog import Watch
 watch = Watch(sys.argv[1], after=1.0, process=0, processes=2)
 for i in range(4):
-    watch.says(f"{sys.argv[2]} {i}")
+    watchdog.says(f"{sys.argv[2]} {i}")
     time.sleep(float(sys.argv[3]))
-watch.close()
+watchdog.close()
 """
 
 
@@ -29,7 +29,7 @@ def run(folder, doing: str, seconds: float):
 
 def test_standing_still_ends_it_with_the_stacks_and_the_silent_process(tmp_path):
     done = run(tmp_path, "step", 20.0)
-    assert done.returncode == watch.CODE
+    assert done.returncode == watchdog.CODE
     assert 'File "<string>", line 7 in <module>' in done.stderr  # where it slept
     said = done.stderr.splitlines()[-1]
     assert "nothing new for 1 s" in said and "'step 0'" in said and "process 1 is dead or stopped" in said
@@ -44,7 +44,7 @@ def test_moving_on_and_compiling_are_no_hang(tmp_path, doing, seconds):
 
 def test_a_process_that_compiles_is_waited_for(tmp_path):
     (tmp_path / "beats").mkdir()
-    other = watch.Watch(tmp_path, after=1.0, process=1, processes=2)
+    other = watchdog.Watch(tmp_path, after=1.0, process=1, processes=2)
     other.says("compiling 4 steps")
     try:
         assert run(tmp_path, "step", 2.0).returncode == 0
@@ -54,7 +54,7 @@ def test_a_process_that_compiles_is_waited_for(tmp_path):
 
 def test_the_process_that_waits_for_its_data_is_named(tmp_path):
     """By both, from what each says of itself."""
-    watches = [watch.Watch(tmp_path, after=1.0, process=i, processes=2) for i in range(2)]
+    watches = [watchdog.Watch(tmp_path, after=1.0, process=i, processes=2) for i in range(2)]
     try:
         for step in range(8):
             for each, waited in zip(watches, (0.5, 2.0)):
@@ -64,7 +64,7 @@ def test_the_process_that_waits_for_its_data_is_named(tmp_path):
     finally:
         for each in watches:
             each.close()
-    assert watch.Watch(tmp_path, after=0, processes=2).slowest() is None
+    assert watchdog.Watch(tmp_path, after=0, processes=2).slowest() is None
 
 
 def test_a_stopped_process_is_named(tmp_path):
@@ -77,7 +77,7 @@ def test_a_stopped_process_is_named(tmp_path):
     os.kill(second.pid, signal.SIGSTOP)
     started = time.monotonic()
     try:
-        said = finished(first, code=watch.CODE, timeout=600)
+        said = finished(first, code=watchdog.CODE, timeout=600)
         assert time.monotonic() - started < 4 * after
         assert "karpjax: error: hung" in said and "process 1 is dead or stopped" in said and "Thread 0x" in said
     finally:

@@ -4,9 +4,10 @@
 """
 from flax import linen as nn
 import jax.numpy as jnp
-import karpjax as kj
 import numpy as np
 import optax
+
+import karpjax as kj
 
 
 def get_config():

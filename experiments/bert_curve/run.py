@@ -23,12 +23,12 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
-import karpjax as kj  # noqa: E402
 from experiments.speed.harness import Worker, in_turns, ratio, serve  # noqa: E402
-from karpjax import convert  # noqa: E402
-from karpjax.loop import device, versions  # noqa: E402
-from karpjax.sharding import make_mesh  # noqa: E402
-from karpjax.task import build_task, load_task_module  # noqa: E402
+import karpjax as kj  # noqa: E402
+from karpjax import weights  # noqa: E402
+from karpjax.core.sharding import make_mesh  # noqa: E402
+from karpjax.core.task_file import build_task, load_task_module  # noqa: E402
+from karpjax.run.workdir import device, versions  # noqa: E402
 
 SIZE = dict(layers=4, width=256, heads=4)
 PEAK, WARMUP = 5e-4, 50
@@ -55,7 +55,7 @@ def write_inputs(folder: pathlib.Path, steps: int, length: int, batch_size: int)
         batches.append({name: np.asarray(batch[name]) for name in ("tokens", "inputs", "at", "target", "masked", "weight")})
     np.savez(folder / "batches.npz", **{name: np.stack([batch[name] for batch in batches]) for name in batches[0]})
     variables = jax.jit(task.init)(jax.random.key(1))
-    np.savez(folder / "weights.npz", **convert.to_pytorch(task.model, variables))
+    np.savez(folder / "weights.npz", **weights.to_pytorch(task.model, variables))
     (folder / "config.json").write_text(json.dumps({**SIZE, "vocabulary": source.vocabulary.size, "length": length,
                                                     "batch_size": batch_size, "peak": PEAK, "warmup": WARMUP}))
 
@@ -65,7 +65,7 @@ def stepper(folder: pathlib.Path, full: bool):
     said = json.loads((folder / "config.json").read_text())
     task = task_of(said["length"], said["batch_size"], full)
     like = jax.eval_shape(task.init, jax.random.key(0))
-    variables = convert.to_karpjax(task.model, like, dict(np.load(folder / "weights.npz")), "weights.npz")
+    variables = weights.to_karpjax(task.model, like, dict(np.load(folder / "weights.npz")), "weights.npz")
     optimizer = optax.adam(lambda count: PEAK * jnp.minimum(1.0, count / WARMUP))
     state = kj.TrainState.create(jax.tree.map(jnp.asarray, variables), optimizer, jax.random.key(0))
     step = jax.jit(kj.make_train_step(task.loss, optimizer), donate_argnums=0)

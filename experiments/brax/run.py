@@ -18,10 +18,10 @@ sys.path.insert(0, str(HERE.parent.parent))
 
 from experiments.policy_gradients.run import random_policy  # noqa: E402
 from experiments.runs import Log, command, config_of, trained  # noqa: E402
-from karpjax import metrics  # noqa: E402
-from karpjax.experiment import assemble  # noqa: E402
-from karpjax.loop import device, versions  # noqa: E402
-from karpjax.sharding import make_mesh  # noqa: E402
+from karpjax.core.sharding import make_mesh  # noqa: E402
+from karpjax.run import metrics  # noqa: E402
+from karpjax.run.experiment import assemble  # noqa: E402
+from karpjax.run.workdir import device, versions  # noqa: E402
 
 ROBOTS, POLICIES, SEED = ("reacher", "ant"), ("random", "ppo"), 10
 QUICK = {"steps": 2, "eval_every": 2, "save_every": 2, "log_every": 1, "steps_per_dispatch": 1, "env.max_steps": 8,

@@ -26,9 +26,9 @@ sys.path.insert(0, str(ROOT))
 
 from experiments.runs import Log, command, trained  # noqa: E402
 import karpjax  # noqa: E402
-from karpjax.convert.__main__ import published  # noqa: E402
-from karpjax.loop import device, versions  # noqa: E402
-from karpjax.sharding import make_mesh  # noqa: E402
+from karpjax.core.sharding import make_mesh  # noqa: E402
+from karpjax.run.published import published  # noqa: E402
+from karpjax.run.workdir import device, versions  # noqa: E402
 
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
 PENALTIES = [10.0**n for n in range(-5, 2)]

@@ -17,9 +17,10 @@ sys.path.insert(0, str(HERE.parent.parent))
 
 import numpy as np  # noqa: E402
 
-import karpjax as kj  # noqa: E402
 from experiments.runs import Log, command, trained  # noqa: E402
+import karpjax as kj  # noqa: E402
 from karpjax import envs  # noqa: E402
+from karpjax.envs import spaces
 from karpjax.games import matches, players, ratings, uct  # noqa: E402
 from karpjax.games.record import record  # noqa: E402
 from karpjax.games.search import searching  # noqa: E402
@@ -61,7 +62,7 @@ def study(options, workdir):
     value = train("value", "connect_four_value", init_from=str(workdir / "ppo"), **{"data.file": file})
     learned = train("search", "connect_four_search", init_from=str(workdir / "value"))
 
-    known = {"random": players.at_random, f"UCT, {playouts} playouts": plain, "supervised": players.network(supervised),
+    known = {"random": spaces.sample_legal, f"UCT, {playouts} playouts": plain, "supervised": players.network(supervised),
              "policy gradient": players.network(ppo),
              f"with search, {simulations} simulations": searching(value, env, simulations),
              "learned from search": players.network(learned)}

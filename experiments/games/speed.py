@@ -22,9 +22,9 @@ import jax.numpy as jnp  # noqa: E402
 from experiments.games import plain  # noqa: E402
 from experiments.runs import config_of  # noqa: E402
 from experiments.speed.harness import ratio  # noqa: E402
-from karpjax.experiment import assemble  # noqa: E402
-from karpjax.loop import device, versions  # noqa: E402
-from karpjax.sharding import make_mesh  # noqa: E402
+from karpjax.core.sharding import make_mesh  # noqa: E402
+from karpjax.run.experiment import assemble  # noqa: E402
+from karpjax.run.workdir import device, versions  # noqa: E402
 
 
 def ours(games, length, simulations, width, blocks):

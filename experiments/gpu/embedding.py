@@ -19,9 +19,9 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from karpjax.loop import device, versions  # noqa: E402
-from karpjax.models.embed import by_matmul, by_scatter  # noqa: E402
-from karpjax.sharding import make_mesh  # noqa: E402
+from karpjax.core.sharding import make_mesh  # noqa: E402
+from karpjax.models.layers.embed import by_matmul, by_scatter  # noqa: E402
+from karpjax.run.workdir import device, versions  # noqa: E402
 
 WAYS = {"scatter, bf16": lambda table, at, g: jnp.zeros_like(table).at[at].add(g), "scatter, float32": by_scatter,
         "matmul": by_matmul}

@@ -25,9 +25,9 @@ import jax  # noqa: E402
 
 from experiments.gpu.cases import CASES, QUICK  # noqa: E402
 from experiments.speed.harness import Worker, in_turns, ratio  # noqa: E402
-from karpjax.dispatch import PEAK_FLOPS  # noqa: E402
-from karpjax.loop import device, versions  # noqa: E402
-from karpjax.sharding import make_mesh  # noqa: E402
+from karpjax.core.sharding import make_mesh  # noqa: E402
+from karpjax.run.chips import PEAK_FLOPS  # noqa: E402
+from karpjax.run.workdir import device, versions  # noqa: E402
 
 
 def start(command: list[str]) -> Worker | str:

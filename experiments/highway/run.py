@@ -24,13 +24,13 @@ from scipy.stats import binomtest  # noqa: E402
 
 from experiments.runs import Log, command, config_of, trained  # noqa: E402
 import karpjax as kj  # noqa: E402
+from karpjax.core.errors import UserError  # noqa: E402
+from karpjax.core.sharding import make_mesh  # noqa: E402
 from karpjax.envs import highway, spaces  # noqa: E402
 from karpjax.envs.protocol import auto_reset  # noqa: E402
-from karpjax.errors import UserError  # noqa: E402
-from karpjax.experiment import assemble  # noqa: E402
-from karpjax.loop import device, versions  # noqa: E402
-from karpjax.report import save_gif  # noqa: E402
-from karpjax.sharding import make_mesh  # noqa: E402
+from karpjax.run.experiment import assemble  # noqa: E402
+from karpjax.run.pictures import save_gif  # noqa: E402
+from karpjax.run.workdir import device, versions  # noqa: E402
 
 REAL = dict(name="gymnasium:highway_env:highway-fast-v0", max_steps=30)
 EPISODES, SEEDS = 200, (10, 11, 12)

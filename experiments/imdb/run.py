@@ -22,8 +22,8 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from experiments.runs import Log, command, trained  # noqa: E402
-from karpjax.prepare import prepare  # noqa: E402
-from karpjax.sources.datasets import prepared_builder  # noqa: E402
+from karpjax.datasets.formats import prepare  # noqa: E402
+from karpjax.datasets.tfds import prepared_builder  # noqa: E402
 from karpjax.sweep import over_seeds, table  # noqa: E402
 
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))

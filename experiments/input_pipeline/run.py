@@ -26,10 +26,10 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 import karpjax as kj  # noqa: E402
-from karpjax import augment  # noqa: E402
-from karpjax.loop import device, versions  # noqa: E402
-from karpjax.prepare import prepare  # noqa: E402
-from karpjax.sharding import make_mesh  # noqa: E402
+from karpjax.core.sharding import make_mesh  # noqa: E402
+from karpjax.datasets.formats import prepare  # noqa: E402
+from karpjax.run.workdir import device, versions  # noqa: E402
+from karpjax.sources import augment  # noqa: E402
 
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
 SMALL = {"cnn, width 8": dict(name="cnn", width=8), "cnn, width 32": dict(name="cnn", width=32),

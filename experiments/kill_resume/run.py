@@ -27,8 +27,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from guarantees.harness import child, children, finished, record_of  # noqa: E402
 from guarantees.registry import TASKS  # noqa: E402
-from karpjax.errors import Preempted  # noqa: E402
-from karpjax.loop import versions  # noqa: E402
+
+from karpjax.core.errors import Preempted  # noqa: E402
+from karpjax.run.workdir import versions  # noqa: E402
 
 
 def kill_once(processes: list, workdir, in_a_save: bool, chance) -> dict | None:

@@ -15,7 +15,7 @@ HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
 from experiments.runs import Log, command, config_of, trained  # noqa: E402
-from karpjax.knn import knn  # noqa: E402
+from karpjax.explain.features import knn  # noqa: E402
 
 QUICK = {"steps": 3, "eval_every": 3, "save_every": 3, "data.batch_size": 16, "model.width": 16, "model.layers": 1,
          "model.patch": 8, "optimizer.learning_rate.warmup_steps": 1}

@@ -19,10 +19,11 @@ import time
 import jax
 
 from experiments.overhead import bare
-from karpjax import cli, sharding
-from karpjax.experiment import assemble
-from karpjax.loop import device, versions
-from karpjax.task import module_from_text
+from karpjax.core import sharding
+from karpjax.core.task_file import module_from_text
+from karpjax.run import cli
+from karpjax.run.experiment import assemble
+from karpjax.run.workdir import device, versions
 
 HERE = pathlib.Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "digits_cnn.py"

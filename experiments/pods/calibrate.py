@@ -5,7 +5,7 @@
 
 Rows: matrix products of n x n bf16 a chip, with the share of the data sheet's peak that the estimate amounts to at the clock
 that the peak implies; products in loops of 10 and of 100 turns, and ten written out; an all-reduce. What follows from them
-is in README.md, and in karpjax/hlo.py.
+is in README.md, and in karpjax/precompile/hlo.py.
 """
 import argparse
 import json
@@ -19,10 +19,11 @@ import jax.numpy as jnp  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 
-from karpjax import sharding  # noqa: E402
-from karpjax.hlo import cycles  # noqa: E402
-from karpjax.loop import versions  # noqa: E402
-from karpjax.precompile import CHIPS, slice_devices  # noqa: E402
+from karpjax.core import sharding  # noqa: E402
+from karpjax.precompile.compile import slice_devices
+from karpjax.precompile.hlo import cycles  # noqa: E402
+from karpjax.run.chips import CHIPS  # noqa: E402
+from karpjax.run.workdir import versions  # noqa: E402
 
 TOPOLOGIES = ("v5e:2x2", "v6e:2x2", "v4:2x2x1", "v5p:2x2x1")
 SIZES, LOOPS, BYTES = (1024, 2048, 4096, 8192), (10, 100), (1 << 20, 1 << 26)

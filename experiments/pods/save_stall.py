@@ -20,9 +20,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent))
 import jax  # noqa: E402
 
 from experiments.runs import config_of  # noqa: E402
-from karpjax.checkpoint import Checkpoints  # noqa: E402
-from karpjax.experiment import assemble  # noqa: E402
-from karpjax.loop import about, device, versions  # noqa: E402
+from karpjax.run.checkpoint import Checkpoints  # noqa: E402
+from karpjax.run.experiment import assemble  # noqa: E402
+from karpjax.run.workdir import about, device, versions  # noqa: E402
 
 
 def seconds(call) -> tuple[float, object]:

@@ -21,11 +21,10 @@ import numpy as np  # noqa: E402
 jax.config.update("jax_platforms", "cpu")
 
 from experiments.runs import Log, command, config_of  # noqa: E402
-from karpjax import corpora  # noqa: E402
-from karpjax.importers import Found, Rows  # noqa: E402
-from karpjax.loop import versions  # noqa: E402
-from karpjax.precompile import precompile  # noqa: E402
-from karpjax.prepare import write  # noqa: E402
+from karpjax.datasets.images import Found, Rows  # noqa: E402
+from karpjax.datasets.tfds import write  # noqa: E402
+from karpjax.precompile.compile import precompile  # noqa: E402
+from karpjax.run.workdir import versions  # noqa: E402
 
 LENGTH, VOCABULARY, ROWS = 512, 32_768, 4096
 SLICES = {4: "v5e:2x2", 16: "v5e:4x4", 64: "v5e:8x8", 256: "v5e:16x16"}
@@ -56,7 +55,7 @@ def prepare(folder: pathlib.Path, rows: int, words: int) -> None:
     text.mkdir()
     lines = (json.dumps({"text": " ".join(rng.choice(made_up, LENGTH))}) for _ in range(rows))
     (text / "train.jsonl").write_text("\n".join(lines))
-    write("words", corpora.text(text, length=LENGTH, vocabulary=VOCABULARY if words > 1000 else 300, pack=True), folder)
+    write("words", text.text(text, length=LENGTH, vocabulary=VOCABULARY if words > 1000 else 300, pack=True), folder)
 
 
 def report(log: Log, name: str, file: str, topology: str, overrides: dict) -> None:

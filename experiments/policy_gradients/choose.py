@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from experiments.policy_gradients.run import FIRST, short  # noqa: E402
 from experiments.runs import Log, command, config_of, trained  # noqa: E402
-from karpjax.experiment import assemble  # noqa: E402
+from karpjax.run.experiment import assemble  # noqa: E402
 
 
 def value_of(text: str):

@@ -17,11 +17,11 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from experiments.runs import Log, command, config_of  # noqa: E402
+from karpjax.core.sharding import make_mesh  # noqa: E402
 from karpjax.envs import spaces  # noqa: E402
 from karpjax.envs.pendulum import MAX_SPEED, MAX_TORQUE  # noqa: E402
-from karpjax.experiment import assemble  # noqa: E402
-from karpjax.loop import device, versions  # noqa: E402
-from karpjax.sharding import make_mesh  # noqa: E402
+from karpjax.run.experiment import assemble  # noqa: E402
+from karpjax.run.workdir import device, versions  # noqa: E402
 
 
 def unseen(source) -> dict:

@@ -15,9 +15,9 @@ import jax.numpy as jnp  # noqa: E402
 from experiments.policy_speed import monolith  # noqa: E402
 from experiments.runs import config_of  # noqa: E402
 from experiments.speed.harness import serve  # noqa: E402
-from karpjax.dispatch import Programs  # noqa: E402
-from karpjax.experiment import assemble  # noqa: E402
-from karpjax.sharding import make_mesh  # noqa: E402
+from karpjax.core.sharding import make_mesh  # noqa: E402
+from karpjax.run.experiment import assemble  # noqa: E402
+from karpjax.run.programs import Programs  # noqa: E402
 
 ROLLOUTS = 10  # a dispatch
 

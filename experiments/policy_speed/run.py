@@ -19,8 +19,8 @@ sys.path.insert(0, str(HERE.parent.parent))
 import jax  # noqa: E402
 
 from experiments.speed.harness import Worker, in_turns, ratio  # noqa: E402
-from karpjax.loop import device, versions  # noqa: E402
-from karpjax.sharding import make_mesh  # noqa: E402
+from karpjax.core.sharding import make_mesh  # noqa: E402
+from karpjax.run.workdir import device, versions  # noqa: E402
 
 # (environments, length, minibatches, epochs): the config's own, PureJaxRL's defaults in more environments, its defaults.
 SHAPES = [(32, 32, 4, 10), (64, 32, 4, 4), (4, 128, 4, 4)]

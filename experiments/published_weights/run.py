@@ -23,9 +23,9 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from karpjax import sharding  # noqa: E402
-from karpjax.convert import read  # noqa: E402
-from karpjax.loop import device, versions  # noqa: E402
+from karpjax.core import sharding  # noqa: E402
+from karpjax.run.workdir import device, versions  # noqa: E402
+from karpjax.weights import read  # noqa: E402
 
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
 NETWORKS = {"resnet20": ("resnet20-12fca82f.safetensors", 0.9173), "resnet56": ("resnet56-4bfd9763.safetensors", 0.9339)}

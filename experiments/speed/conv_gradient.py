@@ -13,11 +13,11 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent))
 
 import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
 from jax import lax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
 
-from karpjax.loop import device, versions  # noqa: E402
-from karpjax.sharding import make_mesh  # noqa: E402
+from karpjax.core.sharding import make_mesh  # noqa: E402
+from karpjax.run.workdir import device, versions  # noqa: E402
 
 SHAPES = [(31, 24, 64), (15, 64, 64), (15, 64, 256), (7, 256, 256)]  # side, channels in and out
 

@@ -1,4 +1,4 @@
-"""Depthwise convolution on the CPU: XLA's own and the sum over taps (karpjax/models/conv.py), one layer at a time, in turns.
+"""Depthwise convolution on the CPU: XLA's own and the sum over taps (karpjax/models/layers/conv.py), one layer at a time, in turns.
 
     python experiments/speed/depthwise.py --log=experiments/speed/depthwise.jsonl           # two minutes, alone on the machine
 
@@ -18,9 +18,9 @@ import jax  # noqa: E402
 from jax import lax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
-from karpjax.loop import device, versions  # noqa: E402
-from karpjax.models.conv import depthwise  # noqa: E402
-from karpjax.sharding import make_mesh  # noqa: E402
+from karpjax.core.sharding import make_mesh  # noqa: E402
+from karpjax.models.layers.conv import depthwise  # noqa: E402
+from karpjax.run.workdir import device, versions  # noqa: E402
 
 BATCH, ROUNDS = 32, 5
 LAYERS = [(112, 32, 3, 1), (112, 96, 3, 2), (56, 144, 3, 1), (28, 240, 5, 1), (14, 480, 5, 1), (7, 1152, 5, 1)]

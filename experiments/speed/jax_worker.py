@@ -12,9 +12,10 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import optax  # noqa: E402
 
-import karpjax as kj  # noqa: E402
 from experiments.speed.harness import serve  # noqa: E402
-from karpjax.models import airbench, conv  # noqa: E402
+import karpjax as kj  # noqa: E402
+from karpjax.models import airbench
+from karpjax.models.layers import conv  # noqa: E402
 
 NETWORKS = {"cnn": dict(name="cnn", width=32), "resnet20": dict(name="resnet_cifar", depth=20),
             "airbench": dict(name="airbench")}

@@ -5,7 +5,7 @@
 
 Needs PyTorch (pip install torch), in this Python or another (--torch_python=PATH); without it karpjax is timed against itself.
 The peer has two layouts, channels first and last; the ratio is to the one that is faster in the median. Variants of karpjax
-say what each change gives (karpjax/models/conv.py): "whole" is without convolution in parts.
+say what each change gives (karpjax/models/layers/conv.py): "whole" is without convolution in parts.
 """
 import argparse
 import importlib.util
@@ -20,8 +20,8 @@ sys.path.insert(0, str(HERE.parent.parent))
 import jax  # noqa: E402
 
 from experiments.speed.harness import Worker, in_turns, ratio  # noqa: E402
-from karpjax.loop import device, versions  # noqa: E402
-from karpjax.sharding import make_mesh  # noqa: E402
+from karpjax.core.sharding import make_mesh  # noqa: E402
+from karpjax.run.workdir import device, versions  # noqa: E402
 
 CASES = [("cnn", 64), ("cnn", 512), ("resnet20", 128), ("airbench", 500)]
 

@@ -2,16 +2,20 @@
 games as "pgx:NAME" (games.py)."""
 import inspect
 
+from ml_collections import ConfigDict
+
+import karpjax as kj
+from karpjax.core.errors import UserError, check_keys, did_you_mean
 from karpjax.envs.acrobot import Acrobot
-from karpjax.envs.adapters import Brax, Gymnax
+from karpjax.envs.brax import Brax
 from karpjax.envs.cartpole import CartPole
-from karpjax.envs.games import Pgx
 from karpjax.envs.grid_nav import GridNav
+from karpjax.envs.gymnasium import Gymnasium
+from karpjax.envs.gymnax import Gymnax
 from karpjax.envs.highway import Highway
-from karpjax.envs.host import Gymnasium
 from karpjax.envs.pendulum import Pendulum
+from karpjax.envs.pgx import Pgx
 from karpjax.envs.reacher import Reacher
-from karpjax.errors import UserError, check_keys, did_you_mean
 
 ENVIRONMENTS = {"cartpole": CartPole, "acrobot": Acrobot, "pendulum": Pendulum, "grid_nav": GridNav, "reacher": Reacher,
                 "highway": Highway}
@@ -26,3 +30,11 @@ def make(name: str, **options):
         raise UserError(f"config.env: no environment {name!r}{did_you_mean(name, ENVIRONMENTS)}")
     check_keys(options, inspect.signature(ENVIRONMENTS[name]).parameters, "config.env")
     return ENVIRONMENTS[name](**options)
+
+
+def environment(config):
+    """What config.env names."""
+    options = config.env
+    if not isinstance(options, ConfigDict) or "name" not in options:
+        raise UserError(f"config.env: expected dict(name=..., its options), found {options!r}")
+    return kj.envs.make(options["name"], **{k: v for k, v in options.items() if k != "name"})

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 import numpy as np
 
+from karpjax.core.errors import UserError
 from karpjax.envs import draw
 from karpjax.envs.protocol import TimeStep
 from karpjax.envs.spaces import Discrete
-from karpjax.errors import UserError
 
 MOVES = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])                                       # rows and columns
 

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 import numpy as np
 
+from karpjax.core.errors import UserError
 from karpjax.envs import draw
 from karpjax.envs.protocol import TimeStep
 from karpjax.envs.spaces import Discrete
-from karpjax.errors import UserError
 
 LANE, LENGTH, WIDTH, SPEED_LIMIT = 4.0, 5.0, 2.0, 30.0                     # m, m, m, m/s
 FRAMES, DT = 5, 0.2                                                        # of an action; s

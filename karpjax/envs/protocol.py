@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from karpjax.core.errors import UserError
+from karpjax.core.trees import path_name
 from karpjax.envs import spaces
-from karpjax.errors import UserError
-from karpjax.state import path_name
 
 
 class TimeStep(NamedTuple):

@@ -1,11 +1,14 @@
-"""What an environment accepts as an action. The policy's distribution follows from it (karpjax/distributions.py)."""
+"""What an environment accepts as an action. The policy's distribution follows from it (karpjax/rl/distributions.py)."""
+from collections.abc import Mapping
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from karpjax.errors import UserError
+from karpjax.core.errors import UserError
+from karpjax.envs import spaces
 
 
 class Discrete(NamedTuple):
@@ -51,3 +54,21 @@ def sample(space, key):
         return jax.random.uniform(key, (len(space.low),), minval=jnp.array(space.low), maxval=jnp.array(space.high))
     most = jnp.array(space.sizes if isinstance(space, MultiDiscrete) else space.n)
     return jax.random.randint(key, most.shape, 0, most)
+
+
+def sample_legal(state, obs, key):
+    """A legal move, all as likely as one another."""
+    return jax.random.categorical(key, spaces.allowed(jnp.zeros(obs["legal"].shape), obs))
+
+
+ILLEGAL = -1e9
+
+
+def allowed(outputs: Float[Array, "*B A"], obs) -> Float[Array, "*B A"]:
+    """The outputs for an observation, which may say that some actions are not legal."""
+    return jnp.where(obs["legal"], outputs, ILLEGAL) if isinstance(obs, Mapping) else outputs
+
+
+def box_of(low, high, shape) -> Box:
+    rows = [jnp.broadcast_to(jnp.asarray(x, jnp.float32), shape).ravel().tolist() for x in (low, high)]
+    return Box(*map(tuple, rows))

@@ -12,8 +12,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax.errors import UserError
-from karpjax.games.players import at_random
+from karpjax.core.errors import UserError
+from karpjax.envs.spaces import sample_legal
 
 
 class Score(NamedTuple):
@@ -78,7 +78,7 @@ def play(env, first, second, opening: int, keys) -> dict:
     none = jnp.zeros(len(keys), bool)
     start = (state, obs, none, none, none)
     for t in range(opening):
-        start, _ = move(at_random, start, jax.vmap(lambda k: jax.random.fold_in(k, 1_000_000 + t))(keys))
+        start, _ = move(sample_legal, start, jax.vmap(lambda k: jax.random.fold_in(k, 1_000_000 + t))(keys))
     going = lambda carry: ~(carry[0][0][0][2] & carry[0][0][1][2]).all()
     zeros = jnp.zeros(len(keys))
     (games, result), _ = lax.while_loop(going, pair_of_moves, (([start, start], [zeros, zeros]), jnp.int32(0)))

@@ -1,15 +1,7 @@
 """Who plays a game: a player is a pure function (state, obs, key) -> action, of one game; vmap makes many."""
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
-
-from karpjax import distributions
-
-
-def at_random(state, obs, key):
-    """A legal move, all as likely as one another."""
-    return jax.random.categorical(key, distributions.allowed(jnp.zeros(obs["legal"].shape), obs))
+from karpjax.rl import distributions
 
 
 def sees(run) -> Callable:

@@ -14,11 +14,13 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import advantages, envs
+from karpjax import envs
+from karpjax.core.errors import UserError
+from karpjax.envs import spaces
 from karpjax.envs.protocol import auto_reset
-from karpjax.errors import UserError
 from karpjax.games import players, uct
-from karpjax.restore import restore
+from karpjax.rl import advantages
+from karpjax.run.restore import restore
 
 GAMES = 256  # at a time
 
@@ -29,7 +31,7 @@ def record(env, player: Callable, positions: int, random: float = 0.0, seed: int
         state, obs, over = carry
         keys = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, t), 4))(start_keys)               # (E, 4)
         choice = jax.vmap(player)(state, obs, keys[:, 0])
-        drawn = jax.vmap(players.at_random)(state, obs, keys[:, 1])
+        drawn = jax.vmap(spaces.sample_legal)(state, obs, keys[:, 1])
         played = jnp.where(jax.vmap(jax.random.uniform)(keys[:, 2]) < random, drawn, choice)
         state, out = jax.vmap(lambda s, a, k: auto_reset(env, s, a, k))(state, played, keys[:, 3])
         ended = out.terminated | out.truncated
@@ -56,7 +58,7 @@ def record(env, player: Callable, positions: int, random: float = 0.0, seed: int
 
 
 def main(argv):
-    from karpjax import cli
+    from karpjax.run import cli
     options = cli.parse(argv, __doc__, env="pgx:connect_four", simulations=0, workdir="", positions=30_000, random=20, seed=0,
                         to=str)
     if bool(options.workdir) == bool(options.simulations):
@@ -70,5 +72,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    from karpjax import cli
+    from karpjax.run import cli
     cli.run(main)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from karpjax.envs.adapters import extra
+from karpjax.core.errors import extra
 from karpjax.games.players import sees
 
 

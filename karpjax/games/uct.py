@@ -10,7 +10,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from karpjax.games.players import at_random
+from karpjax.envs.spaces import sample_legal
 
 UNTRIED = 1e6  # above every score
 
@@ -79,7 +79,7 @@ def playout(env, state, obs, over, key):
     def move(carry):
         state, obs, over, result, sign, t = carry
         choice_key, step_key = jax.random.split(jax.random.fold_in(key, t))
-        state, out = env.step(state, at_random(state, obs, choice_key), step_key)
+        state, out = env.step(state, sample_legal(state, obs, choice_key), step_key)
         return state, out.obs, out.terminated | out.truncated, result + sign * out.reward, -sign, t + 1
     start = (state, obs, over, jnp.float32(0), jnp.float32(1), jnp.int32(0))
     return lax.while_loop(lambda carry: ~carry[2], move, start)[3]

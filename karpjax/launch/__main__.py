@@ -10,11 +10,11 @@ tpu     makes the slice if it is not there, copies what git tracks, runs on all 
         a preemption. --dry-run prints the commands, and runs nothing
 
 On a cluster of Slurm or Kubernetes jax finds its processes itself: python -m karpjax.train --distributed ... (README.md).
-Exit codes are those of karpjax.train (karpjax/cli.py).
+Exit codes are those of karpjax.train (karpjax/run/cli.py).
 """
-from karpjax import cli
-from karpjax.errors import UserError
+from karpjax.core.errors import UserError
 from karpjax.launch import local, tpu
+from karpjax.run import cli
 
 PLACES = {"local": local, "tpu": tpu}
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-from karpjax.errors import UserError
+from karpjax.core.errors import UserError
 
 FLAGS = {"processes": 2, "devices-per-process": 1, "port": 0, "grace": 30}
 

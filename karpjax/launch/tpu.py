@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from karpjax.errors import Preempted, UserError
+from karpjax.core.errors import Preempted, UserError
 from karpjax.launch.local import workdir_of
 
 FLAGS = {"name": str, "type": str, "zone": str, "version": str, "spot": False, "queued": False, "dry-run": False,

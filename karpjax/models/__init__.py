@@ -1,10 +1,12 @@
 """Models by name: pure Linen modules, one file an architecture. `cnn(config.model, classes=10)` builds one."""
-from karpjax.errors import UserError, did_you_mean
+from karpjax.core.errors import UserError, did_you_mean
 from karpjax.models.airbench import Airbench
 from karpjax.models.board import Board
 from karpjax.models.cnn import CNN
 from karpjax.models.efficientnet_lite import EfficientNetLite0
-from karpjax.models.encoder import BERT as BERT, ROBERTA as ROBERTA, MaskedLM, TextClassifier
+from karpjax.models.encoder import BERT as BERT
+from karpjax.models.encoder import ROBERTA as ROBERTA
+from karpjax.models.encoder import MaskedLM, TextClassifier
 from karpjax.models.policy import ActorCritic
 from karpjax.models.resnet import ResNet
 from karpjax.models.resnet_cifar import CifarResNet

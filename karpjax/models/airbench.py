@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
-from karpjax.models.conv import Conv, max_pool
-from karpjax.models.gelu import gelu
+from karpjax.models.layers.conv import Conv, max_pool
+from karpjax.models.layers.gelu import gelu
 
 
 class Airbench(nn.Module):

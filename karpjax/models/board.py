@@ -9,10 +9,11 @@ as the identity instead, its last kernel zero (Zhang et al. 2019, "Fixup").
 from flax import linen as nn
 import jax.numpy as jnp
 
-from karpjax import distributions
+from karpjax.envs import spaces
 from karpjax.envs.protocol import array_of
-from karpjax.models.conv import small_convolution
+from karpjax.models.layers.conv import small_convolution
 from karpjax.models.policy import dense
+from karpjax.rl import distributions
 
 
 class Board(nn.Module):
@@ -33,7 +34,7 @@ class Board(nn.Module):
             x = nn.relu(x + conv(self.width, 3, f"block{i}_conv2", nn.initializers.zeros)(y))
         planes = lambda name: nn.relu(conv(max(self.width // 4, 1), 1, name)(x)).reshape(len(x), -1)
         outputs = dense(distributions.size(self.actions), 0.01, "policy")(planes("policy_planes")).reshape(*batch, -1)
-        outputs = distributions.allowed(outputs, obs)
+        outputs = spaces.allowed(outputs, obs)
         if not self.critic:
             return outputs, jnp.zeros(batch, x.dtype)
         hidden = nn.relu(dense(2 * self.width, 2**0.5, "value_hidden")(planes("value_planes")))

@@ -6,7 +6,7 @@ pooling: Lin et al. 2014). On the UCI digits: 98.5 % and more in half a minute o
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from karpjax.models.conv import Conv
+from karpjax.models.layers.conv import Conv
 
 
 class CNN(nn.Module):

@@ -8,7 +8,7 @@ implementation is in tests/test_convert.py. Padding is TensorFlow's "SAME", as t
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from karpjax.models.conv import Conv
+from karpjax.models.layers.conv import Conv
 from karpjax.models.resnet import kaiming
 
 # (blocks, kernel, stride of the first, expansion, width), a stage a row

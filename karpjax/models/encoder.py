@@ -4,7 +4,7 @@
     config.model = dict(name="masked_lm", layers=4, width=256, heads=4, context=512, **kj.models.BERT)
 
 Sizes of Turc et al. 2019 (layers, width, heads): tiny 2/128/2, mini 4/256/4, small 4/512/8, base 12/768/12. BERT (Devlin et al.
-2019) is the same code with other fields, and takes Hugging Face's weights (karpjax/convert/bert.py). Inputs are tokens (B, T);
+2019) is the same code with other fields, and takes Hugging Face's weights (karpjax/weights/bert.py). Inputs are tokens (B, T);
 `segments` (B, T) numbers the documents that share a row from 1, 0 being padding; without it a row is one document.
 """
 from flax import linen as nn
@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from karpjax.errors import UserError, check_choice
-from karpjax.models.embed import Embed
-from karpjax.models.gelu import gelu
-from karpjax.models.transformer import Dense, block_class, norm, same_segment
+from karpjax.core.errors import UserError, check_choice
+from karpjax.models.layers.embed import Embed
+from karpjax.models.layers.gelu import gelu
+from karpjax.models.layers.transformer import Dense, block_class, norm, same_segment
 
 BERT = dict(norm="post", mlp="gelu", bias=True, positions="learned", transform=True, types=2, eps=1e-12)
 ROBERTA = dict(BERT, types=1, eps=1e-5, offset=2)  # Liu et al. 2019: its table has two rows before the first position

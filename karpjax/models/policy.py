@@ -8,11 +8,12 @@ Andrychowicz et al. 2021): orthogonal, the policy's last layer 100 times smaller
 from flax import linen as nn
 import jax.numpy as jnp
 
-from karpjax import distributions
+from karpjax.core.errors import check_choice
+from karpjax.envs import spaces
 from karpjax.envs.protocol import array_of
 from karpjax.envs.spaces import Box
-from karpjax.errors import check_choice
-from karpjax.models.conv import convolution, small_convolution
+from karpjax.models.layers.conv import convolution, small_convolution
+from karpjax.rl import distributions
 
 CONVS = {"conv": [(16, 3, 1)], "atari": [(32, 8, 4), (64, 4, 2), (64, 3, 1)]}            # (width, kernel, stride) of each
 TORSOS = ("", "mlp", "conv", "atari")
@@ -48,7 +49,7 @@ class ActorCritic(nn.Module):
             outputs = jnp.concatenate([means, jnp.broadcast_to(log_std, means.shape)], -1)
         else:
             outputs = dense(size, 0.01, "policy")(x)
-        outputs = distributions.allowed(outputs, given)
+        outputs = spaces.allowed(outputs, given)
         if not self.critic:
             return outputs, jnp.zeros(x.shape[:-1], x.dtype)
         y = x if self.shared else torso("value_torso")(obs)

@@ -11,8 +11,8 @@ from flax import linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from karpjax.errors import UserError
-from karpjax.models.conv import Conv
+from karpjax.core.errors import UserError
+from karpjax.models.layers.conv import Conv
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 

@@ -9,8 +9,8 @@ from flax import linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from karpjax.errors import UserError
-from karpjax.models.conv import Conv
+from karpjax.core.errors import UserError
+from karpjax.models.layers.conv import Conv
 from karpjax.models.resnet import kaiming, norm
 
 

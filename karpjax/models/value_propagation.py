@@ -12,11 +12,11 @@ from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from karpjax import distributions
+from karpjax.core.errors import UserError
+from karpjax.envs import spaces
 from karpjax.envs.protocol import array_of
 from karpjax.envs.spaces import Discrete
-from karpjax.errors import UserError
-from karpjax.models.conv import larger
+from karpjax.models.layers.conv import larger
 
 
 class ValuePropagation(nn.Module):
@@ -48,7 +48,7 @@ class ValuePropagation(nn.Module):
         here = jnp.moveaxis(x[..., self.agent], (-2, -1), (0, 1))
         worth = jnp.moveaxis((jnp.stack(ways(value)) * here).sum((1, 2)), 0, -1)               # (..., 4)
         sharpness = self.param("sharpness", nn.initializers.ones, ()).astype(worth.dtype)
-        outputs = distributions.allowed(worth * sharpness, obs)
+        outputs = spaces.allowed(worth * sharpness, obs)
         if not self.critic:
             return outputs, jnp.zeros(outputs.shape[:-1], outputs.dtype)
         best = worth.max(-1, keepdims=True)

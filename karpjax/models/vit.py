@@ -5,7 +5,7 @@
 
 Images are cut into N patches, row by row; a class token comes first. The MAE's encoder has the names of the ViT, so that a ViT
 starts from one with config.init_from and init_skip = the decoder and the head. Both take Hugging Face's
-weights, ViT also timm's (karpjax/convert/vit.py); Hugging Face's norms have eps = 1e-12.
+weights, ViT also timm's (karpjax/weights/vit.py); Hugging Face's norms have eps = 1e-12.
 """
 from flax import linen as nn
 import jax
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
 
-from karpjax.errors import UserError, check_choice
-from karpjax.models.transformer import Block, Dense, block_class, init, norm
+from karpjax.core.errors import UserError, check_choice
+from karpjax.models.layers.transformer import Block, Dense, block_class, init, norm
 
 POOLS = ("cls", "mean")
 

@@ -1,7 +1,8 @@
 """Where batches come from. `arrays` for your own data, `images` for TFDS by name, `Rollout` for environments."""
-from karpjax.sources.arrays import Arrays, Arrays as arrays
+from karpjax.sources.arrays import Arrays
+from karpjax.sources.arrays import Arrays as arrays
 from karpjax.sources.images import images
-from karpjax.sources.host import Host
+from karpjax.sources.loader import Host
 from karpjax.sources.rollout import Rollout
 from karpjax.sources.self_play import SelfPlay
 from karpjax.sources.source import Source

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax.errors import UserError
+from karpjax.core.errors import UserError
 from karpjax.sources.shuffle import shuffled
 from karpjax.sources.source import Source, augmented, local_rows, ones, unchanged
 

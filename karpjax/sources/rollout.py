@@ -12,10 +12,10 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from karpjax.core.errors import UserError
 from karpjax.envs import protocol
 from karpjax.envs.protocol import array_of, auto_reset
-from karpjax.errors import UserError
-from karpjax.sources import moments
+from karpjax.rl import running_stats
 from karpjax.sources.source import Source, example_keys, local_rows
 
 EVALUATION = 1_000_003  # the seed of evaluation's keys: none of a run's own
@@ -70,7 +70,7 @@ class Rollout(Source):
         return {"key": jax.random.key_data(key), "rollouts": jnp.int32(0), "env": env, "obs": obs,
                 "episode": {name: jnp.zeros(E) for name in ("return", "length", "discounted")},   # the one under way
                 "recent": {name: jnp.zeros((E, K)) for name in ("return", "length", "known")},    # newest first
-                "moments": {name: moments.start(shapes[name]) for name in self.normalize}}
+                "moments": {name: running_stats.start(shapes[name]) for name in self.normalize}}
 
     def actor(self, variables, source_state) -> Callable:
         """Who plays a rollout: (states of the environments (E, ...), obs, keys (E,)) -> what `act` gives."""
@@ -100,9 +100,9 @@ class Rollout(Source):
         trajectory = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), trajectory)                     # (E, T, ...)
 
         rows = {"obs": array_of(trajectory["obs"]), "reward": trajectory.pop("discounted")}
-        new = {name: moments.merged(known[name], rows[name]) for name in self.normalize}
+        new = {name: running_stats.merged(known[name], rows[name]) for name in self.normalize}
         if "reward" in self.normalize:
-            trajectory["reward"] = moments.scale(new["reward"], trajectory["reward"])
+            trajectory["reward"] = running_stats.scale(new["reward"], trajectory["reward"])
         # What is learned from is what the policy saw: with the moments of before.
         trajectory |= {name: self.seen(known, trajectory[name]) for name in ("obs", "final_obs")}
         ctx = {"rows": self.examples(trajectory, variables), "recent": recent}
@@ -126,7 +126,7 @@ class Rollout(Source):
         """Observations (..., O) as the policy sees them."""
         if "obs" not in self.normalize:
             return obs
-        x = moments.normalize(known["obs"], array_of(obs))
+        x = running_stats.normalize(known["obs"], array_of(obs))
         return {**obs, "obs": x} if isinstance(obs, Mapping) else x
 
     def eval_batches(self, split):

@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from karpjax.errors import UserError, check_keys
-from karpjax.games.players import at_random
+from karpjax.core.errors import UserError, check_keys
+from karpjax.envs.spaces import sample_legal
 from karpjax.sources.rollout import Rollout
-
 
 POOL = ("size", "every", "random")
 
@@ -72,7 +71,7 @@ class SelfPlay(Rollout):
             (action, kept), (answer, theirs) = own(env, obs, keys), before(env, obs, keys)
             whether, which = jnp.unstack(jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, 1)))(keys), axis=1)
             at_will = jax.vmap(jax.random.uniform)(whether) < self.pool["random"]
-            answer = mixed(at_will, jax.vmap(at_random)(env, obs, which).astype(answer.dtype), answer)
+            answer = mixed(at_will, jax.vmap(sample_legal)(env, obs, which).astype(answer.dtype), answer)
             moves = jax.vmap(self.env.to_move)(env) == seat                                        # (E,)
             # Both sides are valued by one network, or the differences of values along a game would not add up.
             kept = {**mixed(moves, theirs, kept), "value": kept["value"], "own": 1.0 - moves}

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
+from karpjax.core.trees import mix
+
 # Each element moves with probability 1/2 a round; after 2 log2(n) rounds pairs of elements look independent. 48 serves
 # sets of 16 million; it is arithmetic on B integers, one fused kernel.
 ROUNDS = 48
@@ -30,10 +32,3 @@ def shuffled(position: UInt32[Array, "B"], epoch: UInt32[Array, "B"], key, n: in
     for r in range(ROUNDS):
         x = a_round(x, jnp.uint32(r * 0x9E3779B9 % 2**32))
     return x
-
-
-def mix(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
-    """MurmurHash3's 32-bit finaliser: every input bit flips every output bit with probability about a half."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)

@@ -11,11 +11,12 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax.errors import UserError, check_keys
+from karpjax.core.errors import UserError, check_keys
+from karpjax.datasets.tfds import open_splits, prepared_builder
+from karpjax.datasets.tokenizer import BYTES, vocabulary_of
 from karpjax.sources.arrays import Arrays
-from karpjax.sources.datasets import open_splits, prepared_builder, source_of
+from karpjax.sources.records import source_of
 from karpjax.sources.source import Described, Source
-from karpjax.tokenizer import BYTES, vocabulary_of
 
 EMBEDDED = pathlib.Path(__file__).parent.parent / "data" / "pride_and_prejudice.txt"
 PREPARED = ("name", "data_dir", "train", "validation", "test", "batch_size", "on_device", "described")

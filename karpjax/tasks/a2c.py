@@ -4,7 +4,7 @@ One step a rollout, so the policy that learns is the one that acted. The rollout
 advantages are generalised (`trace`; 1 is theirs) and normalised over the rollout.
 """
 import karpjax as kj
-from karpjax.agent import Agent, entropy_bonus, recent
+from karpjax.tasks.agent import Agent, entropy_bonus, recent
 
 
 def build(config, env=None) -> kj.Task:

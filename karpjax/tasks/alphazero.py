@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 import karpjax as kj
-from karpjax import advantages
-from karpjax.agent import Agent, recent
-from karpjax.errors import UserError
+from karpjax.core.errors import UserError
 from karpjax.games.search import search
+from karpjax.rl import advantages
+from karpjax.tasks.agent import Agent, recent
 
 
 def build(config, env=None) -> kj.Task:

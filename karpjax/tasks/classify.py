@@ -1,6 +1,6 @@
 """Image classification: cross-entropy with label smoothing (Szegedy et al. 2016, section 7) on any TFDS image set.
 
-    config.task = "classify"; config.model, config.data (karpjax/sources/images.py), config.augment (karpjax/augment.py),
+    config.task = "classify"; config.model, config.data (karpjax/sources/images.py), config.augment (karpjax/sources/augment.py),
     config.label_smoothing, config.tta, config.frozen_statistics
 
 Metrics: "accuracy" (top 1); with config.tta evaluation adds "accuracy_tta", of the mean over several views of each image:
@@ -17,9 +17,9 @@ import numpy as np
 import optax
 
 import karpjax as kj
-from karpjax import augment
-from karpjax.errors import check_choice
-from karpjax.settings import check_own_keys
+from karpjax.core.errors import check_choice
+from karpjax.core.settings import check_own_keys
+from karpjax.sources import augment
 from karpjax.sources.source import Described
 
 VIEWS = ("", "mirror", "mirror_translate")

@@ -1,4 +1,4 @@
-"""Classification of texts: cross-entropy on a set that was prepared a document a row (karpjax/corpora.py).
+"""Classification of texts: cross-entropy on a set that was prepared a document a row (karpjax/datasets/text.py).
 
     config.task = "classify_text"; config.model (name="text_classifier"), config.data (karpjax/sources/text.py),
     config.label_smoothing
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 
 import karpjax as kj
-from karpjax.settings import check_own_keys
-from karpjax.task import split_variables
+from karpjax.core.settings import check_own_keys
+from karpjax.core.trees import split_variables
 
 
 def build(config) -> kj.Task:

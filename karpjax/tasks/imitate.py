@@ -16,10 +16,9 @@ import numpy as np
 import optax
 
 import karpjax as kj
-from karpjax.agent import environment
-from karpjax.envs import protocol
-from karpjax.errors import UserError, check_keys
-from karpjax.settings import check_own_keys
+from karpjax.core.errors import UserError, check_keys
+from karpjax.core.settings import check_own_keys
+from karpjax.envs import environment, protocol
 from karpjax.sources.source import Described
 
 COLUMNS = ("obs", "legal", "action", "result", "game")

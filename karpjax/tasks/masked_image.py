@@ -13,11 +13,11 @@ from jaxtyping import Array, Float
 import numpy as np
 
 import karpjax as kj
-from karpjax import augment
+from karpjax.core.settings import check_own_keys
+from karpjax.core.trees import split_variables
 from karpjax.models.vit import images_of, patches_of
-from karpjax.settings import check_own_keys
+from karpjax.sources import augment
 from karpjax.sources.source import example_keys
-from karpjax.task import split_variables
 
 SHOWN = 8  # pictures at the end of a run
 

@@ -14,10 +14,10 @@ import numpy as np
 import optax
 
 import karpjax as kj
-from karpjax.settings import check_own_keys
+from karpjax.core.settings import check_own_keys
+from karpjax.core.trees import split_variables
+from karpjax.datasets.tokenizer import Vocabulary
 from karpjax.sources.source import example_keys
-from karpjax.task import split_variables
-from karpjax.tokenizer import Vocabulary
 
 SHOWN = 4  # rows at the end of a run
 EVAL_RATE = 0.15  # whatever the training rate, so that runs compare

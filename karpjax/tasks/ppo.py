@@ -2,7 +2,7 @@
 
 A rollout is learned from `epochs` times in minibatches; the ratio of the policy that learns to the one that acted is kept from
 paying beyond 1 +- clip. Advantages are normalised over the rollout, where most codes do it in each minibatch: here a batch and
-its micro-batches give one result. config.normalize_advantages = False leaves them as they are (karpjax/agent.py says when).
+its micro-batches give one result. config.normalize_advantages = False leaves them as they are (karpjax/tasks/agent.py says when).
 
     value_clip   > 0: the value may not gain from moving further than that from its old one (the reference code's)
     target_kl    > 0: a minibatch on which the policy has moved further than that teaches nothing (the optimizer's momentum
@@ -12,8 +12,8 @@ from jax import lax
 import jax.numpy as jnp
 
 import karpjax as kj
-from karpjax.agent import Agent, entropy_bonus, recent
-from karpjax.errors import UserError
+from karpjax.core.errors import UserError
+from karpjax.tasks.agent import Agent, entropy_bonus, recent
 
 OWN = ("trace", "clip", "value_clip", "value_coefficient", "entropy_coefficient", "target_kl")
 

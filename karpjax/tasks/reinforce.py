@@ -8,8 +8,8 @@ is normalised over the rollout. What it reaches, and how fast: configs/reinforce
 import jax.numpy as jnp
 
 import karpjax as kj
-from karpjax import advantages
-from karpjax.agent import Agent, recent
+from karpjax.rl import advantages
+from karpjax.tasks.agent import Agent, recent
 
 
 def build(config, env=None) -> kj.Task:

@@ -8,10 +8,11 @@ import pathlib
 import shutil
 import tempfile
 
-from karpjax import cli, loop, metrics, restore
-from karpjax.evaluate import make_evaluator
-from karpjax.sharding import make_mesh
 import numpy as np
+
+from karpjax.core.sharding import make_mesh
+from karpjax.run import cli, loop, metrics, restore
+from karpjax.run.evaluator import make_evaluator
 
 TARGET = pathlib.Path(__file__).parent / "checkpoint_v1"
 # A user's own file, which the checkpoint carries: config, task and loss in one.
@@ -56,7 +57,7 @@ def build(config):
 def main(argv):
     if TARGET.exists():
         raise cli.UserError(f"{TARGET.name} is there already, and is meant to stay as it is")
-    from karpjax.task import module_from_text
+    from karpjax.core.task_file import module_from_text
     config = module_from_text("poly_v1.py", TASK).get_config()
     with tempfile.TemporaryDirectory() as scratch:
         workdir = pathlib.Path(scratch) / "run"

@@ -2,19 +2,19 @@
 
     python -m guarantees.child --task=digits --workdir=DIR [--slow=0.05] [--mutant=key_not_saved] [--devices=2] ...
 """
-import sys
 import time
 
-from karpjax import cli
+from karpjax.run import cli
 
 
 def main(argv):
     options = cli.parse(argv, __doc__, task=str, workdir=str, mutant="", slow="0", devices=0, coordinator="", processes=0,
                         process=0, steps=12, hang_after=0)
     cli.start_jax(options.devices, options.coordinator, options.processes, options.process)
-    import jax
     from guarantees.registry import config_of
-    from karpjax import checkpoint, loop
+    import jax
+
+    from karpjax.run import checkpoint, loop
     config, record = config_of(options.task, steps=options.steps, hang_after=options.hang_after)
     loop.report.curves = loop.report.show = lambda *drawn: None  # seconds of drawing that no guarantee looks at
     if options.mutant:
@@ -32,7 +32,7 @@ def key_not_saved(checkpoint, jax):
 
 def position_not_saved(checkpoint, jax):
     """A restored run starts its data, or its environments, from the beginning."""
-    from karpjax.experiment import Experiment
+    from karpjax.run.experiment import Experiment
     restore, fresh = checkpoint.Checkpoints.restore, {}
     init = Experiment.__init__
 
@@ -49,7 +49,7 @@ def position_not_saved(checkpoint, jax):
 
 def rows_not_cut(checkpoint, jax):
     """metrics.jsonl is not cut back to the checkpoint's step."""
-    from karpjax import metrics
+    from karpjax.run import metrics
     writer = metrics.Writer.__init__
     metrics.Writer.__init__ = lambda self, workdir, upto=-1: writer(self, workdir, upto=10**9)
 

@@ -1,9 +1,8 @@
 """What several guarantees compare with."""
 import functools
 
-import pytest
-
 from guarantees.harness import child, finished
+import pytest
 
 
 @pytest.fixture(scope="session")

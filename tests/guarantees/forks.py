@@ -11,10 +11,10 @@ import signal
 import sys
 import threading
 
-from karpjax import cli
+from karpjax.run import cli
 
 # Not the games: importing pgx starts a backend, and a process must not be forked from one that has threads.
-IMPORTED = ["guarantees.child", "guarantees.registry", "karpjax.loop", "karpjax.restore", "karpjax.experiment"]
+IMPORTED = ["guarantees.child", "guarantees.registry", "karpjax.run.loop", "karpjax.restore", "karpjax.run.experiment"]
 
 
 class Fork:

@@ -5,17 +5,17 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
 from guarantees.child import main as run_of_a_task
 from guarantees.forks import Fork
 from guarantees.registry import TASKS, config_of
-from karpjax import sharding
-from karpjax.dispatch import Programs
-from karpjax.experiment import assemble
+import jax
+import numpy as np
+
+from karpjax.core import sharding
+from karpjax.core.trees import path_name
 from karpjax.launch.local import free_port
-from karpjax.state import path_name
+from karpjax.run.experiment import assemble
+from karpjax.run.programs import Programs
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RTOL, ATOL = 1e-5, 1e-6
@@ -110,7 +110,7 @@ def finished(process: Fork, code: int = 0, timeout: int = 600) -> str:
 
 def record_of(workdir) -> tuple[list, dict]:
     """What must be bitwise equal: the rows of metrics.jsonl without times, and the checksum of every leaf of the state."""
-    from karpjax import checkpoint, metrics
+    from karpjax.run import checkpoint, metrics
     lines = (pathlib.Path(workdir) / metrics.NAME).read_text().splitlines()
     rows = [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
     return rows, checkpoint.read_meta(checkpoint.find(workdir))["fingerprint"]

@@ -1,14 +1,14 @@
 """G1: the number of devices changes nothing. 1, 2, 8 devices and 2 x 4 with fsdp give the same losses and parameters."""
 import functools
 
+from guarantees.harness import differences, mesh_of, reference, run, uneven
+from guarantees.registry import TASKS, config_of
 import jax
 import jax.numpy as jnp
 import pytest
 
-from guarantees.harness import differences, mesh_of, reference, run, uneven
-from guarantees.registry import TASKS, config_of
-from karpjax import sharding
-from karpjax.step import ratio
+from karpjax.core import sharding
+from karpjax.core.step import ratio
 
 MESHES = [(2, 1), (2, 4)]  # the second is 8 devices, with fsdp
 

@@ -7,10 +7,9 @@ import random
 import signal
 import time
 
-import pytest
-
 from guarantees.harness import child, finished, record_of
 from guarantees.registry import TASKS
+import pytest
 
 SLOW = "--slow=0.2"  # seconds a row: a save takes about as long
 

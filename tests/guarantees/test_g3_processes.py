@@ -5,13 +5,13 @@ And a run goes on with other processes and devices than it was stopped on, as if
 import os
 import signal
 
+from guarantees.harness import ATOL, RTOL, child, children, finished, record_of
+from guarantees.registry import TASKS
 import numpy as np
 import pytest
 
-from guarantees.harness import ATOL, RTOL, child, children, finished, record_of
-from guarantees.registry import TASKS
-from karpjax import checkpoint
-from karpjax.errors import Preempted
+from karpjax.core.errors import Preempted
+from karpjax.run import checkpoint
 
 
 def two(name, workdir, *flags, devices: int = 1):

@@ -3,6 +3,8 @@
 BatchNorm and dropout excepted: they see micro-batches, as everywhere. So the tasks that need them run without (`exact` in the
 registry), and those that cannot are not here.
 """
+from guarantees.harness import differences, mesh_of, named, reference, run, uneven
+from guarantees.registry import TASKS, config_of
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +12,6 @@ import optax
 import pytest
 
 import karpjax as kj
-from guarantees.harness import differences, mesh_of, named, reference, run, uneven
-from guarantees.registry import TASKS, config_of
 
 EXACT = [name for name, entry in TASKS.items() if entry.exact is not None]
 

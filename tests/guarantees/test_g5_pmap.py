@@ -1,9 +1,8 @@
 """G5: the jit and the pmap build agree for every loss without dropout or statistics across examples; with them pmap means
 per device, here and everywhere."""
-import pytest
-
 from guarantees.harness import differences, mesh_of, reference, run, uneven
 from guarantees.registry import TASKS, config_of
+import pytest
 
 EXACT = [name for name, entry in TASKS.items() if entry.exact is not None]
 
@@ -26,7 +25,7 @@ def test_batch_statistics_are_per_device_under_pmap():
 
 def test_mutant_gradients_not_summed(monkeypatch):
     """A pmap step that forgets its psum is caught."""
-    from karpjax import step
+    from karpjax.core import step
     monkeypatch.setattr(step.lax, "psum", lambda tree, axis: tree)
     jit = reference("masked_text", exact=True)
     pmap = run(*config_of("masked_text", exact=True, parallel="pmap"), mesh_of(8), change=uneven)

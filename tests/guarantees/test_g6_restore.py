@@ -1,14 +1,14 @@
 """G6: a checkpoint restores on another topology, bit by bit; a missing or unexpected name is an error that lists both."""
 import functools
 
+from guarantees.harness import mesh_of, named
+from guarantees.registry import TASKS, config_of
 import jax
 import pytest
 
 import karpjax
-from guarantees.harness import mesh_of, named
-from guarantees.registry import TASKS, config_of
-from karpjax import checkpoint, loop
-from karpjax.experiment import assemble
+from karpjax.run import checkpoint, loop
+from karpjax.run.experiment import assemble
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def dropped(tree: dict) -> dict:
 
 def load_with_a_dropped_name(workdir):
     run = karpjax.restore(workdir)
-    from karpjax.restore import on_default_device
+    from karpjax.run.restore import on_default_device
     wanted = dropped({"params": run.params})
     return checkpoint.load(checkpoint.find(workdir), on_default_device(wanted))
 

@@ -5,11 +5,10 @@ import os
 import subprocess
 import sys
 
-import pytest
-
-import trap
 from command import ROOT, command, done
 from guarantees.forks import Fork
+import pytest
+import trap
 
 IMPORTS = ["import tensorflow", "import tensorflow.io", "from tensorflow import data"]
 

@@ -13,14 +13,14 @@ import re
 import subprocess
 import sys
 
+from command import python_path
+from guarantees.harness import ROOT
 import jax
 import jax.numpy as jnp
 import pytest
 
-from command import python_path
-from guarantees.harness import ROOT
 import karpjax as kj
-from karpjax import cli
+from karpjax.run import cli
 
 TOPOLOGY = "--topology=v5e:2x2"
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))

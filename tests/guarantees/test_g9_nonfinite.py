@@ -1,14 +1,15 @@
 """G9: a non-finite loss never corrupts the state: the step is skipped and counted, its batch kept, and the run stops."""
+from guarantees.harness import mesh_of, run
+from guarantees.registry import TASKS, config_of
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import karpjax as kj
-from guarantees.harness import mesh_of, run
-from guarantees.registry import TASKS, config_of
-from karpjax import checkpoint, loop, step
-from karpjax.errors import NotFinite
+from karpjax.core import step
+from karpjax.core.errors import NotFinite
+from karpjax.run import checkpoint, loop
 
 KEPT = ("params/", "model_state/", "opt_state/", "ema/")
 

@@ -114,8 +114,8 @@ def of_timm(architecture) -> dict:
 
 def positions() -> dict:
     """A class token's and those of a grid of 5 x 5, for grids of 3 x 3 and 8 x 8."""
-    import torch
     from timm.layers import resample_abs_pos_embed
+    import torch
     given = np.random.default_rng(0).normal(size=(26, 6)).astype(np.float32)
     for_grid = lambda side: resample_abs_pos_embed(torch.from_numpy(given)[None], [side, side])[0].numpy()
     return {"given": given, "side3": for_grid(3), "side8": for_grid(8)}

@@ -54,9 +54,9 @@ def main(lite_weights):
     operators = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         operators.define(f"{name}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-    import torchvision
     from efficientnet_lite_pytorch import EfficientNet
     import safetensors.torch
+    import torchvision
 
     def write(name, network, stored: dict, inputs: np.ndarray, **extra):
         missing, unexpected = network.load_state_dict(stored, strict=False)

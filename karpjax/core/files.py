@@ -1,0 +1,123 @@
+"""Files of named arrays: safetensors and npz, without PyTorch; its own pickles only through it, weights_only, where it is
+installed: an unpickled file can run anything."""
+import math
+import os
+import pathlib
+import zipfile
+
+from etils import epath
+import jax.numpy as jnp
+import numpy as np
+
+from karpjax.core.errors import UserError
+from karpjax.core.trees import first_line
+
+PICKLES = (".pth", ".pt", ".th")
+KINDS = (".safetensors", ".npz")
+DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "I64": np.int64, "I32": np.int32}
+
+
+def read(path) -> dict[str, np.ndarray]:
+    """{name: array} of a file, its kind known by its suffix."""
+    path = pathlib.Path(path).expanduser()
+    if path.suffix not in KINDS + PICKLES:
+        raise UserError(f"{path}: expected a file of weights, {', '.join(KINDS + PICKLES)}; found the suffix {path.suffix!r}")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected a file of weights, {', '.join(KINDS + PICKLES)}")
+    if path.suffix in PICKLES:
+        return _read_pickle(path)
+    safetensors = _safetensors() if path.suffix == ".safetensors" else None
+    damaged = (ValueError, KeyError, EOFError, zipfile.BadZipFile) + ((safetensors.SafetensorError,) if safetensors else ())
+    try:
+        if safetensors:
+            return {name: _array(name, path, **entry) for name, entry in safetensors.deserialize(path.read_bytes())}
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except damaged as error:
+        raise UserError(f"{path}: not a whole {path.suffix} file ({first_line(error)}); get it again") from error
+
+
+def write(path, arrays: dict[str, np.ndarray]) -> None:
+    """A new file, whole or not at all."""
+    path = check_new(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "wb") as file:
+            if path.suffix == ".npz":
+                np.savez(file, **arrays)
+            else:
+                file.write(_safetensors().numpy.save(arrays, metadata={"format": "pt"}))
+        os.replace(part, path)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+        raise
+
+
+def check_new(path) -> pathlib.Path:
+    """A path that `write` can take: known kind, nothing there yet, in a folder that is."""
+    path = pathlib.Path(path)
+    if path.suffix not in KINDS:
+        raise UserError(f"{path}: expected a name that ends in {' or '.join(KINDS)}, found {path.suffix!r}")
+    if path.exists():
+        raise UserError(f"{path}: there already; choose another name, or remove it")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: no folder {path.parent}; make it first")
+    if path.suffix == ".safetensors":
+        _safetensors()
+    return path
+
+
+def _array(name, path, dtype: str, shape, data) -> np.ndarray:
+    """One entry of a safetensors file; its own numpy interface does not know bfloat16."""
+    if dtype not in DTYPES:
+        raise UserError(f"{path}: {name} is of {dtype}, expected one of {', '.join(DTYPES)}; store it as F32")
+    return np.frombuffer(data, DTYPES[dtype]).reshape(shape)
+
+
+def _safetensors():
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise UserError('safetensors files need the package safetensors; pip install "karpjax[convert]"') from error
+    return safetensors
+
+
+def _read_pickle(path) -> dict[str, np.ndarray]:
+    """torch.save's files: a state dict, or one inside a dict as training scripts leave it ({"state_dict": ...})."""
+    try:
+        import torch
+    except ImportError as error:
+        script = (f"import numpy, torch; d = torch.load('{path.name}', 'cpu', weights_only=True); "
+                  f"numpy.savez('{path.stem}.npz', **{{k: v.numpy() for k, v in d.get('state_dict', d).items()}})")
+        raise UserError(f"{path}: a {path.suffix} file is read by PyTorch, and there is none here; pip install torch, or make "
+                        f"an .npz of it where it is: python -c \"{script}\"") from error
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and PyTorch each have their own
+        raise UserError(f"{path}: torch.load(..., weights_only=True) cannot read it ({first_line(error)}); expected "
+                        "a state dict, as torch.save(model.state_dict(), FILE) writes") from error
+    loaded = next((loaded[key] for key in ("state_dict", "model") if isinstance(loaded, dict) and
+                   isinstance(loaded.get(key), dict)), loaded)
+    if not isinstance(loaded, dict) or not all(torch.is_tensor(value) for value in loaded.values()):
+        raise UserError(f"{path}: expected a state dict {{name: tensor}}, found {type(loaded).__name__}; save "
+                        "model.state_dict() and convert that")
+    plain = lambda tensor: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
+    return {name: plain(tensor) for name, tensor in loaded.items()}
+
+
+def write_whole(path, text: str) -> None:
+    """Write a file aside, then rename it: a kill leaves the old file or the new one, never half of it."""
+    path = epath.Path(path)
+    part = path.parent / (path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def plain(value):
+    """A JSON value: numpy scalars to Python's, what is not finite to null (JSON has no nan)."""
+    value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

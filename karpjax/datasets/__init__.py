@@ -1,0 +1,1 @@
+"""Data sets on disk: read and written in TFDS's format, imported from files."""

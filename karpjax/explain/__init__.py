@@ -1,0 +1,1 @@
+"""From a restored run to reasons: what its features know."""

@@ -1,0 +1,72 @@
+"""Which slices and batch sizes fit: rows of a table, and a plot."""
+from collections.abc import Callable, Iterator
+import copy
+
+from karpjax.core.errors import UserError
+from karpjax.precompile.compile import precompile
+
+LARGEST = "largest"
+
+
+def compiled(options, topology: str, batch: int) -> dict:
+    """A row of the table: the config on that slice, with that global batch (environments, for a rollout)."""
+    config = copy.deepcopy(options.config)
+    config.data[batch_key(config)] = batch
+    report = precompile(config, options.record, topology)
+    step = report.get("step")
+    return {"topology": topology, "chips": report["chips"], "batch": batch, "fits": report["fits"], "usable": report["usable"],
+            "memory": sum(report["memory"].values()) if "memory" in report else None,
+            "ms": 1000 * step["seconds"] if step else None,
+            "per_second": step["examples"] / step["seconds"] / report["chips"] if step else None}
+
+
+def batch_key(config) -> str:
+    key = next((key for key in ("batch_size", "num_envs") if key in config.data), None)
+    if not key:
+        raise UserError(f"expected config.data.batch_size or config.data.num_envs to vary, found {sorted(config.data)}")
+    return key
+
+
+def until_it_turns(row_of: Callable[[int], dict], batch: int) -> Iterator[dict]:
+    """Rows of doubled batches while they fit, of halved ones while they do not; the last row is the one that differs."""
+    first = row_of(batch)
+    yield first
+    while True:
+        batch = batch * 2 if first["fits"] else batch // 2
+        try:
+            row = row_of(batch)
+        except UserError as error:                                  # chips do not divide it, or the data has fewer rows
+            print(f"no batch of {batch}: {error}")
+            return
+        yield row
+        if row["fits"] != first["fits"]:
+            return
+
+
+def line(row: dict) -> str:
+    shown = lambda number, unit: f"{number:,.2f} {unit}" if number is not None else "-"
+    memory = shown(row["memory"] and row["memory"] / 2**20, "MiB")
+    return (f"{row['topology']:<12}{row['chips']:>6}{row['batch']:>10}{row['batch'] // row['chips']:>10}{memory:>16}"
+            f"{'yes' if row['fits'] else 'no':>6}{shown(row['ms'], 'ms'):>14}{shown(row['per_second'], '/s'):>20}")
+
+
+def draw(rows: list[dict], file: str) -> None:
+    """Memory, and examples a second and chip, by the batch a chip; a line a slice, dashed what its chips have."""
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    memory, speed = figure.subplots(1, 2)
+    for topology in dict.fromkeys(row["topology"] for row in rows):
+        known = [row for row in rows if row["topology"] == topology and row["memory"] is not None]
+        if known:
+            each = [row["batch"] / row["chips"] for row in known]
+            drawn, = memory.plot(each, [row["memory"] / 2**30 for row in known], marker="o", label=topology)
+            memory.axhline(known[0]["usable"] / 2**30, color=drawn.get_color(), linestyle="--", linewidth=0.8)
+            speed.plot(each, [row["per_second"] or float("nan") for row in known], marker="o", color=drawn.get_color())
+    memory.set(ylabel="GiB a chip", yscale="log")
+    speed.set(ylabel="examples a second and chip, at most")
+    for axes in (memory, speed):
+        axes.set_xlabel("batch a chip")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+    memory.legend(frameon=False)
+    figure.savefig(file)

@@ -1,0 +1,1 @@
+"""What reinforcement learning adds to a step: advantages, distributions over actions, running statistics."""

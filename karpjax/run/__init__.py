@@ -1,0 +1,1 @@
+"""What a run is: its experiment, programs, loop, workdir, checkpoints and metrics."""

@@ -1,0 +1,117 @@
+"""What a config means: its task, mesh, optimizer and the shape and place of its state. Nothing is computed here, and nothing
+written: what is wrong with a config or its loss is said before a workdir is claimed."""
+from collections.abc import Callable
+import dataclasses
+import functools
+import types
+from typing import Any
+
+from flax.errors import ScopeParamShapeError
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+import optax
+
+from karpjax.core import settings, sharding
+from karpjax.core.errors import UserError
+from karpjax.core.optimizer import make_optimizer
+from karpjax.core.state import TrainState, init_state
+from karpjax.core.step import checked, make_train_step
+from karpjax.core.task import Task
+from karpjax.core.task_file import build_task, load_task_module
+from karpjax.run.init_from import inherited
+from karpjax.sources.rollout import Rollout
+from karpjax.sources.source import Described, Source
+
+
+@dataclasses.dataclass
+class Experiment:
+    config: ConfigDict
+    task: Task
+    source: Source
+    mesh: Mesh
+    optimizer: optax.GradientTransformation
+    schedule: Callable
+    shardings: TrainState            # a sharding for every leaf of the state
+    abstract: TrainState             # ShapeDtypeStructs with these shardings
+    record: dict                     # of the task's file, for checkpoints
+
+    def fresh_state(self) -> TrainState:
+        """The state at step 0, on the devices."""
+        config = self.config
+        init = lambda: init_state(self.task, self.optimizer, config.seed, config.ema_decay > 0)
+        return jax.jit(init, out_shardings=self.shardings)()
+
+    def eval_variables(self, state: TrainState) -> dict:
+        """What evaluation sees: the variables, and what the source lends of its state."""
+        lent = {name: state.source[name] for name in self.source.lends}
+        return {**state.eval_variables, **({"source": lent} if lent else {})}
+
+    def train_step(self, axis_name: str | None = None) -> Callable:
+        config = self.config
+        return make_train_step(self.task.loss, self.optimizer, accumulate=config.accumulate, ema_decay=config.ema_decay,
+                               precision=config.precision, frozen=config.optimizer.get("freeze", ()),
+                               mesh=None if axis_name else self.mesh, axis_name=axis_name)
+
+
+def assemble(config: ConfigDict, record: dict | None = None, mesh: Mesh | None = None, saved: dict | None = None) -> Experiment:
+    """Build everything a config says, and check that it fits together.
+
+    record  {"path", "text"} of the config file, where that is the task's file (config.task == "")
+    saved   the config of a run that goes on, for what this one leaves to config.init_from
+    """
+    settings.check(config)
+    config = inherited(settings.canonical(config), saved)
+    module, task_record = load_task_module(config.task, None if config.task else record)
+    task = build_task(config, module)
+    source = repeat_first(task.source) if config.overfit else task.source
+    mesh = mesh or sharding.make_mesh(**config.mesh)
+    if not isinstance(source, Described):
+        sharding.check_batch_size(mesh, source.batch_size, config.accumulate)
+    if config.steps % source.chunk:
+        raise UserError(f"config.steps: expected a multiple of the source's chunk, {source.chunk}, found {config.steps}; "
+                        f"use {config.steps // source.chunk * source.chunk or source.chunk}")
+    if source.on_host and (jax.process_count() > 1 or (mesh.size > 1 and jax.default_backend() == "cpu")):
+        # Simulated devices that wait for each other leave no thread to the callback: it would hang.
+        raise UserError(f"environments on the host are played by one process, on CPUs for one device: found "
+                        f"{jax.process_count()} and {mesh.size}; use config.mesh.data = 1, or an environment in JAX")
+    if config.parallel == "pmap" and jax.process_count() > 1:
+        raise UserError("config.parallel = 'pmap' runs in one process, found several; use parallel = 'jit'")
+    if config.parallel == "pmap" and mesh.shape["fsdp"] > 1:
+        raise UserError("config.parallel = 'pmap' replicates the parameters: use config.mesh.fsdp = 1, or parallel = 'jit'")
+    variables = jax.eval_shape(task.init, jax.random.key(0))
+    optimizer, schedule = make_optimizer(config.optimizer, config.steps, variables["params"])
+    abstract = jax.eval_shape(lambda: init_state(task, optimizer, config.seed, config.ema_decay > 0))
+    shardings = sharding.state_shardings(mesh, abstract, source.sharded)
+    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+    check_loss(task, source, abstract)
+    return Experiment(config, task, source, mesh, optimizer, schedule, shardings, abstract, task_record)
+
+
+def check_loss(task: Task, source: Source, state: TrainState) -> None:
+    """Trace the source and the loss once, on shapes alone."""
+    if isinstance(source, Described):
+        return
+    def loss(state, arrays):
+        _, ctx = source.begin(arrays, state.source, state.variables)
+        batch = source.batch(arrays, ctx, 0)
+        return checked(task.loss(state.params, state.model_state, batch, state.key), state.model_state)
+    try:
+        jax.eval_shape(loss, state, source.arrays)
+    except ScopeParamShapeError as error:
+        raise UserError("expected training batches of the shape that evaluation has, which the model was made for; of pictures "
+                        "give config.data.crop (or resize) and the last size in config.augment one value; found: "
+                        f"{' '.join(str(error).split())}") from error
+
+
+def repeat_first(source: Source) -> Any:
+    """The same source, its state never advancing: every step sees the first batch (config.overfit)."""
+    if isinstance(source, Rollout):
+        raise UserError("config.overfit repeats the first batch of a data set, but a rollout changes with the policy: leave it "
+                        "off")
+    names = ("arrays", "chunk", "batch_size", "n", "examples_per_step", "splits", "sharded", "lends", "example", "host_fed",
+             "on_host", "described", "files", "init", "batch", "prepare", "eval_batches")
+    begin = lambda arrays, source_state, variables: (source_state, source.begin(arrays, source_state, variables)[1])
+    first = functools.cache(lambda seed: source.feed(0, seed))
+    same = {name: getattr(source, name) for name in names}
+    return types.SimpleNamespace(**same, begin=begin, feed=lambda step, seed: first(seed))

@@ -1,0 +1,283 @@
+"""The loop: dispatch, log, evaluate, save. The same for every task, mesh and dispatch.
+
+`train(config, workdir)` goes on from the newest checkpoint in workdir, or starts there. A run that is killed at any moment and
+started again ends bitwise equal to one that was never stopped; the order of things below is what makes it so.
+"""
+import collections
+from collections.abc import Callable
+import contextlib
+import json
+import os
+import signal
+import time
+
+import jax
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+import numpy as np
+
+from karpjax.core import files, settings, sharding
+from karpjax.core.errors import NotFinite, Preempted, UserError
+from karpjax.core.state import parameter_table
+from karpjax.core.trees import path_name
+from karpjax.run import distributed, init_from, metrics, pictures, progress
+from karpjax.run.checkpoint import Checkpoints
+from karpjax.run.evaluator import make_evaluator
+from karpjax.run.experiment import assemble
+from karpjax.run.model_card import card
+from karpjax.run.programs import Programs, default_dispatch
+from karpjax.run.restore import check_pictures, check_tokens
+from karpjax.run.watchdog import Watch
+from karpjax.run.workdir import about, claim, device, saved_config, versions
+from karpjax.sources.source import Described
+
+
+def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] | None = None,
+          record: dict | None = None, mesh=None) -> dict:
+    """Train to config.steps and return the summary (also WORKDIR/summary.json).
+
+    on_metrics  called with (step, row) for every row of metrics.jsonl: for Weights & Biases and the like
+    record      {"path", "text"} of the config file, when it also holds the task
+    mesh        default: all devices, by config.mesh
+    """
+    started = time.perf_counter()
+    if config.debug_nans:
+        jax.config.update("jax_debug_nans", True)
+    if config.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(config.compile_cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+    # ------------------------------------------------------------------- what to train, and where it stands
+    saved = saved_config(workdir)
+    x = assemble(config, record, mesh, saved)
+    config, source, mesh = x.config, x.source, x.mesh
+    distributed.check_same({"versions": versions(), "config": config.to_dict(), "data": {"rows": source.n, **source.described}})
+    if isinstance(source, Described):
+        raise source.missing
+    workdir = claim(workdir, x, saved)
+    saves = Checkpoints(workdir, config.keep, config.best, config.keep_every)
+    restored = saves.restore(x.abstract)
+    if restored:
+        state, meta = restored
+        check_tokens(workdir, meta, source.described)
+        check_pictures(config, meta, source.described)
+        step, spent, config.dispatch = meta["step"], meta["seconds"], meta["dispatch"]  # a run keeps its dispatch
+        if step > config.steps:
+            raise UserError(f"{workdir} is at step {step} already, beyond config.steps = {config.steps}; use a new --workdir, "
+                            f"or config.steps of at least {step}")
+    else:
+        config.dispatch = config.dispatch or default_dispatch()
+        step, spent, state, said = 0, {}, x.fresh_state(), []
+        if config.init_from:
+            state, said = init_from.start_from(config.init_from, state, x.task, config.init_skip)
+            said += init_from.differences(config)
+    for name, text in source.files.items() if jax.process_index() == 0 else ():
+        files.write_whole(workdir / name, text)
+
+    # ------------------------------------------------------------------- programs, metrics, clocks
+    programs = Programs(x)
+    evaluate = make_evaluator(x.task, mesh, config.precision)
+    placed = None if source.host_fed else sharding.put(source.arrays, sharding.replicated(mesh))
+    feed = lambda step: sharding.put_batch(mesh, source.feed(step, config.seed)) if source.host_fed else placed
+    training, waiting, evaluating = progress.Clock(), progress.Clock(), progress.Clock()
+    writer = metrics.Writer(workdir, upto=step if restored else -1)
+    progress = progress.Progress(config.steps, step, source.examples_per_step, training, waiting)
+    stop, watch = StopSignal(), Watch(workdir, config.hang_after, jax.process_index(), jax.process_count())
+    if restored and meta["config"]["steps"] != config.steps:
+        progress.say(f"note: config.steps was {meta['config']['steps']}; a schedule without a length of its own follows it")
+    if not restored:
+        progress.say("\n".join([parameter_table(x.abstract.params), *said]))
+    elif meta["task"]["text"] != x.record["text"]:
+        progress.say(f"note: the file of the task is not what it was when step {step} was saved; going on with today's")
+    progress.say(f"{mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}, dispatch {config.dispatch}, "
+                 f"steps {step} to {config.steps}, {workdir}")
+
+    def log(step: int, row: dict) -> None:
+        writer.write({"step": step, **row})
+        if on_metrics and jax.process_index() == 0:
+            on_metrics(step, writer.rows[-1])
+
+    def seconds() -> dict:
+        now = {"total": time.perf_counter() - started, "train": training.seconds, "compile": programs.compiling.seconds,
+               "evaluate": evaluating.seconds}
+        return {name: round(spent.get(name, 0.0) + value, 3) for name, value in now.items()}
+
+    # ------------------------------------------------------------------- the parts of the loop
+    # Dispatches run ahead of the host by two. Not with several devices on the CPU: collective programs that are
+    # dispatched without waiting starve each other of threads there, and the process aborts.
+    ahead = 0 if jax.default_backend() == "cpu" and mesh.size > 1 else 2
+    in_flight = collections.deque()  # (first step, metrics, bad batch)
+
+    def done(fetched: int) -> int:
+        """Steps that are done, those not fetched among them: on the CPU a fetch may end only when all in flight are."""
+        flags = [(first, values["skipped_in_a_row"]) for first, values, _ in in_flight]
+        return max([fetched, *(first + len(each) for first, each in flags if each.is_ready())])
+
+    def read(leave: int = 0) -> None:
+        """Fetch metrics until `leave` dispatches are in flight: waits for the device; bad numbers are noticed here."""
+        while len(in_flight) > leave:
+            first, values, bad = in_flight.popleft()
+            values = jax.device_get(values)
+            in_a_row, rates = values["skipped_in_a_row"], None
+            for i, now in enumerate(range(first + 1, first + 1 + len(in_a_row))):
+                if now % config.log_every == 0 or now == config.steps:
+                    row = {f"train/{name}": column[i] for name, column in values.items()}
+                    row["learning_rate"] = float(x.schedule(now - 1 - values["skipped"][i]))
+                    rates = rates or progress.rates(done(first + len(in_a_row)))  # a dispatch's rows come at once: one rate
+                    row |= rates
+                    log(now, row)
+                    progress.show(now, writer.rows[-1], watch.slowest())
+                    if row["time/data_wait"] > 0.3:
+                        progress.say(f"step {now}: input-bound, {row['time/data_wait']:.0%} of the time waiting for data")
+            if in_a_row.any():
+                save_bad_batch(workdir, first + 1 + int(np.flatnonzero(in_a_row)[-1]), bad)
+            if in_a_row.max() >= config.nonfinite_limit:
+                now = first + 1 + int(np.argmax(in_a_row >= config.nonfinite_limit))
+                raise NotFinite(
+                    f"step {now}: the loss, its gradient or the model state was not finite, {config.nonfinite_limit} time(s) "
+                    f"in a row; these steps were skipped, their last batch is in {workdir / 'nonfinite'}; try a lower "
+                    "learning rate or config.optimizer.clip, or find the operation with config.debug_nans")
+
+    def evaluated(splits) -> dict:
+        watch.says(f"{'' if evaluating.seconds else 'compiling the '}evaluation at step {step}")
+        with evaluating:
+            found = {f"{split}/{name}": files.plain(value) for split in splits
+                     for name, value in evaluate(x.eval_variables(state), split).items()}
+        log(step, found)
+        progress.say(f"step {step}: " + ", ".join(f"{name} {value}" if value is None else f"{name} {value:.4f}"
+                                                  for name, value in found.items()))
+        return found
+
+    def save(found: dict | None) -> None:
+        watch.says(f"save at step {step}")
+        writer.flush()  # rows first: what a checkpoint claims to have seen must be on disk
+        saves.save(step, state, about(x, seconds()), found)
+        if jax.process_index() == 0:
+            files.write_whole(workdir / "model_card.md", card(x, step, found, workdir.name))
+
+    # ------------------------------------------------------------------- the loop
+    while_training = [split for split in source.splits if split != "test"]
+    profile = Profile(config, workdir)
+    try:
+        while step < config.steps:
+            before, n = step, steps_to_event(config, source.chunk, programs.longest, step)
+            with training, waiting:
+                arrays = feed(step)
+            watch.says(f"compiling {n} steps")
+            programs.prepare(state, arrays, n)
+            profile.before(step)
+            watch.says(f"steps {before} to {before + n}", waited=waiting.seconds)
+            with training:
+                state, values, bad = programs.run(state, arrays, n)  # donates the old state
+                in_flight.append((before, values, bad))
+                step += n
+                read(leave=ahead)
+            profile.after(step, state)
+
+            due = lambda every: step // every > before // every or step == config.steps
+            stopping, found = stop.agreed(step), None
+            if due(config.eval_every) or due(config.save_every) or stopping:
+                with training:
+                    read()
+            if due(config.eval_every) and while_training:
+                found = evaluated(while_training)
+                settings.check_best(config.best, found)
+            if due(config.save_every) or stopping:
+                save(found)
+            if stopping and step < config.steps:
+                saves.wait()
+                raise Preempted(f"{workdir} stopped at step {step}; the state is saved, start the same command again to go on")
+        saves.wait()
+        final = {name: value for row in writer.rows if row["step"] == step for name, value in row.items()
+                 if name.split("/")[0] in while_training}
+        if "test" in source.splits:  # at the end, once
+            final |= evaluated(["test"])
+    except BaseException:
+        with contextlib.suppress(Exception):  # the error under way is the one to pictures
+            writer.flush()
+            saves.close()
+        raise
+    finally:
+        stop.restore()
+        watch.close()
+        progress.close()
+
+    # ------------------------------------------------------------------- the end: the summary
+    writer.close()
+    saves.close()
+    summary = {**final, "steps": step, "skipped": int(state.skipped[0]), "resumed": bool(restored),
+               "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(x.abstract.params)),
+               "seconds": seconds(),
+               "examples_per_second": round(step * source.examples_per_step / max(seconds()["train"], 1e-9), 1),
+               **programs.cost(step, seconds()["train"]), "versions": versions(), "device": device(mesh)}
+    if jax.process_index() == 0:
+        files.write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+        pictures.curves(writer.rows, workdir / "curves.png")
+    if x.task.show and source.splits and jax.process_count() == 1:  # last: pictures are the user's code
+        pictures.show(x.task, x.eval_variables(state), source.splits[0], workdir)
+    return summary
+
+
+# ------------------------------------------------------------------------------------------------------- small parts
+
+def steps_to_event(config, chunk: int, longest: int, step: int) -> int:
+    """The length of the next dispatch: up to the next evaluation, save or end, in whole chunks, at most `longest`.
+
+    It depends on nothing but the step, so a resumed run cuts the steps as the run that was never stopped would have.
+    """
+    events = [(step // every + 1) * every for every in (config.eval_every, config.save_every)]
+    if config.profile_at > step:
+        events.append(config.profile_at)
+    distance = min(min(events), config.steps) - step
+    return min(-(-distance // chunk) * chunk, longest)
+
+
+def save_bad_batch(workdir, step: int, bad) -> None:
+    """WORKDIR/nonfinite/step_S.npz: the rows of the batch on this process, by name, as the loss saw them."""
+    folder = workdir / "nonfinite"
+    folder.mkdir(parents=True, exist_ok=True)
+    local = lambda x: np.concatenate([np.asarray(s.data) for s in sorted(x.addressable_shards, key=lambda s: s.index[0].start
+                                                                         or 0) if s.replica_id == 0])
+    suffix = f"_process_{jax.process_index()}" if jax.process_count() > 1 else ""
+    with (folder / f"step_{step}{suffix}.npz").open("wb") as file:
+        np.savez(file, **{path_name(path): local(leaf) for path, leaf in jax.tree.leaves_with_path(bad)})
+
+
+class StopSignal:
+    """SIGTERM, agreed on by all processes at one step; in a single process also Ctrl-C. A second signal ends it at once."""
+
+    def __init__(self):
+        self.received = False
+        self.alone = jax.process_count() == 1  # with several processes jax's own service listens and agrees
+        self.before = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)} if self.alone else {}
+
+    def _receive(self, number, frame):
+        self.received = True
+        self.restore()
+
+    def agreed(self, step: int) -> bool:
+        return self.received if self.alone else multihost_utils.reached_preemption_sync_point(step)
+
+    def restore(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        self.before = {}
+
+
+class Profile:
+    """A profiler trace of config.profile_steps steps from config.profile_at on, in WORKDIR/profile (TensorBoard, Perfetto)."""
+
+    def __init__(self, config, workdir):
+        self.start, self.stop = config.profile_at, min(config.profile_at + config.profile_steps, config.steps)
+        self.folder, self.running = workdir / "profile", False
+
+    def before(self, step: int) -> None:
+        if self.start and self.start <= step < self.stop and not self.running:
+            jax.profiler.start_trace(str(self.folder))
+            self.running = True
+
+    def after(self, step: int, state) -> None:
+        if self.running and step >= self.stop:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            self.running = False

@@ -1,0 +1,150 @@
+"""A trained model from its checkpoint, in two lines, on any device, without its config or task file.
+
+    run = karpjax.restore(PATH)         # a workdir, one checkpoint or an exported file; local, gs://, ...
+    logits = run.predict(images)        # images as stored in the data set, (B, H, W, C); or files: ["cat.jpg", "dog.jpg"]
+
+Also run.features, run.params, run.variables, run.config, run.model, run.task, run.step. A user's own task file travels
+in the checkpoint and is executed: restore only checkpoints you trust.
+"""
+import dataclasses
+import functools
+import inspect
+import os
+from typing import Any
+
+import jax
+from jax.sharding import SingleDeviceSharding
+from ml_collections import ConfigDict
+
+from karpjax.core.errors import UserError
+from karpjax.core.task import Task, apply
+from karpjax.core.task_file import build_task, load_task_module
+from karpjax.core.trees import by_name, path_name, split_variables
+from karpjax.run import checkpoint
+from karpjax.sources.rollout import Rollout
+
+
+@dataclasses.dataclass
+class Run:
+    """A restored model. `variables` are those of evaluation: the moving average where the run kept one."""
+    config: ConfigDict
+    task: Task
+    variables: dict
+    step: int
+    metrics: dict
+
+    @property
+    def params(self):
+        return self.variables["params"]
+
+    @property
+    def model(self):
+        return self.task.model
+
+    def predict(self, inputs) -> Any:
+        """The task's outputs, as numpy-compatible arrays; for classification logits (B, classes).
+
+        inputs   arrays as the data set stores them; or a list of what a person has: files of pictures or PIL images, texts
+        """
+        return self._outputs(self.variables, self.encoded(inputs))
+
+    def features(self, inputs) -> dict:
+        """What the model holds on the way, {name: array (B, ...)}; "pooled" (B, D) is what its head reads."""
+        if "features" not in inspect.signature(type(self.model).__call__).parameters:
+            raise UserError(f"run.features: the model {type(self.model).__name__} does not give its features")
+        return self._features(self.variables, self.encoded(inputs))
+
+    def encoded(self, inputs):
+        """Arrays as the data set stores them, of those or of what `predict` takes besides."""
+        listed = [inputs] if is_for_a_person(inputs) else inputs
+        if not isinstance(listed, (list, tuple)) or not listed or not all(map(is_for_a_person, listed)):
+            return inputs
+        if not hasattr(self.task.source, "encode"):
+            raise UserError(f"this run's inputs are arrays as its data set stores them, found {type(listed[0]).__name__}")
+        return self.task.source.encode(listed)
+
+    def act(self, obs) -> Any:
+        """A policy's actions (B, ...) for observations (B, ...) as the environment gives them: the most likely ones."""
+        if not isinstance(self.task.source, Rollout):
+            raise UserError(f"run.act: this run ({self.config.task}) learned no policy; use run.predict")
+        return self.predict(obs)
+
+    @functools.cached_property
+    def _outputs(self):
+        return jax.jit(self.task.outputs)
+
+    @functools.cached_property
+    def _features(self):
+        return jax.jit(lambda variables, inputs: apply(self.model, *split_variables(
+            {name: part for name, part in variables.items() if name != "source"}),
+            self.task.source.prepare({self.task.inputs: inputs})[self.task.inputs], features=True)[0][1])
+
+
+def is_for_a_person(x) -> bool:
+    """A text, a file, or an image of PIL's."""
+    return isinstance(x, (str, os.PathLike)) or hasattr(x, "convert")
+
+
+def restore(path, which: str = "newest", data: dict | None = None) -> Run:
+    """The run at `path`: its newest or "best" checkpoint, on this machine's default device.
+
+    data    changes to config.data: {"data_dir": ...} where the data is elsewhere, {"test": "test[:1000]"} for another part
+    """
+    folder = checkpoint.find(path, which)
+    meta = checkpoint.read_meta(folder)
+    config, record = ConfigDict(meta["config"]), meta["task"]
+    if data:
+        config.data = ConfigDict({**config.data.to_dict(), **data})
+    module, _ = load_task_module(record["name"], {"path": record["path"], "text": record["text"]})
+    task = build_task(with_description(config, meta.get("source")), module)
+    check_tokens(path, meta, task.source.described)
+    variables = jax.eval_shape(task.init, jax.random.key(0))
+    wanted = stored_as(variables, config)
+    tree = checkpoint.load(folder, on_default_device(wanted))
+    variables = {"params": tree.get("ema", tree.get("params")), **tree["model_state"], **lent(folder, task.source)}
+    return Run(config, task, variables, meta["step"], meta["metrics"] or {})
+
+
+def stored_as(variables: dict, config) -> dict:
+    """Variables as evaluation sees them, by their places in a checkpoint."""
+    params, model_state = split_variables({name: part for name, part in variables.items() if name != "source"})
+    source = {"source": variables["source"]} if "source" in variables else {}
+    return {"ema" if config.ema_decay else "params": params, "model_state": model_state, **source}
+
+
+def lent(folder, source) -> dict:
+    """{"source": what the source lends of its state to evaluation}, from a checkpoint: the moments of observations."""
+    if not source.lends:
+        return {}
+    state = jax.eval_shape(source.init, jax.random.key(0))
+    wanted = {"source": {name: state[name] for name in source.lends}}
+    loaded = checkpoint.load_named(folder, by_name(on_default_device(wanted)))
+    return jax.tree.map_with_path(lambda path, _: loaded[path_name(path)], wanted)
+
+
+def with_description(config: ConfigDict, description: dict | None) -> ConfigDict:
+    """The config as the task's build sees it: the data may not be here, so its shapes go along."""
+    if not description or "data" not in config:
+        return config
+    return ConfigDict({**config.to_dict(), "data": {**config.data.to_dict(), "described": description}})
+
+
+def check_tokens(path, meta: dict, described: dict) -> None:
+    """What was trained on one tokenizer's tokens means nothing on another's."""
+    was, now = (meta.get("source") or {}).get("fingerprint"), described.get("fingerprint")
+    if was and now and was != now:
+        raise UserError(f"{path} was trained on the tokens of another tokenizer ({was[:12]}) than config.data ({now[:12]}); "
+                        "prepare the texts with the tokenizer.json in its workdir: python -m karpjax.prepare --tokenizer=FILE")
+
+
+def check_pictures(config, meta: dict, described: dict) -> None:
+    """A run goes on with the pictures it began with (config.data.dir)."""
+    was, now = (meta.get("source") or {}).get("set"), described.get("set")
+    if was and now and was != now:
+        raise UserError(f"config.data.dir = {config.data.dir!r}: its pictures have changed since this run began; put them "
+                        "back, or use a new --workdir")
+
+
+def on_default_device(tree):
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), tree)

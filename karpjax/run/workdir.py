@@ -1,0 +1,69 @@
+"""The workdir of a run: its config, who may go on in it, and what a checkpoint says of the run."""
+import contextlib
+import importlib
+import json
+import os
+import platform
+
+from etils import epath
+import jax
+
+from karpjax.core import files, settings
+from karpjax.core.errors import UserError
+from karpjax.run import init_from
+from karpjax.run.checkpoint import absolute
+from karpjax.run.experiment import Experiment
+from karpjax.run.init_from import inherited
+
+
+def saved_config(workdir) -> dict | None:
+    """WORKDIR/config.json, if there is one."""
+    file = absolute(workdir) / "config.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def claim(workdir, x: Experiment, saved: dict | None) -> epath.Path:
+    """Make the workdir and its config.json, or check that what is there, `saved`, is the same experiment."""
+    config, workdir = x.config, absolute(workdir)
+    file = workdir / "config.json"
+    try:
+        if saved:
+            settings.check_same(saved, config.to_dict(), workdir)
+        elif config.init_from:
+            init_from.check(config.init_from, x.abstract.variables, x.task.model, x.source.described, config.init_skip)
+        workdir.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            files.write_whole(file, json.dumps(config.to_dict(), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written ({error.strerror or error}); choose another folder") from error
+    return workdir
+
+
+def about(x: Experiment, seconds: dict) -> dict:
+    """What a checkpoint says of its run, beside the state: all that a restore needs where the run's files are not."""
+    return {"config": x.config.to_dict(), "task": x.record, "dispatch": x.config.dispatch, "source": x.source.described,
+            "seconds": seconds, "versions": versions()}
+
+
+def versions() -> dict:
+    names = ("karpjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy")
+    found = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return {"python": platform.python_version(), **found}
+
+
+def device(mesh) -> dict:
+    return {"kind": mesh.devices.flat[0].device_kind, "count": mesh.size, "processes": jax.process_count(),
+            "host": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"}
+
+
+def finished(folder, config) -> dict | None:
+    """The summary of a seed that has been trained to config.steps; None if it has not."""
+    if not (folder / "summary.json").exists():
+        return None
+    saved = json.loads((folder / "config.json").read_text())
+    settings.check_same(saved, inherited(config, saved).to_dict(), folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    return summary if summary["steps"] == config.steps else None

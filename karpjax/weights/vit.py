@@ -1,0 +1,47 @@
+"""ViT, DeiT and MAE: the names of Hugging Face's ViTForImageClassification and ViTMAEForPreTraining, as in published files, and
+of timm."""
+from karpjax.weights.names import CONV, DENSE, NORM
+
+TOKEN, POSITIONS = (None, None, 0), (None, 0, 1)
+
+
+def blocks(ours: str, theirs: str) -> list:
+    return [
+        (f"{ours}/attention/qkv",  tuple(f"{theirs}.attention.attention.{x}" for x in ("query", "key", "value")), DENSE),
+        (f"{ours}/attention/out",  f"{theirs}.attention.output.dense", DENSE),
+        (f"{ours}/norm_attention", f"{theirs}.layernorm_before",       NORM),
+        (f"{ours}/norm_mlp",       f"{theirs}.layernorm_after",        NORM),
+        (f"{ours}/mlp/up",         f"{theirs}.intermediate.dense",     DENSE),
+        (f"{ours}/mlp/down",       f"{theirs}.output.dense",           DENSE),
+    ]
+
+
+HUGGINGFACE = [
+    ("",              "vit.embeddings",            {"cls": ("cls_token", TOKEN),
+                                                    "position": ("position_embeddings", POSITIONS)}),
+    ("patch",         "vit.embeddings.patch_embeddings.projection", CONV),
+    *blocks("block{i}", "vit.encoder.layer.{i}"),
+    ("norm",          "vit.layernorm",             NORM),
+    ("head",          "classifier",                DENSE),
+    ("",              "decoder",                   {"mask": ("mask_token", TOKEN),
+                                                    "decoder_position": ("decoder_pos_embed", POSITIONS)}),
+    ("decoder_embed", "decoder.decoder_embed",     DENSE),
+    *blocks("decoder_block{i}", "decoder.decoder_layers.{i}"),
+    ("decoder_norm",  "decoder.decoder_norm",      NORM),
+    ("decoder_head",  "decoder.decoder_pred",      DENSE),
+]
+
+TIMM = [
+    ("",                        "",                     {"cls": ("cls_token", TOKEN), "dist": ("dist_token", TOKEN),
+                                                         "position": ("pos_embed", POSITIONS)}),
+    ("patch",                   "patch_embed.proj",     CONV),
+    ("block{i}/attention/qkv",  "blocks.{i}.attn.qkv",  DENSE),
+    ("block{i}/attention/out",  "blocks.{i}.attn.proj", DENSE),
+    ("block{i}/norm_attention", "blocks.{i}.norm1",     NORM),
+    ("block{i}/norm_mlp",       "blocks.{i}.norm2",     NORM),
+    ("block{i}/mlp/up",         "blocks.{i}.mlp.fc1",   DENSE),
+    ("block{i}/mlp/down",       "blocks.{i}.mlp.fc2",   DENSE),
+    ("norm",                    "norm",                 NORM),
+    ("head",                    "head",                 DENSE),
+    ("head_dist",               "head_dist",            DENSE),
+]
