@@ -9,7 +9,6 @@
 """
 import argparse
 from collections.abc import Callable
-import importlib.util
 import json
 import pathlib
 import tempfile
@@ -17,38 +16,26 @@ import tempfile
 from etils import epath
 
 from karpjax.core import settings
-from karpjax.run.loop import train
+from karpjax import load_config
+from karpjax.run.loop import fit
 from karpjax.run.workdir import finished
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 def config_of(name: str, **overrides):
-    """(config, record of its file) of configs/NAME.py, or of another file, its path without .py; "NAME:ARGUMENT" as on the
+    """Return (config, task file) of configs/NAME.py, or of another file, its path without .py; "NAME:ARGUMENT" as on the
     command line; overrides by path: seed=1, **{"data.batch_size": 32}."""
-    name, _, argument = name.partition(":")
-    path = ROOT / f"{name if '/' in name else f'configs/{name}'}.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(*[argument] * bool(argument))
-    with config.unlocked():
-        for key, value in overrides.items():
-            *parents, last = key.split(".")
-            node = config
-            for parent in parents:
-                node = node[parent]
-            if isinstance(value, dict) and last in node:
-                del node[last]  # a schedule may stand where a number stood, which a ConfigDict refuses
-            node[last] = value
-    return config, {"path": str(path.relative_to(ROOT)), "text": path.read_text()}
+    name, colon, argument = name.partition(":")
+    config, task_file = load_config(f"{ROOT / (name if '/' in name else f'configs/{name}')}.py{colon}{argument}", overrides)
+    return config, {**task_file, "path": str(pathlib.Path(task_file["path"]).relative_to(ROOT))}
 
 
 def trained(name: str, workdir, **overrides) -> dict:
     """The summary of the run in `workdir`: read where it is done, else trained to its end from where it stopped."""
     config, record = config_of(name, **overrides)
     config = settings.canonical(config)
-    return finished(epath.Path(workdir), config) or train(config, workdir, record=record)
+    return finished(epath.Path(workdir), config) or fit(config, workdir, record=record)
 
 
 class Log:

@@ -1,23 +1,35 @@
-"""karpjax: CNNs, masked models and policies, trained by one shared data-parallel step."""
+"""karpjax: CNNs, masked models and policies, trained by one shared data-parallel step.
+
+    config, task_file = karpjax.load_config("configs/digits_cnn.py")
+    karpjax.fit(config, "runs/digits", task_file)
+    logits = karpjax.restore("runs/digits").predict(images)
+"""
 import importlib
+import sys
 
 from karpjax import envs, models, sources
-from karpjax.core import step
+from karpjax.core import old_names
 from karpjax.core.errors import UserError
 from karpjax.core.metric import mean
 from karpjax.core.settings import config
 from karpjax.core.state import TrainState
 from karpjax.core.step import make_train_step
 from karpjax.core.task import Task, apply
+from karpjax.run.config_file import load_config
+from karpjax.run.loop import fit
 from karpjax.run.restore import restore
 
-__version__ = "0.1.0"
-__all__ = ["Task", "TrainState", "UserError", "apply", "config", "envs", "loop", "make_train_step", "mean", "models",
-           "restore", "sources", "step"]
+__version__ = "0.2.0"
+__all__ = ["Task", "TrainState", "UserError", "apply", "config", "envs", "fit", "load_config", "make_train_step", "mean",
+           "models", "restore", "sources"]
+
+old_names.install()
+# An import of a submodule sets the package's attribute of its name: these two are functions here, and were modules as well.
+sys.modules["karpjax.restore"] = old_names.OldModule("karpjax.restore")
 
 
-def __getattr__(name):
-    """karpjax.run.loop on first use: it imports commands, which `python -m` must find unimported."""
-    if name == "loop":
-        return importlib.import_module("karpjax.run.loop")
+def __getattr__(name: str):
+    """Find the modules of version 1: karpjax.loop, karpjax.step."""
+    if name in old_names.MODULES:
+        return importlib.import_module(f"karpjax.{name}")
     raise AttributeError(f"module 'karpjax' has no attribute {name!r}")

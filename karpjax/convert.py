@@ -11,7 +11,7 @@ step 0, to evaluate, or to train on. The third writes the variables that evaluat
 one), under PyTorch's names.
 Files: .safetensors, .npz; .pth, .pt and .th are read where PyTorch is installed.
 """
-
+from karpjax.core import old_names
 from karpjax.run import cli
 from karpjax.run.published import into_file, into_workdir, published
 
@@ -29,6 +29,8 @@ def main(argv) -> None:
         options = cli.parse(argv, __doc__, config=True, weights=str, workdir=str)
         cli.print_json(into_workdir(options.config, options.record, options.weights, options.workdir))
 
+
+__getattr__ = old_names.attributes("convert")
 
 if __name__ == "__main__":
     cli.run(main)

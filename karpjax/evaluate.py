@@ -7,6 +7,7 @@ import math
 
 import jax
 
+from karpjax.core import old_names
 from karpjax.core import sharding
 from karpjax.core.files import plain
 from karpjax.run.evaluator import make_evaluator
@@ -29,6 +30,8 @@ def main(argv):
     found = make_evaluator(run.task, mesh, run.config.precision)(variables, split)
     cli.print_json({"step": run.step, **{f"{options.on or split}/{name}": plain(value) for name, value in found.items()}})
 
+
+__getattr__ = old_names.attributes("evaluate")
 
 if __name__ == "__main__":
     from karpjax.run import cli

@@ -7,8 +7,7 @@ The pair is taken wherever a checkpoint is: restore, evaluate, config.init_from.
 and the values of the checkpoint, bit by bit; what training alone needs (the optimizer, the data's position) stays behind. For
 other projects' names and layouts: python -m karpjax.convert --to=FILE.
 """
-
-
+from karpjax.core import old_names
 from karpjax.run import cli
 from karpjax.run.export import export
 
@@ -17,6 +16,8 @@ def main(argv) -> None:
     options = cli.parse(argv, __doc__, workdir=str, to=str, which="newest")
     cli.print_json(export(options.workdir, options.to, options.which))
 
+
+__getattr__ = old_names.attributes("export")
 
 if __name__ == "__main__":
     cli.run(main)

@@ -6,7 +6,7 @@ Each row of `on` gets the label that the k rows of `train` with the most similar
 exp(similarity / 0.07) (Wu et al. 2018, section 3.4). `name` is a set with labels; text must be prepared with the run's own
 tokenizer. Features: what the model calls "pooled", the mean over the last layer's patches or tokens, or a ViT's class token.
 """
-
+from karpjax.core import old_names
 from karpjax.explain.features import knn
 
 
@@ -15,6 +15,8 @@ def main(argv):
     options = cli.parse(argv, __doc__, workdir=str, name=str, train=str, on=str, k=20)
     cli.print_json(knn(options.workdir, options.name, options.train, options.on, options.k))
 
+
+__getattr__ = old_names.attributes("knn")
 
 if __name__ == "__main__":
     from karpjax.run import cli

@@ -19,12 +19,14 @@
 Rows keep the files' order, so that train[:54000] are the first 54,000 images; those of an ImageFolder and of texts are
 shuffled, alike every time.
 """
-
+from karpjax.core import old_names
 from karpjax.core.errors import UserError
 from karpjax.datasets.formats import prepare
 from karpjax.run import cli
 
 FOR_TEXT = dict(length=0, vocabulary=0, tokenizer="", lowercase=False, pack=False, without="")
+
+
 def main(argv):
     options = cli.parse(argv, __doc__, **{"from": str}, format=str, name=str, data_dir="", classes="", overwrite=False,
                         **FOR_TEXT)
@@ -41,6 +43,8 @@ def main(argv):
         own = {"classes": [each.strip() for each in options.classes.split(",")] if options.classes else []}
     cli.print_json(prepare(options.format, options["from"], options.name, options.data_dir, options.overwrite, **own))
 
+
+__getattr__ = old_names.attributes("prepare")
 
 if __name__ == "__main__":
     cli.run(main)

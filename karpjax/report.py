@@ -4,6 +4,7 @@
 """
 from etils import epath
 
+from karpjax.core import old_names
 from karpjax.run import metrics
 from karpjax.run.pictures import curves
 
@@ -16,6 +17,8 @@ def main(argv):
         raise cli.UserError(f"--workdir={options.workdir}: no {metrics.NAME} with rows in it")
     curves(rows, epath.Path(options.workdir) / "curves.png")
 
+
+__getattr__ = old_names.attributes("report")
 
 if __name__ == "__main__":
     from karpjax.run import cli

@@ -8,9 +8,9 @@ The time of a step and examples a second and chip are of a chip's own work by th
 (experiments/pods). A rollout's examples are steps of its environments.
 Exit codes: 0 something fits; 1 nothing does; 2 bad input.
 """
-
 import jax
 
+from karpjax.core import old_names
 from karpjax.core.errors import UserError
 from karpjax.precompile.slices import LARGEST, batch_key, compiled, draw, line, until_it_turns
 from karpjax.run import cli
@@ -35,6 +35,8 @@ def main(argv) -> int:
         draw(rows, options.plot)
     return 0 if any(row["fits"] for row in rows) else 1
 
+
+__getattr__ = old_names.attributes("slices")
 
 if __name__ == "__main__":
     cli.run(main)

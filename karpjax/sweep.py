@@ -12,6 +12,7 @@ import statistics
 from etils import epath
 import jax
 
+from karpjax.core import old_names
 from karpjax.core import files, settings
 from karpjax.core.errors import UserError
 from karpjax.run import cli
@@ -23,12 +24,12 @@ def main(argv):
     if options.seeds < 1:
         raise UserError(f"--seeds: expected at least 1, found {options.seeds}")
     cli.start_jax(devices=options.devices, distributed=options.distributed)
-    from karpjax.run.loop import train
+    from karpjax.run.loop import fit
     workdir, summaries = epath.Path(options.workdir).expanduser(), []
     for seed in range(options.seeds):
         config = settings.canonical(options.config)
         config.seed, folder = seed, workdir / f"seed_{seed}"
-        summaries.append(finished(folder, config) or train(config, folder, record=options.record))
+        summaries.append(finished(folder, config) or fit(config, folder, record=options.record))
     found = over_seeds(summaries)
     print(table(found))
     if jax.process_index() == 0:
@@ -56,6 +57,8 @@ def table(found: dict) -> str:
               for name, row in found.items()]
     return "\n".join(lines)
 
+
+__getattr__ = old_names.attributes("sweep")
 
 if __name__ == "__main__":
     cli.run(main)

@@ -14,8 +14,8 @@ def main(argv):
     options = cli.parse(argv, __doc__, config=True, workdir=str, devices=0, coordinator="", processes=0, process=0,
                         distributed=False, join_seconds=300)
     cli.start_jax(**{name: options[name] for name in options if name not in ("config", "record", "workdir")})
-    from karpjax.run.loop import train
-    summary = train(options.config, options.workdir, record=options.record)
+    from karpjax.run.loop import fit
+    summary = fit(options.config, options.workdir, record=options.record)
     results = {name: value for name, value in summary.items() if "/" in name or name in ("steps", "seconds")}
     cli.print_json(results)
 

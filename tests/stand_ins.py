@@ -4,13 +4,13 @@ import json
 import pathlib
 import tempfile
 
-from data.goldens.make_vision import weights
+from data.goldens.make_vision import weights as drawn_weights
 import jax
 import numpy as np
 from PIL import Image
 
 from karpjax import models, weights
-from karpjax.datasets import text
+from karpjax.datasets import text as corpora
 from karpjax.datasets.images import Found, Rows
 from karpjax.datasets.tfds import write
 from karpjax.run.published import published
@@ -30,7 +30,7 @@ def prepare_stand_ins(data_dir) -> None:
             rows = [json.dumps({"text": text, "label": -1 if split == "unsup" else i % 2}) for i, text in enumerate(part)]
             pathlib.Path(folder, f"{split}.jsonl").write_text("\n".join(rows))
         for name, pack in (("imdb_packed", True), ("imdb", False)):
-            write(name, text.text(pathlib.Path(folder), length=32, vocabulary=300, pack=pack), data_dir)
+            write(name, corpora.text(pathlib.Path(folder), length=32, vocabulary=300, pack=pack), data_dir)
     pictures(pathlib.Path(data_dir) / "pictures")
     recorded_games(pathlib.Path(data_dir) / "games.npz")
     pretrained(pathlib.Path(data_dir))
@@ -62,5 +62,5 @@ def pretrained(folder: pathlib.Path) -> None:
         like = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
         zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like)
         shapes = {name: array.shape for name, array in weights.to_pytorch(model, zeros, names).items()}
-        weights.write(folder / f"{name}.npz", weights(shapes))
+        weights.write(folder / f"{name}.npz", drawn_weights(shapes))
     published(folder / "vit.npz", "vit_timm", folder / "vit", heads=2)

@@ -9,14 +9,14 @@ from guarantees.harness import ROOT, mesh_of
 from guarantees.registry import config_of
 import pytest
 
-from karpjax.run.loop import train
+from karpjax.run.loop import fit
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     config, record = config_of("digits", steps=6)
-    return workdir, train(config, workdir, record=record, mesh=mesh_of(1))
+    return workdir, fit(config, workdir, record=record, mesh=mesh_of(1))
 
 
 def run(*arguments):

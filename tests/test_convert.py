@@ -6,11 +6,11 @@ import sys
 import types
 
 from command import command, done, refused
-from data.goldens.make_vision import images, weights
+from data.goldens.make_vision import images, weights as drawn_weights
 from guarantees.harness import mesh_of
 import jax
 import jax.numpy as jnp
-from karpjax.convert.__main__ import main
+from karpjax.convert import main
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -55,7 +55,7 @@ def drawn(model, like) -> dict:
     """A PyTorch state dict for the model, from a fixed seed; with what such files also hold."""
     shapes = {name: array.shape for name, array in weights.to_pytorch(model, jax.tree.map(
         lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like)).items()}
-    return weights(shapes)
+    return drawn_weights(shapes)
 
 
 def same(a: dict, b: dict) -> None:

@@ -9,7 +9,7 @@ from test_prepare import command, done
 
 import karpjax as kj
 from karpjax.core.errors import UserError
-from karpjax.datasets import text, tokenizer
+from karpjax.datasets import text as corpora, tokenizer
 from karpjax.datasets.formats import prepare
 from karpjax.datasets.tfds import prepare_once, prepared_builder
 from karpjax.prepare import main as prepare_main
@@ -83,7 +83,7 @@ def test_text_files_and_folders(tmp_path):
     (tmp_path / "raw" / "train").mkdir(parents=True)
     (tmp_path / "raw" / "train" / "a.txt").write_text("One\nparagraph.\n\n\nAnother.\n")
     jsonl(tmp_path / "raw" / "train" / "b.jsonl", [{"text": "A third", "label": None}])
-    assert sorted(d.text for file in text.files_of(tmp_path / "raw")["train"] for d in text.read(file)) == \
+    assert sorted(d.text for file in corpora.files_of(tmp_path / "raw")["train"] for d in corpora.read(file)) == \
         ["A third", "Another.", "One\nparagraph."]
     make(tmp_path, pack=True)
     source = source_of(tmp_path, test="", batch_size=1)
@@ -149,7 +149,7 @@ def test_it_says_how_many_are_cut(reviews, capsys):
 
 def test_windows_line_ends_and_blanks_end_paragraphs_too(tmp_path):
     (tmp_path / "train.txt").write_bytes(b"One\r\nparagraph.\r\n\r\nAnother.\r\n  \r\nA third.")
-    assert [d.text for d in text.read(tmp_path / "train.txt")] == ["One\nparagraph.", "Another.", "A third."]
+    assert [d.text for d in corpora.read(tmp_path / "train.txt")] == ["One\nparagraph.", "Another.", "A third."]
 
 
 def test_names_of_special_tokens_in_a_text_are_text(tmp_path):

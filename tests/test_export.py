@@ -11,7 +11,7 @@ import pytest
 import karpjax as kj
 from karpjax import UserError
 from karpjax.run.export import export
-from karpjax.run.loop import train
+from karpjax.run.loop import fit
 
 
 def config(**own):
@@ -23,7 +23,7 @@ def config(**own):
 @pytest.fixture(scope="module", params=[0.0, 0.9], ids=["parameters", "moving average"])
 def made(request, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("made") / "run"
-    train(config(ema_decay=request.param), workdir, mesh=mesh_of(1))
+    fit(config(ema_decay=request.param), workdir, mesh=mesh_of(1))
     return workdir
 
 
@@ -47,9 +47,9 @@ def test_the_pair_is_the_checkpoint(made, pair):
 def test_start_from_the_pair(made, pair, tmp_path):
     """One step at a learning rate of 0: the weights are still the exported ones."""
     still = dict(optimizer=dict(name="sgd", learning_rate=0.0), steps=1, eval_every=1, save_every=1)
-    train(config(init_from=str(pair), **still), tmp_path / "run", mesh=mesh_of(1))
+    fit(config(init_from=str(pair), **still), tmp_path / "run", mesh=mesh_of(1))
     assert same(kj.restore(tmp_path / "run").params, kj.restore(made).params)
-    train(config(**still), tmp_path / "other", mesh=mesh_of(1))
+    fit(config(**still), tmp_path / "other", mesh=mesh_of(1))
     assert not same(kj.restore(tmp_path / "other").params, kj.restore(made).params)           # the check can fail
 
 
@@ -114,7 +114,7 @@ def test_features(made):
 
 def test_texts(tmp_path):
     tiny = dict(layers=1, width=8, heads=1)
-    train(kj.config(task="masked_text", steps=1, eval_every=1, save_every=1, mask_rate=0.3,
+    fit(kj.config(task="masked_text", steps=1, eval_every=1, save_every=1, mask_rate=0.3,
                     model=dict(name="masked_lm", **tiny), optimizer=dict(name="adam", learning_rate=1e-3),
                     data=dict(path="", length=16, batch_size=4)),
           tmp_path / "run", mesh=mesh_of(1))
@@ -126,7 +126,7 @@ def test_texts(tmp_path):
 
 def test_inputs_that_are_arrays_alone(tmp_path):
     """A policy's observations have no form for a person."""
-    train(kj.config(task="reinforce", env=dict(name="cartpole"), discount=1.0, baseline=False, steps=1, eval_every=1,
+    fit(kj.config(task="reinforce", env=dict(name="cartpole"), discount=1.0, baseline=False, steps=1, eval_every=1,
                     save_every=1, model=dict(name="actor_critic", width=4), optimizer=dict(name="adam", learning_rate=1e-3),
                     data=dict(num_envs=2, length=4, eval_episodes=0)), tmp_path / "run", mesh=mesh_of(1))
     run = kj.restore(tmp_path / "run")

@@ -360,7 +360,7 @@ def imitation(file, **values):
 def test_imitation(recording, tmp_path):
     """It trains, and is restored without its file."""
     file, columns = recording
-    summary = kj.loop.train(imitation(file, eval_every=3, save_every=3), tmp_path / "run")
+    summary = kj.fit(imitation(file, eval_every=3, save_every=3), tmp_path / "run")
     assert 0 < summary["validation/accuracy"] <= 1
     file.rename(file.with_suffix(".away"))
     run = kj.restore(tmp_path / "run")
@@ -456,6 +456,6 @@ def test_play_can_be_left(end, monkeypatch, capsys):
 
 def test_play_needs_a_game(tmp_path):
     import tiny
-    kj.loop.train(tiny.get_config(), tmp_path, record={"path": tiny.__file__, "text": open(tiny.__file__).read()})
+    kj.fit(tiny.get_config(), tmp_path, record={"path": tiny.__file__, "text": open(tiny.__file__).read()})
     with pytest.raises(kj.UserError, match="expected a run of a game of two players, found the task ''"):
         play.main([f"--workdir={tmp_path}"])

@@ -10,7 +10,7 @@ import pytest
 
 import karpjax as kj
 from karpjax.envs import protocol, spaces
-from karpjax.run.loop import train
+from karpjax.run.loop import fit
 
 gymnasium = pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
 E, T = 3, 40
@@ -112,9 +112,9 @@ def config(**own):
 
 def test_a_run_that_was_stopped_ends_the_same(tmp_path):
     """Resume plays the episodes under way again; evaluation and pictures come from the same simulators."""
-    whole = train(config(), tmp_path / "whole", mesh=mesh_of(1))
-    train(config(steps=8), tmp_path / "cut", mesh=mesh_of(1))
-    cut = train(config(), tmp_path / "cut", mesh=mesh_of(1))
+    whole = fit(config(), tmp_path / "whole", mesh=mesh_of(1))
+    fit(config(steps=8), tmp_path / "cut", mesh=mesh_of(1))
+    cut = fit(config(), tmp_path / "cut", mesh=mesh_of(1))
     assert cut["resumed"] and whole["eval/return"] == cut["eval/return"] and whole["eval/return"] > 5
     ends = [kj.restore(tmp_path / name) for name in ("whole", "cut")]
     assert same_bits(ends[0].params, ends[1].params)
@@ -124,7 +124,7 @@ def test_a_run_that_was_stopped_ends_the_same(tmp_path):
 
 def test_several_simulated_devices_are_refused(tmp_path):
     with pytest.raises(kj.UserError, match="on CPUs for one device: found 1 and 2"):
-        train(config(), tmp_path / "two", mesh=mesh_of(2))
+        fit(config(), tmp_path / "two", mesh=mesh_of(2))
     assert not (tmp_path / "two").exists()
 
 

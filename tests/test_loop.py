@@ -10,7 +10,7 @@ import pytest
 
 import karpjax as kj
 from karpjax.run import checkpoint, metrics, programs
-from karpjax.run.loop import train
+from karpjax.run.loop import fit
 
 FILES = {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "curves.png", "summary.json", "model_card.md"}
 
@@ -18,7 +18,7 @@ FILES = {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "curves.p
 def test_what_a_workdir_holds(tmp_path):
     rows = []
     config, record = config_of("digits")
-    summary = train(config, tmp_path, record=record, mesh=mesh_of(1), on_metrics=lambda step, row: rows.append(row))
+    summary = fit(config, tmp_path, record=record, mesh=mesh_of(1), on_metrics=lambda step, row: rows.append(row))
     assert {p.name for p in tmp_path.iterdir()} == FILES
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert rows == metrics.read_rows(tmp_path)
@@ -44,20 +44,20 @@ def test_a_backend_that_counts_no_flops(tmp_path, monkeypatch, count):
     """CUDA's and TPU's plugins give None for a program that is not compiled yet; a run's summary must not be lost for that."""
     monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", count)
     config, record = config_of("digits", accumulate=2)                # micro-batches are counted before compilation
-    summary = train(config, tmp_path, record=record, mesh=mesh_of(1))
+    summary = fit(config, tmp_path, record=record, mesh=mesh_of(1))
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert "flops_per_step" not in summary and "mfu" not in summary
 
 
 def test_flops_of_micro_batches_are_the_batch_s(tmp_path):
-    whole, micro = (train(config_of("digits", accumulate=k)[0], tmp_path / str(k), mesh=mesh_of(1)) for k in (1, 2))
+    whole, micro = (fit(config_of("digits", accumulate=k)[0], tmp_path / str(k), mesh=mesh_of(1)) for k in (1, 2))
     # One is counted before compilation, the other after it: on jax 0.12 they differ by 10 %. One micro-batch would be half.
     assert 0.75 < micro["flops_per_step"] / whole["flops_per_step"] < 1.25
 
 
 def test_newest_and_best_are_kept(tmp_path):
     config, record = config_of("poly", steps=12, eval_every=3, keep=1, best="max validation/accuracy")
-    train(config, tmp_path, record=record, mesh=mesh_of(1))
+    fit(config, tmp_path, record=record, mesh=mesh_of(1))
     found = {row["step"]: row["validation/accuracy"] for row in metrics.read_rows(tmp_path) if "validation/accuracy" in row}
     kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
     best = checkpoint.find(tmp_path, "best")
@@ -66,15 +66,15 @@ def test_newest_and_best_are_kept(tmp_path):
 
 def test_every_nth_is_kept_for_good(tmp_path):
     config, record = config_of("poly", steps=15, save_every=3, eval_every=15, keep=1, keep_every=6)
-    train(config, tmp_path, record=record, mesh=mesh_of(1))
+    fit(config, tmp_path, record=record, mesh=mesh_of(1))
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [6, 12, 15]
 
 
 def test_continued_with_more_steps(tmp_path):
     config, record = config_of("poly", steps=6)
-    train(config, tmp_path, record=record, mesh=mesh_of(1))
+    fit(config, tmp_path, record=record, mesh=mesh_of(1))
     config, record = config_of("poly", steps=9)
-    summary = train(config, tmp_path, record=record, mesh=mesh_of(2))
+    summary = fit(config, tmp_path, record=record, mesh=mesh_of(2))
     assert summary["resumed"] and summary["steps"] == 9
     rows = metrics.read_rows(tmp_path)
     assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 10))
@@ -83,9 +83,9 @@ def test_continued_with_more_steps(tmp_path):
 
 def test_a_finished_run_started_again_changes_nothing(tmp_path):
     config, record = config_of("poly", steps=4)
-    first = train(config, tmp_path, record=record, mesh=mesh_of(1))
+    first = fit(config, tmp_path, record=record, mesh=mesh_of(1))
     before = record_of(tmp_path)
-    again = train(config_of("poly", steps=4)[0], tmp_path, record=record, mesh=mesh_of(1))
+    again = fit(config_of("poly", steps=4)[0], tmp_path, record=record, mesh=mesh_of(1))
     assert record_of(tmp_path) == before and again["test/loss"] == first["test/loss"]
 
 
@@ -93,9 +93,9 @@ def test_a_finished_run_started_again_changes_nothing(tmp_path):
 def test_damaged_newest_checkpoint(damage, tmp_path, capfd):
     """Falls back to the one before, says so, and ends as if nothing had happened."""
     config, record = config_of("poly", steps=6, save_every=2)
-    train(config, tmp_path / "whole", record=record, mesh=mesh_of(1))
+    fit(config, tmp_path / "whole", record=record, mesh=mesh_of(1))
     expected = record_of(tmp_path / "whole")
-    train(config_of("poly", steps=6, save_every=2)[0], tmp_path / "hit", record=record, mesh=mesh_of(1))
+    fit(config_of("poly", steps=6, save_every=2)[0], tmp_path / "hit", record=record, mesh=mesh_of(1))
     newest = tmp_path / "hit" / "checkpoints" / "6"
     if damage == "meta":
         (newest / "meta" / "metadata").write_text("{")
@@ -109,7 +109,7 @@ def test_damaged_newest_checkpoint(damage, tmp_path, capfd):
             data.write_bytes(content)
         else:
             data.unlink()
-    summary = train(config_of("poly", steps=6, save_every=2)[0], tmp_path / "hit", record=record, mesh=mesh_of(1))
+    summary = fit(config_of("poly", steps=6, save_every=2)[0], tmp_path / "hit", record=record, mesh=mesh_of(1))
     assert "checkpoint 6 is damaged" in capfd.readouterr().out and summary["resumed"]
     assert (tmp_path / "hit" / "damaged" / "6").exists()
     assert record_of(tmp_path / "hit") == expected
@@ -118,19 +118,19 @@ def test_damaged_newest_checkpoint(damage, tmp_path, capfd):
 def test_no_checkpoint_is_whole(tmp_path):
     """The run must not start anew over the record of the old one."""
     config, record = config_of("poly", steps=4)
-    train(config, tmp_path, record=record, mesh=mesh_of(1))
+    fit(config, tmp_path, record=record, mesh=mesh_of(1))
     before = metrics.read_rows(tmp_path)
     for folder in (tmp_path / "checkpoints").iterdir():
         (folder / "meta" / "metadata").write_text("{")
     with pytest.raises(kj.UserError, match="none of the checkpoints .* is whole"):
-        train(config_of("poly", steps=4)[0], tmp_path, record=record, mesh=mesh_of(1))
+        fit(config_of("poly", steps=4)[0], tmp_path, record=record, mesh=mesh_of(1))
     assert metrics.read_rows(tmp_path) == before
 
 
 def test_init_from_takes_the_statistics_and_the_average(tmp_path):
     """What is evaluated at the end of the old run is what the new one starts from: same validation loss."""
     config, record = config_of("digits", steps=6)
-    old = train(config, tmp_path / "old", record=record, mesh=mesh_of(1))
+    old = fit(config, tmp_path / "old", record=record, mesh=mesh_of(1))
     config, record = config_of("digits", steps=2, eval_every=2, init_from=str(tmp_path / "old"), label_smoothing=0.0)
     config.optimizer = {"name": "sgd", "learning_rate": 0.0}
     config.model.dropout = 0.0
@@ -162,7 +162,7 @@ def test_input_bound_runs_say_so(tmp_path, capfd, monkeypatch):
     feed = Host.feed
     monkeypatch.setattr(Host, "feed", lambda self, step, seed: (time.sleep(0.2), feed(self, step, seed))[1])
     config, record = config_of("digits_host", steps=3, save_every=3)
-    train(config, tmp_path, record=record, mesh=mesh_of(1))
+    fit(config, tmp_path, record=record, mesh=mesh_of(1))
     assert "input-bound" in capfd.readouterr().out
     assert max(row["time/data_wait"] for row in metrics.read_rows(tmp_path) if "time/data_wait" in row) > 0.3
 
@@ -173,7 +173,7 @@ def test_host_fed_steps_see_every_batch_under_scan(tmp_path, monkeypatch):
     feed, seen = Host.feed, []
     monkeypatch.setattr(Host, "feed", lambda self, step, seed: (seen.append(step), feed(self, step, seed))[1])
     config, record = config_of("digits_host", dispatch="scan", steps=8)
-    train(config, tmp_path, record=record, mesh=mesh_of(1))
+    fit(config, tmp_path, record=record, mesh=mesh_of(1))
     assert seen == list(range(8))
 
 
@@ -187,14 +187,14 @@ def test_rates_are_of_steps_that_are_done(tmp_path, monkeypatch):
     monkeypatch.setattr(programs.Programs, "run", slowly)
     config, record = config_of("poly", steps=24, steps_per_dispatch=4, dispatch="scan", log_every=4, eval_every=24,
                                save_every=24)
-    train(config, tmp_path, record=record, mesh=mesh_of(1))
+    fit(config, tmp_path, record=record, mesh=mesh_of(1))
     rates = [row["time/examples_per_s"] for row in metrics.read_rows(tmp_path) if "train/loss" in row]
     assert len(rates) == 6 and max(rates) < 4 * (4 * config.data.batch_size / 0.05), rates
 
 
 def test_profile(tmp_path):
     config, record = config_of("poly", steps=6, profile_at=2, profile_steps=2)
-    train(config, tmp_path, record=record, mesh=mesh_of(1))
+    fit(config, tmp_path, record=record, mesh=mesh_of(1))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
@@ -206,14 +206,14 @@ def test_debug_nans_points_at_the_operation(tmp_path):
             "    return kj.Task(MLP(8, 1, 2), source, loss, inputs='x')\n")
     try:
         with pytest.raises(FloatingPointError):
-            train(kj.config(steps=2, debug_nans=True), tmp_path, record={"path": "t.py", "text": text}, mesh=mesh_of(1))
+            fit(kj.config(steps=2, debug_nans=True), tmp_path, record={"path": "t.py", "text": text}, mesh=mesh_of(1))
     finally:
         jax.config.update("jax_debug_nans", False)
 
 
 def test_restored_best_and_predictions(tmp_path):
     config, record = config_of("digits", steps=12)
-    train(config, tmp_path, record=record, mesh=mesh_of(1))
+    fit(config, tmp_path, record=record, mesh=mesh_of(1))
     run = kj.restore(tmp_path, which="best")
     images = np.zeros((3, 8, 8, 1), np.uint8)
     assert run.predict(images).shape == (3, 10) and run.config.task == "classify" and "validation/accuracy" in run.metrics

@@ -13,18 +13,18 @@ import pytest
 
 from karpjax import UserError
 from karpjax.core.optimizer import by_layer
-from karpjax.datasets import text
+from karpjax.datasets import text as corpora
 from karpjax.datasets.tfds import write
 from karpjax.explain.features import knn, vote
 from karpjax.run import restore
 from karpjax.run.experiment import assemble
-from karpjax.run.loop import train
+from karpjax.run.loop import fit
 from karpjax.sources.text import EMBEDDED
 
 
 def run(task: str, workdir, **overrides) -> dict:
     config, record = config_of(task, **{"steps": 6, **overrides})
-    return train(config, workdir, record=record, mesh=mesh_of(1))
+    return fit(config, workdir, record=record, mesh=mesh_of(1))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_a_classifier_starts_from_the_encoder(kind, task, pretrained, tmp_path):
     """Every array of the encoder is the pretrained one, the head is not; nothing is missing or left over but heads."""
     config, record = config_of(task, init_from=str(pretrained / kind), steps=6, **{"optimizer.learning_rate.peak_value": 0.0,
                                                                                    "optimizer.weight_decay": 0.0})
-    train(config, tmp_path, record=record, mesh=mesh_of(1))
+    fit(config, tmp_path, record=record, mesh=mesh_of(1))
     before, after = (dict(jax.tree.leaves_with_path(restore(path).params)) for path in (pretrained / kind, tmp_path))
     shared = before.keys() & after.keys()
     assert {path[0].key for path in after.keys() - shared} == {"head"} and len(shared) >= 8
@@ -61,7 +61,7 @@ def reviews(folder, lowercase: bool) -> dict:
     rows = [json.dumps({"text": text, "label": i % 2}) for i, text in enumerate(EMBEDDED.read_text().split("\n\n")[:200])]
     for split in ("train", "test"):
         (folder / "raw" / f"{split}.jsonl").write_text("\n".join(rows))
-    found = text.text(folder / "raw", length=32, vocabulary=300, lowercase=lowercase)
+    found = corpora.text(folder / "raw", length=32, vocabulary=300, lowercase=lowercase)
     write("reviews", found, folder / "tfds", replace=True)
     return {"data.name": "reviews", "data.data_dir": str(folder / "tfds"), "data.validation": "", "data.test": ""}
 

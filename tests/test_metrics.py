@@ -67,9 +67,9 @@ def test_nothing_is_lost_or_doubled(workdir):
 def test_the_status_line_where_there_is_no_terminal(capsys, monkeypatch):
     """A line now and then: what the bar would show."""
     monkeypatch.setattr(progress.Progress, "EVERY", 0.0)
-    progress = progress.Progress(steps=8, start=0, examples_per_step=64, training=progress.Clock(), waiting=progress.Clock())
+    shown = progress.Progress(steps=8, start=0, examples_per_step=64, training=progress.Clock(), waiting=progress.Clock())
     row = {"train/loss": 0.25, "time/examples_per_s": 3200.0, "time/data_wait": 0.125}
-    progress.show(4, row, slowest=(3, 1.5))
+    shown.show(4, row, slowest=(3, 1.5))
     assert capsys.readouterr().out == ("step 4: loss 0.25, examples_per_s 3200, 20 ms a step, data wait 12%, "
                                        "slowest process 3 (1.5 s of data wait)\n")
     monkeypatch.setattr(progress.Progress, "EVERY", 60.0)

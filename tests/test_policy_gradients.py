@@ -20,7 +20,7 @@ from karpjax.envs.spaces import Box, Discrete, MultiDiscrete
 from karpjax.rl import advantages, distributions, running_stats
 from karpjax.run.experiment import assemble
 from karpjax.run.init_from import start_from
-from karpjax.run.loop import train
+from karpjax.run.loop import fit
 from karpjax.run.programs import Programs, acting_variables
 from karpjax.sources.rollout import EVALUATION
 from karpjax.sources.source import example_keys
@@ -400,7 +400,7 @@ def test_what_is_beyond_the_end_does_not_count(tmp_path):
 def test_a_run_that_starts_from_another_sees_by_its_moments(tmp_path):
     config = config_for("ppo", env=dict(name="pendulum", max_steps=15), data=dict(normalize=("obs",)), steps=4, eval_every=4,
                         save_every=4, best="")
-    train(config, tmp_path, mesh=mesh_of(1))
+    fit(config, tmp_path, mesh=mesh_of(1))
     saved = kj.restore(tmp_path).variables["source"]["moments"]["obs"]
     x = assemble(config, None, mesh_of(1))
     started, _ = start_from(str(tmp_path), x.fresh_state(), x.task)
@@ -425,7 +425,7 @@ def test_a_restored_policy_acts_as_it_was_evaluated(tmp_path):
     """Its observations are normalised by the run's moments: the returns of run.act are those of the evaluation."""
     config = config_for("ppo", env=dict(name="pendulum", max_steps=15), data=dict(normalize=("obs",), eval_episodes=16),
                         steps=4, eval_every=4, save_every=4, best="max eval/return")
-    summary = train(config, tmp_path, mesh=mesh_of(1))
+    summary = fit(config, tmp_path, mesh=mesh_of(1))
     policy = kj.restore(tmp_path)
     assert policy.variables["source"]["moments"]["obs"]["count"] == 4 * 16 * 8
     env, total = kj.envs.make("pendulum", max_steps=15), np.zeros(16)
@@ -575,7 +575,7 @@ def test_several_choices_at_once_are_learned(monkeypatch):
 
 def test_only_a_policy_acts(tmp_path):
     config, record = config_of("poly", steps=4, eval_every=4, save_every=4)
-    train(config, tmp_path, record=record, mesh=mesh_of(1))
+    fit(config, tmp_path, record=record, mesh=mesh_of(1))
     with pytest.raises(kj.UserError, match="learned no policy; use run.predict"):
         kj.restore(tmp_path).act(np.zeros((1, 8, 8, 1)))
 
@@ -663,7 +663,7 @@ def test_an_environment_that_returns_nan(tmp_path, monkeypatch):
     monkeypatch.setattr(CartPole, "step", broken)
     config = config_for("a2c", length=4, num_envs=8, steps=40, save_every=1, eval_every=40, log_every=1, dispatch="step")
     with pytest.raises(NotFinite, match="was not finite"):
-        train(config, tmp_path, mesh=mesh_of(1))
+        fit(config, tmp_path, mesh=mesh_of(1))
     saved = kj.restore(tmp_path)
     assert saved.step >= 1 and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved.params))
     assert np.isnan(np.load(next((tmp_path / "nonfinite").glob("*.npz")))["target"]).any()

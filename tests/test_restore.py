@@ -26,7 +26,7 @@ def tiny_config(**values):
 
 
 def train(workdir, record=RECORD, **values):
-    return loop.train(tiny_config(**values), workdir, record=record, mesh=sharding.make_mesh(1, devices=jax.devices()[:1]))
+    return loop.fit(tiny_config(**values), workdir, record=record, mesh=sharding.make_mesh(1, devices=jax.devices()[:1]))
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +230,7 @@ def test_predictions_need_no_data(name, on_device, tmp_path, monkeypatch):
     """Where the data set is not, the model still predicts; only its evaluation says what is missing."""
     from guarantees.registry import config_of
     config, record = config_of(name, steps=4, eval_every=4, **{"data.on_device": on_device})
-    loop.train(config, tmp_path, record=record)
+    loop.fit(config, tmp_path, record=record)
     images = np.arange(2 * 64, dtype=np.uint8).reshape(2, 8, 8, 1)
     expected = restore(tmp_path).predict(images)
 

@@ -7,26 +7,21 @@ import numpy as np
 import pytest
 
 import karpjax as kj
+
 from karpjax.core.errors import UserError
 from karpjax.run.experiment import assemble
-from karpjax.run.loop import train
+from karpjax.run.loop import fit
 from karpjax.tasks.classify import mean_of_views
 
 
 def config_file(name):
-    import importlib.util
-    import pathlib
-    path = pathlib.Path(__file__).parent.parent / "configs" / name
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+    return kj.load_config(name)[0]
 
 
 # ------------------------------------------------------------------------------------------------------- learning
 
 def test_reinforce_solves_cartpole(tmp_path):
-    summary = train(config_file("reinforce_cartpole.py"), tmp_path, mesh=mesh_of(1))
+    summary = fit(config_file("reinforce_cartpole"), tmp_path, mesh=mesh_of(1))
     assert summary["eval/return"] >= 195
 
 
@@ -71,7 +66,7 @@ def test_views_of_an_image():
 
 def test_evaluation_with_views(tmp_path):
     config, record = config_of("airbench", steps=3, eval_every=3)
-    summary = train(config, tmp_path, record=record, mesh=mesh_of(1))
+    summary = fit(config, tmp_path, record=record, mesh=mesh_of(1))
     assert {"test/accuracy", "test/accuracy_tta"} <= set(summary)
     config.tta = "mirrored"
     with pytest.raises(kj.UserError, match="config.tta"):

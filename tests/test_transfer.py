@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from command import command, python_path, refused
-from data.goldens.make_vision import weights
+from data.goldens.make_vision import weights as drawn_weights
 from guarantees.harness import mesh_of
 from guarantees.registry import config_of
 import jax
@@ -25,7 +25,7 @@ from karpjax.models.vit import resized
 from karpjax.run import init_from
 from karpjax.run.experiment import assemble
 from karpjax.run.init_from import start_from
-from karpjax.run.loop import train
+from karpjax.run.loop import fit
 from karpjax.run.published import into_file, published
 from karpjax.weights import archs
 
@@ -48,7 +48,7 @@ def file_of(arch: str, to, size=16, **fields) -> tuple:
     inputs = jnp.zeros((1, 12), jnp.int32) if "bert" in arch else jnp.zeros((1, size, size, 3))
     like = jax.eval_shape(model.init, jax.random.key(0), inputs)
     zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like)
-    arrays = weights({name: a.shape for name, a in weights.to_pytorch(model, zeros, NAMES.get(arch, "")).items()})
+    arrays = drawn_weights({name: a.shape for name, a in weights.to_pytorch(model, zeros, NAMES.get(arch, "")).items()})
     weights.write(to, arrays)
     return model, weights.to_karpjax(model, like, arrays, to)
 
@@ -151,7 +151,7 @@ def test_weights_alone_are_not_trained(tmp_path):
     published(tmp_path / "file.npz", "resnet20_cifar", tmp_path / "run")
     run = kj.restore(tmp_path / "run")
     with pytest.raises(UserError, match="expected the name of a data set, or the dir of an ImageFolder"):
-        train(run.config, tmp_path / "run")
+        fit(run.config, tmp_path / "run")
 
 
 # ------------------------------------------------------------------------------------------------------ starting points
@@ -160,14 +160,14 @@ def test_what_the_config_leaves_out_is_the_checkpoints(tmp_path, capsys):
     """Model and input of the weights; a head for other classes starts anew and is said; the run outlives its start."""
     start = shutil.copytree(pathlib.Path(os.environ["TFDS_DATA_DIR"]) / "vit", tmp_path / "start")
     config, record = config_of("lora", steps=3, init_from=str(start))
-    train(config, tmp_path / "run", record=record, mesh=mesh_of(1))
+    fit(config, tmp_path / "run", record=record, mesh=mesh_of(1))
     said = capsys.readouterr().out
     assert "head/kernel (16, 10) -> (16, 2) starts anew" in said and ": 30 of 40 arrays" in said
     run = kj.restore(tmp_path / "run")
     assert run.config.data.mean == [127.5] and run.config.model.name == "vit" and run.config.model.lora == 8
     shutil.rmtree(start)
     config, record = config_of("lora", steps=6, init_from=str(start))
-    assert train(config, tmp_path / "run", record=record, mesh=mesh_of(1))["steps"] == 6
+    assert fit(config, tmp_path / "run", record=record, mesh=mesh_of(1))["steps"] == 6
 
 
 def test_what_shapes_do_not_show_is_said():
@@ -193,7 +193,7 @@ def test_skipped_positions_start_anew():
 def test_a_grid_that_is_not_square_is_refused_before_anything_is_written(tmp_path):
     config, record = config_of("lora", steps=3, **{"data.resize": (12, 8), "data.crop": 0, "augment": []})
     with pytest.raises(UserError, match="positions of 4 patches for 6: expected square grids"):
-        train(config, tmp_path / "run", record=record, mesh=mesh_of(1))
+        fit(config, tmp_path / "run", record=record, mesh=mesh_of(1))
     assert not (tmp_path / "run").exists()
 
 
@@ -267,7 +267,7 @@ def started(x, path):
 
 def test_lora_leaves_for_other_projects_merged(tmp_path):
     config, record = config_of("lora", steps=3)
-    train(config, tmp_path / "run", record=record, mesh=mesh_of(1))
+    fit(config, tmp_path / "run", record=record, mesh=mesh_of(1))
     into_file(tmp_path / "run", tmp_path / "out.npz", "newest", "timm")
     assert weights.read(tmp_path / "out.npz").keys() == weights.read(
         os.path.join(os.environ["TFDS_DATA_DIR"], "vit.npz")).keys()
@@ -315,14 +315,14 @@ def test_a_run_does_not_go_on_with_other_pictures(tmp_path):
     """Its checkpoint still predicts, as it was."""
     folder = shutil.copytree(pathlib.Path(os.environ["TFDS_DATA_DIR"]) / "pictures", tmp_path / "mine")
     config, record = config_of("lora", steps=3, **{"data.dir": str(folder)})
-    train(config, tmp_path / "run", record=record, mesh=mesh_of(1))
+    fit(config, tmp_path / "run", record=record, mesh=mesh_of(1))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3), np.uint8)
     before = kj.restore(tmp_path / "run").predict(pixels)
     (folder / "train" / "ants").rename(folder / "train" / "zebras")
     (folder / "test" / "ants").rename(folder / "test" / "zebras")
     config.steps = 6
     with pytest.raises(UserError, match="its pictures have changed since this run began; put them back"):
-        train(config, tmp_path / "run", record=record, mesh=mesh_of(1))
+        fit(config, tmp_path / "run", record=record, mesh=mesh_of(1))
     run = kj.restore(tmp_path / "run")
     np.testing.assert_array_equal(run.predict(pixels), before)
     assert run.task.source.described["names"] == ["ants", "bees"]
@@ -371,7 +371,7 @@ def test_a_pickle_that_runs_code_is_not_run(payload, suffix, tmp_path):
 def test_from_eight_devices_to_one_without_frameworks(tmp_path):
     """Without the config file, in a process that can import neither TensorFlow nor PyTorch."""
     config, record = config_of("finetune", steps=2)
-    train(config, tmp_path / "run", record=record, mesh=mesh_of(8))
+    fit(config, tmp_path / "run", record=record, mesh=mesh_of(8))
     pixels = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)
     np.save(tmp_path / "pixels.npy", pixels)
     for package in ("tensorflow", "torch"):

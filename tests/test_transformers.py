@@ -4,7 +4,7 @@ import importlib.util
 import pathlib
 
 from data.goldens import make_transformers
-from data.goldens.make_vision import weights
+from data.goldens.make_vision import weights as drawn_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +28,7 @@ def reference(name: str, source: str) -> dict:
 def drawn(model, inputs, names=""):
     """(variables with the weights of the reference, its arrays)."""
     like = jax.eval_shape(model.init, jax.random.key(0), inputs)
-    arrays = weights({name: array.shape for name, array in weights.to_pytorch(model, jax.tree.map(
+    arrays = drawn_weights({name: array.shape for name, array in weights.to_pytorch(model, jax.tree.map(
         lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like), names).items()})
     return jax.tree.map(jnp.asarray, weights.to_karpjax(model, like, arrays, "drawn")), arrays
 

@@ -2,9 +2,8 @@
 import pathlib
 
 from karpjax.core.errors import UserError, did_you_mean
-from karpjax.datasets import text
-from karpjax.datasets.tfds import default_data_dir, prepared_builder
-from karpjax.sources.images import images
+from karpjax.datasets import images, text
+from karpjax.datasets.tfds import default_data_dir, prepared_builder, write
 
 FORMATS = {"imagefolder": images.imagefolder, "idx": images.idx, "cifar": images.cifar, "npz": images.npz,
            "text": text.text}

@@ -17,8 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from karpjax.core.errors import UserError
-from karpjax.datasets.tfds import VERSION, default_data_dir
-from karpjax.sources.images import images
+from karpjax.datasets.tfds import VERSION, default_data_dir, write
 
 
 @dataclasses.dataclass
@@ -243,7 +242,7 @@ def prepared_folder(folder, data_dir="") -> str:
     name, data_dir = name_of_folder(folder), pathlib.Path(default_data_dir(str(data_dir)))
     if not (data_dir / name / VERSION).exists():
         print(f"{folder}: preparing its pictures as data set {name} in {data_dir}", flush=True)
-        write(name, images.imagefolder(pathlib.Path(folder).expanduser()), data_dir)
+        write(name, imagefolder(pathlib.Path(folder).expanduser()), data_dir)
     return name
 
 
@@ -253,5 +252,5 @@ def name_of_folder(folder) -> str:
     if not root.is_dir():
         raise UserError(f"config.data.dir = {str(folder)!r}: no such folder; expected one with train/CLASS/*.jpg in it")
     files = [(str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(root.glob("*/*/*"))
-             if path.suffix.lower() in images.PICTURES and path.is_file()]
+             if path.suffix.lower() in PICTURES and path.is_file()]
     return f"folder_{hashlib.sha256(repr(files).encode()).hexdigest()[:12]}"

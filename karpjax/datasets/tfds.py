@@ -1,6 +1,6 @@
-"""Any TFDS data set by name, without TensorFlow: on the device where it fits, through grain where it does not.
+"""Any TFDS data set by name, without TensorFlow: opened, read and written.
 
-What images (images.py) and texts (text.py) have in common. TFDS reads and writes array_record files without TensorFlow; a
+TFDS reads and writes array_record files without TensorFlow; a
 set that was prepared as tfrecord must be prepared again with `file_format="array_record"`. karpjax's own sets (digits) are
 prepared from the package on first use, offline.
 """
@@ -14,11 +14,8 @@ import tempfile
 import numpy as np
 
 from karpjax.core.errors import UserError
-from karpjax.datasets import text
-from karpjax.sources.images import images
 
 EMBEDDED = {"digits": ("karpjax.datasets.digits", "Digits")}  # made from the package's own files
-ON_DEVICE_BYTES = 2 << 30                                    # larger sets are fed from the host
 READ_AT_ONCE = 1000                                          # records
 
 
@@ -142,13 +139,13 @@ def prepare_once(builder_class, data_dir: pathlib.Path, target: pathlib.Path, re
 VERSION = "1.0.0"
 
 
-def write(name: str, found: images.Found | text.FoundText, data_dir="", replace: bool = False) -> None:
+def write(name: str, found, data_dir="", replace: bool = False) -> None:
     """Write what was found as data set `name`, whole or not at all."""
     data_dir = pathlib.Path(default_data_dir(str(data_dir)))
     prepare_once(builder_class(name, found), data_dir, data_dir / name / VERSION, replace)
 
 
-def builder_class(name: str, found: images.Found | text.FoundText) -> type:
+def builder_class(name: str, found) -> type:
     """A TFDS builder that writes what was found, in its order."""
     import tensorflow_datasets as tfds
     features, metadata = tfds.features.FeaturesDict(found.features()), tfds.core.MetadataDict(found.metadata())

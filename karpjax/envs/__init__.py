@@ -1,10 +1,9 @@
-"""Environments by name: those here, and others' as "gymnax:NAME", "brax:NAME" (adapters.py), "gymnasium:NAME" (host.py), and
-games as "pgx:NAME" (games.py)."""
+"""Environments by name: those here, and others' as "gymnax:NAME", "brax:NAME", "gymnasium:NAME", and games as
+"pgx:NAME": a file a library."""
 import inspect
 
 from ml_collections import ConfigDict
 
-import karpjax as kj
 from karpjax.core.errors import UserError, check_keys, did_you_mean
 from karpjax.envs.acrobot import Acrobot
 from karpjax.envs.brax import Brax
@@ -37,4 +36,4 @@ def environment(config):
     options = config.env
     if not isinstance(options, ConfigDict) or "name" not in options:
         raise UserError(f"config.env: expected dict(name=..., its options), found {options!r}")
-    return kj.envs.make(options["name"], **{k: v for k, v in options.items() if k != "name"})
+    return make(options["name"], **{k: v for k, v in options.items() if k != "name"})

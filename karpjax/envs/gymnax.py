@@ -3,7 +3,7 @@ import jax.numpy as jnp
 
 from karpjax.core.errors import UserError, did_you_mean, extra
 from karpjax.envs.protocol import TimeStep
-from karpjax.envs.spaces import Box, Discrete
+from karpjax.envs.spaces import Box, Discrete, box_of
 
 
 class Gymnax:
@@ -21,7 +21,7 @@ class Gymnax:
                             f"found {list(options)}") from error
         self.max_steps = int(self.params.max_steps_in_episode)
         space = self.env.action_space(self.params)
-        self.actions = Discrete(int(space.n)) if hasattr(space, "n") else box(space.low, space.high, space.shape)
+        self.actions = Discrete(int(space.n)) if hasattr(space, "n") else box_of(space.low, space.high, space.shape)
 
     def reset(self, key):
         obs, state = self.env.reset_env(key, self.params)

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from karpjax.core.errors import UserError
-from karpjax.envs import spaces
+
+
+ILLEGAL = -1e9  # the logit of an action that is not allowed: probability 0 exactly, and finite logarithms
 
 
 class Discrete(NamedTuple):
@@ -58,10 +60,7 @@ def sample(space, key):
 
 def sample_legal(state, obs, key):
     """A legal move, all as likely as one another."""
-    return jax.random.categorical(key, spaces.allowed(jnp.zeros(obs["legal"].shape), obs))
-
-
-ILLEGAL = -1e9
+    return jax.random.categorical(key, allowed(jnp.zeros(obs["legal"].shape), obs))
 
 
 def allowed(outputs: Float[Array, "*B A"], obs) -> Float[Array, "*B A"]:

@@ -1,12 +1,4 @@
-"""Does it fit a TPU slice? Compile a config's train program for one, on any Linux machine, without a TPU.
-
-    python -m karpjax.precompile --config=configs/digits_cnn.py --topology=v5e:4x4 [--config.data.batch_size=1024 ...]
-
-What is compiled is the program the loop runs, by the TPU's own compiler (libtpu): sizes and collectives are the compiler's.
-What does not fit is told a change that would, after compiling that. The time of a step is the compiler's estimate of a chip's
-own work, loops as often as they turn, without the network (experiments/pods).
-Topologies: v5e:16x16, v6e:4x4, v4:2x2x1, v5p:2x2x2, ... Exit codes: 0 fits; 1 does not fit; 2 bad input.
-"""
+"""A config's train program compiled for a TPU slice: what it needs of a chip, and a change that would fit."""
 import copy
 import importlib.util
 import math
@@ -120,7 +112,3 @@ def suggest(options, report: dict) -> None:
             return
         print(f"             not with {flags}", flush=True)
     print("             nor with any of these; use a larger slice, a smaller batch or a smaller model")
-
-
-if __name__ == "__main__":
-    cli.run(main)

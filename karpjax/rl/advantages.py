@@ -7,7 +7,7 @@ from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-import karpjax as kj
+from karpjax.core.metric import mean
 
 
 def gae(reward: Float[Array, "E T"], value: Float[Array, "E T"], next_value: Float[Array, "E T"],
@@ -43,6 +43,6 @@ def returns_to_go(reward: Float[Array, "E T"], over: Float[Array, "E T"], discou
 def normalized(x: Float[Array, "E T"], weight: Float[Array, "E T"] | None = None) -> Float[Array, "E T"]:
     """Mean 0 and deviation 1 over the whole rollout, on all devices. Never over a minibatch: cutting it in other parts
     (devices, micro-batches) must not change what is learned."""
-    average = lambda x: (lambda total, count: total / jnp.maximum(count, 1))(*kj.mean(x, weight))
+    average = lambda x: (lambda total, count: total / jnp.maximum(count, 1))(*mean(x, weight))
     centred = x - average(x)
     return centred / jnp.sqrt(average(centred**2) + 1e-8)

@@ -9,7 +9,6 @@ import importlib.util
 import json
 import logging
 import os
-import pathlib
 import re
 import sys
 import threading
@@ -19,9 +18,8 @@ from absl import flags
 import jax
 from ml_collections import ConfigDict, config_flags
 
-from karpjax.core import settings
 from karpjax.core.errors import NotFinite, Preempted, UserError, did_you_mean
-from karpjax.core.task_file import module_from_text
+from karpjax.run.config_file import load_config
 
 ACCELERATORS = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/kfd")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -109,23 +107,11 @@ class Options(dict):
 
 
 def _load_config(argv) -> tuple[list, ConfigDict, dict]:
-    """Take --config=FILE[:ARG] out of argv and call its get_config."""
+    """Take --config=FILE[:ARG] out of argv and load it."""
     given = [a for a in argv if a.startswith("--config=")]
     if len(given) != 1:
         raise UserError(f"expected --config=FILE once, as in --config=configs/digits_cnn.py; found {len(given)} of it")
-    path, _, argument = given[0].removeprefix("--config=").partition(":")
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"--config={path}: no such file; the examples are in configs/: "
-                        + ", ".join(sorted(p.name for p in pathlib.Path("configs").glob("*.py"))))
-    text = pathlib.Path(path).read_text()
-    module = module_from_text(path, text)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path}: no get_config() in it; define get_config() that returns karpjax.config(...)")
-    loaded = module.get_config(argument) if argument else module.get_config()
-    if not isinstance(loaded, ConfigDict):
-        raise UserError(f"{path}: get_config() returned {type(loaded).__name__}, expected what karpjax.config(...) returns")
-    settings.check(loaded)
-    return [a for a in argv if a not in given], loaded, {"path": path, "text": text}
+    return [a for a in argv if a not in given], *load_config(given[0].removeprefix("--config="))
 
 
 def _check_overrides(argv, config: ConfigDict) -> None:
@@ -159,4 +145,4 @@ def start_jax(devices: int = 0, coordinator: str = "", processes: int = 0, proce
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", devices)
     if coordinator or distributed:
-        distributed.join(coordinator, processes, process, join_seconds)
+        join(coordinator, processes, process, join_seconds)

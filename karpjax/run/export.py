@@ -7,6 +7,7 @@ import numpy as np
 
 from karpjax.core import files
 from karpjax.core.errors import UserError
+from karpjax.core.trees import path_name
 from karpjax.run import checkpoint
 from karpjax.run.restore import restore, stored_as
 
@@ -20,7 +21,7 @@ def export(workdir, to, which: str = "newest") -> dict:
         raise UserError(f"{to.with_suffix('.json')}: there already; choose another name, or remove it")
     folder, run = checkpoint.find(workdir, which), restore(workdir, which)
     meta, tree = checkpoint.read_meta(folder), stored_as(run.variables, run.config)
-    arrays = {checkpoint.path_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+    arrays = {path_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
     meta |= {part: {name: meta[part][name] for name in arrays} for part in ("shapes", "fingerprint")}
     files.write(to, arrays)
     files.write_whole(to.with_suffix(".json"), json.dumps(meta, indent=1) + "\n")

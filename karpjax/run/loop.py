@@ -1,6 +1,6 @@
 """The loop: dispatch, log, evaluate, save. The same for every task, mesh and dispatch.
 
-`train(config, workdir)` goes on from the newest checkpoint in workdir, or starts there. A run that is killed at any moment and
+`fit(config, workdir)` goes on from the newest checkpoint in workdir, or starts there. A run that is killed at any moment and
 started again ends bitwise equal to one that was never stopped; the order of things below is what makes it so.
 """
 import collections
@@ -20,19 +20,20 @@ from karpjax.core import files, settings, sharding
 from karpjax.core.errors import NotFinite, Preempted, UserError
 from karpjax.core.state import parameter_table
 from karpjax.core.trees import path_name
-from karpjax.run import distributed, init_from, metrics, pictures, progress
+from karpjax.run import distributed, init_from, metrics, pictures
 from karpjax.run.checkpoint import Checkpoints
 from karpjax.run.evaluator import make_evaluator
 from karpjax.run.experiment import assemble
 from karpjax.run.model_card import card
 from karpjax.run.programs import Programs, default_dispatch
+from karpjax.run.progress import Clock, Progress
 from karpjax.run.restore import check_pictures, check_tokens
 from karpjax.run.watchdog import Watch
 from karpjax.run.workdir import about, claim, device, saved_config, versions
 from karpjax.sources.source import Described
 
 
-def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] | None = None,
+def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] | None = None,
           record: dict | None = None, mesh=None) -> dict:
     """Train to config.steps and return the summary (also WORKDIR/summary.json).
 
@@ -79,9 +80,9 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
     evaluate = make_evaluator(x.task, mesh, config.precision)
     placed = None if source.host_fed else sharding.put(source.arrays, sharding.replicated(mesh))
     feed = lambda step: sharding.put_batch(mesh, source.feed(step, config.seed)) if source.host_fed else placed
-    training, waiting, evaluating = progress.Clock(), progress.Clock(), progress.Clock()
+    training, waiting, evaluating = Clock(), Clock(), Clock()
     writer = metrics.Writer(workdir, upto=step if restored else -1)
-    progress = progress.Progress(config.steps, step, source.examples_per_step, training, waiting)
+    progress = Progress(config.steps, step, source.examples_per_step, training, waiting)
     stop, watch = StopSignal(), Watch(workdir, config.hang_after, jax.process_index(), jax.process_count())
     if restored and meta["config"]["steps"] != config.steps:
         progress.say(f"note: config.steps was {meta['config']['steps']}; a schedule without a length of its own follows it")

@@ -16,8 +16,8 @@ from karpjax.core import sharding
 from karpjax.core.errors import UserError
 from karpjax.core.step import PRECISIONS, make_train_step, scan
 from karpjax.core.trees import cast_floating, where
-from karpjax.run import progress
 from karpjax.run.chips import PEAK_FLOPS
+from karpjax.run.progress import Clock
 
 
 def default_dispatch() -> str:
@@ -72,7 +72,7 @@ class Programs:
     """
 
     def __init__(self, experiment):
-        self.x, self.compiling = experiment, progress.Clock()
+        self.x, self.compiling = experiment, Clock()
         config, source = experiment.config, experiment.source
         # Convolutions must not stand in a loop over the chunk, and pmap's step takes its batch from outside.
         self.split = config.parallel == "pmap" or (config.dispatch == "step" and source.chunk > 1)

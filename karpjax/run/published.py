@@ -4,7 +4,6 @@ import jax
 from karpjax import weights
 from karpjax.core import files
 from karpjax.core.errors import UserError
-from karpjax.core.files import check_new
 from karpjax.core.sharding import make_mesh
 from karpjax.core.trees import split_variables
 from karpjax.datasets.text import read_tokenizer
@@ -20,14 +19,14 @@ from karpjax.weights import archs
 
 def published(file, arch: str, workdir, heads: int = 0, decoder_heads: int = 0, tokenizer: str = "") -> dict:
     """A checkpoint of a published architecture. The head of a file that has none, of a bare encoder, is drawn anew."""
-    arrays = archs.by_our_names(arch, weights.read(file), file)
+    arrays = archs.by_our_names(arch, files.read(file), file)
     config = archs.config_for(arch, arrays, heads, decoder_heads, read_tokenizer(tokenizer) if tokenizer else "")
     ours = sum("/" in name for name in arrays)  # theirs have dots
     bare = config.task == "classify" and "head/kernel" not in arrays and ours > len(arrays) / 2
     return into_workdir(config, None, file, workdir, anew=("head/.*",) if bare else ())
 
 
-def into_workdir(config, record, weights, workdir, anew=()) -> dict:
+def into_workdir(config, record, file, workdir, anew=()) -> dict:
     """A checkpoint at step 0 that holds the weights; nothing is written before all of them have found their place.
 
     anew    regular expressions on names of ours that the file lacks
@@ -37,9 +36,9 @@ def into_workdir(config, record, weights, workdir, anew=()) -> dict:
         raise UserError(f"{workdir} has checkpoints already; choose a new folder")
     x = assemble(config, record, make_mesh(devices=jax.devices()[:1]))
     if anew:
-        state, _ = start_from(weights, x.fresh_state(), x.task, anew)
+        state, _ = start_from(file, x.fresh_state(), x.task, anew)
     else:
-        variables = weights.to_karpjax(x.task.model, x.abstract.variables, weights.read(weights), weights)
+        variables = weights.to_karpjax(x.task.model, x.abstract.variables, files.read(file), file)
         state = x.fresh_state()
         place = lambda new, old: jax.device_put(new, old.sharding)
         params, model_state = split_variables(jax.tree.map(place, variables, x.abstract.variables))
@@ -59,8 +58,8 @@ def into_workdir(config, record, weights, workdir, anew=()) -> dict:
 
 def into_file(workdir, to, which: str, names: str = "") -> dict:
     """PyTorch's names and layouts, from the newest or the best checkpoint."""
-    check_new(to)
+    files.check_new(to)
     run = restore(workdir, which=which)
     arrays = weights.to_pytorch(*merged(run.model, run.variables), names)
-    weights.write(to, arrays)
+    files.write(to, arrays)
     return {"step": run.step, "arrays": len(arrays), "file": to}

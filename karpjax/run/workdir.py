@@ -1,6 +1,6 @@
 """The workdir of a run: its config, who may go on in it, and what a checkpoint says of the run."""
 import contextlib
-import importlib
+import importlib.metadata
 import json
 import os
 import platform

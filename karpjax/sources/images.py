@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from karpjax.core.errors import UserError, check_keys
+from karpjax.datasets.images import name_of_folder, prepared_folder
 from karpjax.datasets.tfds import open_splits, prepared_builder
 from karpjax.sources.records import source_of
 from karpjax.sources.source import Described, Source
@@ -84,10 +85,6 @@ def set_of(data):
     if data.get("dir", ""):
         if data.get("name", ""):
             raise UserError(f"config.data: name = {data.name!r} and dir = {data.dir!r}; expected one of them")
-        from karpjax.datasets.images import (  # which use this package
-            name_of_folder,
-            prepared_folder,
-        )
         was = (data.get("described") or {}).get("set")
         if was and was != name_of_folder(data.dir):
             raise UserError(f"config.data.dir = {data.dir!r}: its pictures have changed since they were learned from")

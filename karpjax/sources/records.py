@@ -1,9 +1,11 @@
 """Sources of stored records: on the device where they fit, else streamed from the host."""
 from karpjax.core.errors import check_choice
-from karpjax.datasets.tfds import ON_DEVICE_BYTES, read_all, read_record
+from karpjax.datasets.tfds import read_all, read_record
 from karpjax.sources.arrays import Arrays
 from karpjax.sources.loader import Host
 from karpjax.sources.source import Source
+
+ON_DEVICE_BYTES = 2 << 30                                    # larger sets are fed from the host
 
 
 def source_of(data, wanted: dict, records: dict, decode, row_bytes: int | None, **options) -> Source:

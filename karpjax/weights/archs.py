@@ -9,8 +9,8 @@ from collections.abc import Callable
 import dataclasses
 import functools
 
-import karpjax
 from karpjax.core.errors import UserError, did_you_mean
+from karpjax.core.settings import config
 from karpjax.datasets.tokenizer import vocabulary_of
 from karpjax.models import MODELS, make
 from karpjax.models.encoder import BERT, ROBERTA
@@ -120,7 +120,7 @@ def config_for(arch: str, arrays: dict, heads: int = 0, decoder_heads: int = 0, 
         classes = arrays["head/bias"].shape[0] if "head/bias" in arrays else 1
         data = dict(name="", train="", batch_size=1, resize=[size, size], **found.recipe,
                     described=dict(classes=classes, shape=[size, size, 3]))
-    return karpjax.config(task=found.task, model=model, data=data, best="", optimizer=dict(name="sgd", learning_rate=0.1))
+    return config(task=found.task, model=model, data=data, best="", optimizer=dict(name="sgd", learning_rate=0.1))
 
 
 def blocks(arrays: dict, name: str) -> int:

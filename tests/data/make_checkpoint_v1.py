@@ -61,7 +61,7 @@ def main(argv):
     config = module_from_text("poly_v1.py", TASK).get_config()
     with tempfile.TemporaryDirectory() as scratch:
         workdir = pathlib.Path(scratch) / "run"
-        loop.train(config, workdir, record={"path": "poly_v1.py", "text": TASK})
+        loop.fit(config, workdir, record={"path": "poly_v1.py", "text": TASK})
 
         # What training itself measured says whether the numbers kept here are right.
         run = restore(workdir)

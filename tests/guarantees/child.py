@@ -20,7 +20,7 @@ def main(argv):
     if options.mutant:
         MUTANTS[options.mutant](checkpoint, jax)
     say = lambda step, row: (print("row", step, flush=True), time.sleep(float(options.slow)))
-    loop.train(config, options.workdir, record=record, on_metrics=say)
+    loop.fit(config, options.workdir, record=record, on_metrics=say)
     return 0
 
 

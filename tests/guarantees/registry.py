@@ -4,9 +4,10 @@ Each entry is a config that trains in seconds on any mesh of up to 8 devices, wi
 BatchNorm, augmentation, masks, unfinished episodes.
 """
 import dataclasses
-import importlib
 import os
 import pathlib
+
+import karpjax
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / "configs"
 CADENCE = dict(steps=12, log_every=1, eval_every=6, save_every=3, keep=2)
@@ -96,10 +97,9 @@ def config_of(name: str, exact: bool = False, **overrides):
     """(config, record of its file) of a task; overrides as mesh={"data": 1} or "optimizer.clip"=0.5."""
     entry = TASKS[name]
     path = CONFIGS / entry.file
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(*([entry.argument] if entry.argument else []))
+    values = {**CADENCE, **entry.small, **((entry.exact or {}) if exact else {}), **overrides}
+    here = lambda value: value.replace("{data}", os.environ["TFDS_DATA_DIR"]) if isinstance(value, str) else value
+    config, task_file = karpjax.load_config(f"{path}:{entry.argument}", {key: here(value) for key, value in values.items()})
     with config.unlocked():
         # Adam divides by the size of a gradient: where that is rounding noise, so is the update, and no two orders of
         # summation agree. A larger epsilon keeps noise noise.
@@ -107,11 +107,4 @@ def config_of(name: str, exact: bool = False, **overrides):
             config.optimizer.eps = 1e-3
         if "warmup_steps" in str(config.optimizer.get("learning_rate", "")):
             config.optimizer.learning_rate.warmup_steps = 2
-        for key, value in {**CADENCE, **entry.small, **((entry.exact or {}) if exact else {}), **overrides}.items():
-            value = value.replace("{data}", os.environ["TFDS_DATA_DIR"]) if isinstance(value, str) else value
-            *parents, last = key.split(".")
-            node = config
-            for parent in parents:
-                node = node[parent]
-            node[last] = value
-    return config, {"path": f"configs/{entry.file}", "text": path.read_text()}
+    return config, {**task_file, "path": f"configs/{entry.file}"}

@@ -18,7 +18,7 @@ def on_eight(tmp_path_factory):
     def run(name):
         workdir = tmp_path_factory.mktemp(name)
         config, record = config_of(name, steps=4, eval_every=4, mesh={"data": 4, "fsdp": 2})
-        loop.train(config, workdir, record=record)
+        loop.fit(config, workdir, record=record)
         return workdir
     with pytest.MonkeyPatch.context() as patch:
         for name in ("curves", "show"):

@@ -37,7 +37,9 @@ needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, re
 COMPILE = """
 import json, os, sys, traceback
 import jax
-from karpjax import cli, precompile, step
+from karpjax.core import step
+from karpjax.precompile.compile import precompile
+from karpjax.run import cli
 if not os.environ.get("KARPJAX_TEST_TPU_FULL"):
     jax.config.update("jax_optimization_level", "O1")
 right = step.strided, step.scan
@@ -48,7 +50,7 @@ for name, *flags in map(json.loads, sys.argv[1:]):
     step.strided, step.scan = {"rows cross chips": (rows, right[1]), "unrolled": (right[0], unrolled)}.get(name, right)
     try:
         options = cli.parse(flags, "", config=True, topology=str)
-        print(json.dumps(precompile.precompile(options.config, options.record, options.topology)), flush=True)
+        print(json.dumps(precompile(options.config, options.record, options.topology)), flush=True)
     except Exception:
         print(json.dumps({"fits": False, "error": traceback.format_exc()}), flush=True)
 """
@@ -208,8 +210,8 @@ def test_batch_that_chips_do_not_divide():
 
 
 def test_without_libtpu():
-    done = python("-c", f"import sys; sys.modules['libtpu'] = None\nfrom karpjax import cli, precompile\nsys.argv[1:] = "
-                        f"['{TOPOLOGY}', '--config=configs/digits_cnn.py']\ncli.run(precompile.main)")
+    done = python("-c", f"import sys; sys.modules['libtpu'] = None\nimport runpy\nsys.argv[1:] = "
+                        f"['{TOPOLOGY}', '--config=configs/digits_cnn.py']\nrunpy.run_module('karpjax.precompile', run_name='__main__')")
     assert done.returncode == 2
     assert 'pip install "karpjax[precompile]"' in done.stderr and "Traceback" not in done.stderr
 

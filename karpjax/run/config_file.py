@@ -1,0 +1,68 @@
+"""Config files: a Python file whose get_config() returns `karpjax.config(...)`, by its path or by its name in configs/.
+
+    config, task_file = karpjax.load_config("configs/poly.py", {"model.width": 8})
+    karpjax.fit(config, "runs/poly", task_file)
+"""
+from collections.abc import Mapping
+import pathlib
+
+from ml_collections import ConfigDict
+
+from karpjax.core import settings
+from karpjax.core.errors import UserError, did_you_mean
+from karpjax.core.task_file import module_from_text
+
+PACKAGE = pathlib.Path(__file__).parent.parent
+EXAMPLES = (PACKAGE / "configs", PACKAGE.parent / "configs")  # in a wheel, in a checkout
+
+
+def load_config(path, overrides: Mapping | None = None) -> tuple[ConfigDict, dict]:
+    """Return the config of a file and its task file, {"path", "text"}, for `karpjax.fit`.
+
+    path       of the file, or a name in configs/: "configs/poly.py", "poly"; ":ARGUMENT" after it goes to its get_config
+    overrides  values by path: {"steps": 100, "data.batch_size": 32}
+
+    Raises UserError if there is no such file, no get_config in it, or no such key.
+    """
+    name, _, argument = str(path).partition(":")
+    file = find_config(name)
+    text = file.read_text()
+    module = module_from_text(str(file), text)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{file}: no get_config() in it; define get_config() that returns karpjax.config(...)")
+    config = module.get_config(argument) if argument else module.get_config()
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{file}: get_config() returned {type(config).__name__}, expected what karpjax.config(...) returns")
+    for key, value in (overrides or {}).items():
+        override(config, key, value)
+    settings.check(config)
+    return config, {"path": str(file), "text": text}
+
+
+def find_config(name: str) -> pathlib.Path:
+    """Return the file of that name: in the current folder, else among karpjax's own configs."""
+    given = pathlib.Path(name).expanduser()
+    if given.is_file():
+        return given
+    for folder in EXAMPLES:
+        file = folder / f"{given.stem}.py"
+        if given.parent in (pathlib.Path("."), pathlib.Path("configs")) and file.is_file():
+            return file
+    names = sorted({file.name for folder in EXAMPLES for file in folder.glob("*.py")})
+    raise UserError(f"--config={name}: no such file; the examples are in configs/: {', '.join(names)}")
+
+
+def override(config: ConfigDict, key: str, value) -> None:
+    """Set a value by its path. A dict may take the place of a number, as a schedule does of a rate."""
+    *parents, last = key.split(".")
+    node = config
+    for parent in parents:
+        if not isinstance(node.get(parent), ConfigDict):
+            raise UserError(f"{key}: the config has no {parent!r}{did_you_mean(parent, node)}")
+        node = node[parent]
+    if not parents and last not in node:
+        raise UserError(f"{key}: the config has no such key{did_you_mean(last, node)}")
+    with node.unlocked():
+        if last in node and (isinstance(value, Mapping) or type(node[last]) is not type(value)):
+            del node[last]  # a ConfigDict refuses a value of another type
+        node[last] = value
