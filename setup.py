@@ -26,7 +26,7 @@ extras = {
     "notebook": ["nbclient", "ipykernel"],
 }
 also = ("precompile", "images", "text", "convert", "notebook", "gymnasium", "pgx")
-extras["test"] = ["pytest", "pytest-xdist", "beartype", *(requirement for name in also for requirement in extras[name])]
+extras["test"] = ["pytest", "pytest-xdist", "beartype", "ruff", "import-linter>=2.6", "build", *(requirement for name in also for requirement in extras[name])]
 apart = ("gpu", "tpu", "gymnax", "brax")           # accelerators, and environments that hold jax back
 extras["all"] = sorted({requirement for name, extra in extras.items() if name not in apart for requirement in extra})
 
@@ -37,8 +37,10 @@ setup(
     long_description=(here / "README.md").read_text() if (here / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["karpjax", "karpjax.*"]),
+    packages=[*find_packages(include=["karpjax", "karpjax.*"]), "karpjax.configs"],
+    package_dir={"karpjax.configs": "configs"},  # its only copy stands at the top; a wheel has it as karpjax/configs
     package_data={"karpjax": ["data/*"]},
+    entry_points={"console_scripts": ["karpjax = karpjax.__main__:main"]},
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10", "flax>=0.12", "optax>=0.2.8", "orbax-checkpoint>=0.12", "ml-collections>=1.1", "grain>=0.2.18",

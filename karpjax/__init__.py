@@ -5,9 +5,13 @@
     logits = karpjax.restore("runs/digits").predict(images)
 """
 import importlib
+import os
 import sys
 
-from karpjax import envs, models, sources
+# Paths on gs:// by gcsfs: where TensorFlow is installed, etils would import it for them.
+os.environ.setdefault("EPATH_USE_TF", "false")
+
+from karpjax import envs, models, sources  # noqa: E402
 from karpjax.core import old_names
 from karpjax.core.errors import UserError
 from karpjax.core.metric import mean

@@ -31,6 +31,7 @@ def main(argv) -> None:
 
 
 __getattr__ = old_names.attributes("convert")
+__path__ = []  # version 1 had a package here: karpjax.convert.archs is found by old_names
 
 if __name__ == "__main__":
     cli.run(main)
