@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from karpjax.errors import UserError
+from karpjax.errors import Outage, UserError, outage, storage
 from karpjax.sources.shuffle import mix
 from karpjax.state import TrainState, path_name
 
@@ -50,7 +50,8 @@ class Checkpoints:
         self.best, self.folder = best, epath.Path(workdir) / FOLDER
         self.options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(rules), cleanup_tmp_directories=True)
-        self.manager = ocp.CheckpointManager(self.folder, options=self.options)
+        with storage(self.folder):
+            self.manager = ocp.CheckpointManager(self.folder, options=self.options)
 
     def save(self, step: int, state: TrainState, meta: dict, metrics: dict | None) -> None:
         """Start saving; returns when the state has been copied, so the caller may donate it. Errors of a save under way
@@ -67,8 +68,10 @@ class Checkpoints:
     def restore(self, abstract: TrainState, say=print) -> tuple[TrainState, dict] | None:
         """The newest checkpoint that is whole, placed as `abstract` says (ShapeDtypeStructs with shardings), and its meta.
 
-        A damaged one is reported, moved aside to WORKDIR/damaged and skipped. None if there is none.
+        A damaged one is reported, moved aside to WORKDIR/damaged and skipped. None if there is none. An error of the
+        storage is no damage (Outage).
         """
+        aside = self.folder.parent / "damaged"
         steps = sorted(self.manager.all_steps(), reverse=True)
         for step in steps:
             try:
@@ -76,8 +79,9 @@ class Checkpoints:
                 check_names({path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(to_tree(abstract))},
                             stored_shapes(self.folder / str(step)), self.folder / str(step),
                             fix="the task was changed: change it back, or use a new --workdir and config.init_from")
-                tree = self.manager.restore(step, args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(to_tree(abstract)))).state
+                with storage(self.folder / str(step)):
+                    tree = self.manager.restore(step, args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(to_tree(abstract)))).state
                 damaged = different(meta["fingerprint"], fingerprint(tree))
                 if damaged:
                     raise ValueError(f"checksum of {', '.join(damaged[:3])} differs")
@@ -86,11 +90,14 @@ class Checkpoints:
                 if isinstance(error, UserError) and not isinstance(error, Damaged) or "RESOURCE_EXHAUSTED" in str(error):
                     raise  # the checkpoint is sound; the model is another one, or the device too small
                 say(f"checkpoint {step} is damaged ({type(error).__name__}: {first_line(error)}); "
-                    f"moved to {self.folder.parent / 'damaged'}; falling back to the one before")
-                self._set_aside(step)
+                    f"moved to {aside}; falling back to the one before")
+                with storage(self.folder / str(step)):
+                    self._set_aside(step)
+        with storage(aside):
+            steps = steps or sorted(path.name for path in aside.iterdir()) if aside.exists() else []
         if steps:  # starting anew would wipe the record of a long run
-            raise UserError(f"{self.folder}: none of the checkpoints {steps} is whole; they are in "
-                            f"{self.folder.parent / 'damaged'}; move one back, or use a new --workdir")
+            raise UserError(f"{self.folder}: none of the checkpoints {steps} is whole; they are in {aside}; move one back, "
+                            "or use a new --workdir")
         return None
 
     def _set_aside(self, step: int) -> None:
@@ -121,6 +128,9 @@ def _reported():
     try:
         yield
     except Exception as error:  # in its background thread Orbax and TensorStore raise all kinds
+        if said := outage(error):
+            raise Outage(f"a checkpoint could not be written ({said}); the ones before it are whole: start the same command "
+                         "again to go on") from error
         system = re.search(r"([^:]+) \[os_error_code", str(error))  # the end of TensorStore's long line
         reason = system[1].strip() if system else first_line(error)
         raise UserError(f"a checkpoint could not be written ({reason}); the ones before it are whole: make room, then start "
@@ -134,13 +144,22 @@ def absolute(path) -> epath.Path:
     return epath.Path(path if "://" in str(path) else os.path.abspath(os.path.expanduser(path)))
 
 
+def steps_of(folder) -> list[int]:
+    """The steps of the finished checkpoints in a folder, by increasing number."""
+    folder = epath.Path(folder)
+    with storage(folder):
+        found = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
+        return sorted(step for step in set(found) if (folder / str(step)).exists())  # no "0050"
+
+
+@storage("looking for a checkpoint")
 def find(path, which: str = "newest") -> epath.Path:
     """The checkpoint folder for PATH: a workdir (its newest, or its best, checkpoint) or one checkpoint; an exported file."""
     path = absolute(path)
     if (path / "meta").exists() or is_exported(path):
         return path
     folder = path / FOLDER if (path / FOLDER).exists() else path
-    steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []  # finished ones
+    steps = steps_of(folder)
     if not steps:
         raise UserError(f"{path}: no checkpoint here; expected a workdir with {FOLDER}/STEP in it, or one STEP folder")
     if which == "best":
@@ -163,7 +182,9 @@ def read_meta(folder) -> dict:
     """The JSON beside a checkpoint's state; refuses a schema from the future."""
     folder = epath.Path(folder)
     try:
-        meta = json.loads((folder.with_suffix(".json") if is_exported(folder) else folder / "meta" / "metadata").read_text())
+        with storage(folder):
+            file = folder.with_suffix(".json") if is_exported(folder) else folder / "meta" / "metadata"
+            meta = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise Damaged(f"{folder}: its JSON cannot be read ({first_line(error)}); restore another checkpoint") from error
     if meta["schema"] > SCHEMA:
@@ -197,13 +218,16 @@ def load_named(folder, wanted: dict) -> dict:
         return {}
     if is_exported(folder):
         from karpjax.convert import files  # which reads other projects' files, by other names
-        arrays = files.read(folder)
+        with storage(folder):
+            arrays = files.read(folder)
         tree = jax.tree.map_with_path(lambda path, leaf: jax.device_put(arrays[path_name(path)], leaf.sharding), item)
         return checked(folder, expected, tree)
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        with storage(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             tree = checkpointer.restore(folder / "state", args=ocp.args.PyTreeRestore(
                 item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True))
+    except Outage:
+        raise
     except Exception as error:  # Orbax and TensorStore report damage, and wrong shapes, in many ways
         raise UserError(f"{folder}: cannot be loaded ({first_line(error)}); it is damaged, or of a model of other shapes") \
             from error

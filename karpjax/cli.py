@@ -1,9 +1,8 @@
 """What the commands share: flags, config files with overrides, and one line for bad input.
 
 Exit codes: 0 done; 1 a bug (with its traceback); 2 bad input; 3 stopped because losses were not finite; 4 hung (see watch.py);
-75 preempted (SIGTERM or Ctrl-C): the state is saved, start the same command again to go on.
+75 preempted (SIGTERM or Ctrl-C), or the storage failed for a moment: start the same command again to go on.
 """
-import errno
 import glob
 import importlib.util
 import json
@@ -20,11 +19,10 @@ import jax
 from ml_collections import ConfigDict, config_flags
 
 from karpjax import peers, settings
-from karpjax.errors import NotFinite, Preempted, UserError, did_you_mean
+from karpjax.errors import FULL, NotFinite, Preempted, UserError, did_you_mean
 from karpjax.task import module_from_text
 
 ACCELERATORS = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/kfd")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(main) -> None:

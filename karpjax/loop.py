@@ -6,6 +6,7 @@ started again ends bitwise equal to one that was never stopped; the order of thi
 import collections
 from collections.abc import Callable
 import contextlib
+import errno
 import importlib.metadata
 import json
 import os
@@ -21,9 +22,9 @@ import numpy as np
 
 from karpjax import init_from, metrics, peers, report, settings, sharding
 from karpjax.card import card
-from karpjax.checkpoint import Checkpoints, absolute
+from karpjax.checkpoint import FOLDER, Checkpoints, absolute, steps_of
 from karpjax.dispatch import Programs, default_dispatch
-from karpjax.errors import NotFinite, Preempted, UserError
+from karpjax.errors import NotFinite, Outage, Preempted, UserError, outage, storage
 from karpjax.evaluate import make_evaluator
 from karpjax.experiment import Experiment, assemble
 from karpjax.restore import check_pictures, check_tokens
@@ -54,6 +55,8 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
     peers.check_same({"versions": versions(), "config": config.to_dict(), "data": {"rows": source.n, **source.described}})
     if isinstance(source, Described):
         raise source.missing
+    if not steps_of(absolute(workdir) / FOLDER):
+        metrics.check_not_lost(absolute(workdir), (saved or {}).get("save_every", config.save_every), source.chunk)
     workdir = claim(workdir, x, saved)
     saves = Checkpoints(workdir, config.keep, config.best, config.keep_every)
     restored = saves.restore(x.abstract)
@@ -235,7 +238,8 @@ def steps_to_event(config, chunk: int, longest: int, step: int) -> int:
 def saved_config(workdir) -> dict | None:
     """WORKDIR/config.json, if there is one."""
     file = absolute(workdir) / "config.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    with storage(file):
+        return json.loads(file.read_text()) if file.exists() else None
 
 
 def claim(workdir, x: Experiment, saved: dict | None) -> epath.Path:
@@ -251,6 +255,8 @@ def claim(workdir, x: Experiment, saved: dict | None) -> epath.Path:
         if jax.process_index() == 0:
             metrics.write_whole(file, json.dumps(config.to_dict(), indent=2) + "\n")
     except OSError as error:
+        if outage(error) and error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise Outage(f"--workdir={workdir}: the storage failed ({error}); start the same command again") from error
         raise UserError(f"--workdir={workdir} cannot be written ({error.strerror or error}); choose another folder") from error
     return workdir
 

@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from karpjax.errors import UserError, storage
+
 NAME = "metrics.jsonl"
 
 
@@ -86,13 +88,30 @@ class _Board:
 def read_rows(workdir) -> list[dict]:
     """The rows of a workdir's metrics.jsonl; a last line torn by a kill is left out."""
     path, rows = epath.Path(workdir) / NAME, []
-    if path.exists():
-        for line in path.read_text().splitlines():
+    with storage(path):
+        text = path.read_text() if path.exists() else ""
+    if text:
+        for line in text.splitlines():
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
                 break
     return rows
+
+
+def check_not_lost(workdir, save_every: int, chunk: int) -> None:
+    """Refuse to begin anew over the rows of a run whose checkpoints are gone.
+
+    A run killed before its first checkpoint was whole may begin anew: its rows end at the second
+    save, which waits for the first.
+    """
+    rows, second = read_rows(workdir), -(-2 * max(save_every, chunk) // chunk) * chunk
+    last = max((row["step"] for row in rows), default=0)
+    tested = any(name.startswith("test/") for row in rows for name in row)
+    if last > second or tested or rows and (workdir / "summary.json").exists():
+        raise UserError(f"{workdir}: {NAME} has rows up to step {last}, but there is no checkpoint to go "
+                        "on from; put one back (perhaps from its folder damaged), use a new --workdir, "
+                        f"or, to begin anew here, remove {NAME}")
 
 
 def write_whole(path, text: str) -> None:
