@@ -17,7 +17,6 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 from karpjax.errors import Outage, UserError, outage, storage
 from karpjax.sources.shuffle import mix
@@ -37,21 +36,35 @@ class Checkpoints:
 
     keep         newest checkpoints kept; the best by `best` ("max validation/accuracy") stays too
     keep_every   > 0: and those of steps that it divides
+
+    They are Orbax's preservation policy too, since Orbax forgets the metrics of older steps when a
+    run starts again: they are read from our own meta.
     """
 
     def __init__(self, workdir, keep: int = 2, best: str = "", keep_every: int = 0):
-        rules = [policies.LatestN(keep)]
-        if keep_every:
-            rules.append(policies.EveryNSteps(keep_every))
-        if best:
-            mode, name = best.split()
-            rules.append(policies.BestN(get_metric_fn=lambda m: m[name] if mode == "max" else -m[name], n=1,
-                                        keep_checkpoints_without_metrics=False))
-        self.best, self.folder = best, epath.Path(workdir) / FOLDER
-        self.options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(rules), cleanup_tmp_directories=True)
+        self.keep, self.best, self.keep_every, self.folder = keep, best, keep_every, epath.Path(workdir) / FOLDER
+        self.options = ocp.CheckpointManagerOptions(preservation_policy=self, cleanup_tmp_directories=True)
         with storage(self.folder):
             self.manager = ocp.CheckpointManager(self.folder, options=self.options)
+        self.metrics = self._stored_metrics() if best else {}
+
+    def _stored_metrics(self) -> dict:
+        """{step: metrics} of the checkpoints that are there; damage is for `restore` to report."""
+        found = {}
+        for step in self.manager.all_steps():
+            with contextlib.suppress(Damaged):
+                found[step] = read_meta(self.folder / str(step)).get("metrics")
+        return found
+
+    def kept(self, steps) -> set[int]:
+        """Those of `steps` (increasing) that stay."""
+        best = best_of(self.best, {s: self.metrics.get(s) for s in steps}) if self.best else None
+        return {*steps[-self.keep:], *(s for s in steps if s == best or self.keep_every and s % self.keep_every == 0)}
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        """Answers Orbax, which asks at each save, on every process alike."""
+        kept = self.kept([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step in kept for checkpoint in checkpoints]
 
     def save(self, step: int, state: TrainState, meta: dict, metrics: dict | None) -> None:
         """Start saving; returns when the state has been copied, so the caller may donate it. Errors of a save under way
@@ -59,10 +72,9 @@ class Checkpoints:
         tree = to_tree(state)
         meta = {"schema": SCHEMA, **meta, "step": step, "metrics": metrics, "fingerprint": fingerprint(tree),
                 "shapes": {path_name(path): list(leaf.shape) for path, leaf in jax.tree.leaves_with_path(tree)}}
-        name = self.best.split()[1] if self.best else None
-        ranked = metrics if metrics and metrics.get(name) is not None else None
+        self.metrics[step] = metrics
         with _reported():
-            self.manager.save(step, metrics=ranked, args=ocp.args.Composite(
+            self.manager.save(step, args=ocp.args.Composite(
                 state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta)))
 
     def restore(self, abstract: TrainState, say=print) -> tuple[TrainState, dict] | None:
@@ -94,7 +106,7 @@ class Checkpoints:
                 with storage(self.folder / str(step)):
                     self._set_aside(step)
         with storage(aside):
-            steps = steps or sorted(path.name for path in aside.iterdir()) if aside.exists() else []
+            steps = steps or (sorted(path.name for path in aside.iterdir()) if aside.exists() else [])
         if steps:  # starting anew would wipe the record of a long run
             raise UserError(f"{self.folder}: none of the checkpoints {steps} is whole; they are in {aside}; move one back, "
                             "or use a new --workdir")
@@ -114,9 +126,12 @@ class Checkpoints:
         self.manager = ocp.CheckpointManager(self.folder, options=self.options)
 
     def wait(self) -> None:
-        """Until the save under way is on disk."""
+        """Until the save under way is on disk, and what a kill kept Orbax from deleting is gone."""
         with _reported():
             self.manager.wait_until_finished()
+            steps = self.manager.all_steps()
+            for step in set(steps) - self.kept(steps) if jax.process_index() == 0 else ():
+                (self.folder / str(step)).rmtree(missing_ok=True)
 
     def close(self) -> None:
         self.manager.close()
@@ -164,12 +179,22 @@ def find(path, which: str = "newest") -> epath.Path:
         raise UserError(f"{path}: no checkpoint here; expected a workdir with {FOLDER}/STEP in it, or one STEP folder")
     if which == "best":
         metas = {step: read_meta(folder / str(step)) for step in steps}
-        mode, name = (metas[steps[-1]]["config"]["best"] or "min validation/loss").split()
-        ranked = {s: m["metrics"][name] for s, m in metas.items() if (m["metrics"] or {}).get(name) is not None}
-        if not ranked:
-            raise UserError(f"{path}: no checkpoint has the metric {name!r}; restore the newest one")
-        return folder / str((max if mode == "max" else min)(ranked, key=ranked.get))
+        rule = metas[steps[-1]]["config"]["best"] or "min validation/loss"
+        best = best_of(rule, {step: meta["metrics"] for step, meta in metas.items()})
+        if best is None:
+            raise UserError(f"{path}: no checkpoint has the metric {rule.split()[1]!r}; restore the newest one")
+        return folder / str(best)
     return folder / str(steps[-1])
+
+
+def best_of(rule: str, metrics: dict) -> int | None:
+    """Name the best step by a rule as "max validation/accuracy", the earliest of equals.
+
+    metrics    {step: {name: value}, or None where there was no evaluation}
+    """
+    mode, name = rule.split()
+    ranked = {step: metrics[step][name] for step in sorted(metrics) if (metrics[step] or {}).get(name) is not None}
+    return (max if mode == "max" else min)(ranked, key=ranked.get) if ranked else None
 
 
 def is_exported(path) -> bool:
@@ -185,9 +210,10 @@ def read_meta(folder) -> dict:
         with storage(folder):
             file = folder.with_suffix(".json") if is_exported(folder) else folder / "meta" / "metadata"
             meta = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        future = meta["schema"] > SCHEMA
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{folder}: its JSON cannot be read ({first_line(error)}); restore another checkpoint") from error
-    if meta["schema"] > SCHEMA:
+    if future:
         raise UserError(f"{folder}: checkpoint schema {meta['schema']}, this karpjax knows up to {SCHEMA}; upgrade karpjax")
     return meta
 

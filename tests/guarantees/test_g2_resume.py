@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from guarantees.harness import child, finished, record_of
+from guarantees.harness import child, finished, kept_in, record_of
 from guarantees.registry import TASKS
 
 SLOW = "--slow=0.2"  # seconds a row: a save takes about as long
@@ -22,7 +22,7 @@ def never_stopped(tmp_path_factory):
     def reference(name):
         workdir = tmp_path_factory.mktemp(f"never_stopped_{name}")
         finished(child(name, workdir))
-        return record_of(workdir)
+        return *record_of(workdir), kept_in(workdir)
     return reference
 
 
@@ -60,20 +60,24 @@ def test_killed_and_resumed_is_bitwise_equal(name, tmp_path, never_stopped):
     landed, resumed_at = killed_thrice(name, tmp_path, seed=len(name))
     assert landed >= 2 and resumed_at > 0
     rows, checksums = record_of(tmp_path)
-    expected_rows, expected_checksums = never_stopped(name)
+    expected_rows, expected_checksums, expected_kept = never_stopped(name)
     assert rows == expected_rows
     assert checksums == expected_checksums
+    assert kept_in(tmp_path) == expected_kept == ([6, 9, 12] if name == "digits" else [9, 12])
 
 
 @pytest.mark.parametrize("mutant, task", [("key_not_saved", "digits"), ("position_not_saved", "masked_text"),
-                                          ("position_not_saved", "reinforce"), ("rows_not_cut", "poly")])
+                                          ("position_not_saved", "reinforce"), ("rows_not_cut", "poly"),
+                                          ("best_forgotten", "digits")])
 def test_mutants(mutant, task, tmp_path, never_stopped):
     """The same comparison must notice a run that forgets something."""
     process = child(task, tmp_path, SLOW)
     for line in process.stdout:  # after the save of step 6 and rows beyond it, before the next
         if line.startswith("row 8"):
             break
+    while not (tmp_path / "checkpoints" / "6").exists():
+        time.sleep(0.01)
     process.kill()
     process.wait()
     finished(child(task, tmp_path, f"--mutant={mutant}"))
-    assert record_of(tmp_path) != never_stopped(task)
+    assert (*record_of(tmp_path), kept_in(tmp_path)) != never_stopped(task)
