@@ -83,7 +83,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
     placed = None if source.host_fed else sharding.put(source.arrays, sharding.replicated(mesh))
     feed = lambda step: sharding.put_batch(mesh, source.feed(step, config.seed)) if source.host_fed else placed
     training, waiting, evaluating = metrics.Clock(), metrics.Clock(), metrics.Clock()
-    writer = metrics.Writer(workdir, upto=step if restored else -1)
+    writer = metrics.Writer(workdir, upto=step if restored else -1, expected=meta.get("rows", 0) if restored else 0)
     progress = metrics.Progress(config.steps, step, source.examples_per_step, training, waiting)
     stop, watch = StopSignal(), Watch(workdir, config.hang_after, jax.process_index(), jax.process_count())
     if restored and meta["config"]["steps"] != config.steps:
@@ -154,7 +154,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
     def save(found: dict | None) -> None:
         watch.says(f"save at step {step}")
         writer.flush()  # rows first: what a checkpoint claims to have seen must be on disk
-        saves.save(step, state, about(x, seconds()), found)
+        saves.save(step, state, {**about(x, seconds()), "rows": len(writer.rows)}, found)
         if jax.process_index() == 0:
             metrics.write_whole(workdir / "model_card.md", card(x, step, found, workdir.name))
 
