@@ -73,9 +73,14 @@ class Checkpoints:
         meta = {"schema": SCHEMA, **meta, "step": step, "metrics": metrics, "fingerprint": fingerprint(tree),
                 "shapes": {path_name(path): list(leaf.shape) for path, leaf in jax.tree.leaves_with_path(tree)}}
         self.metrics[step] = metrics
+        saved, taken = False, (self.folder / str(step)).exists()
         with _reported():
-            self.manager.save(step, args=ocp.args.Composite(
+            saved = not taken and self.manager.save(step, args=ocp.args.Composite(
                 state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta)))
+        if not saved:  # Orbax says no more than that, and the run would go on without saving
+            taken = step if taken else self.manager.latest_step()
+            raise UserError(f"step {step} could not be saved: {self.folder / str(taken)} is in the way; move it out of "
+                            f"{self.folder}, and start the same command again")
 
     def restore(self, abstract: TrainState, say=print) -> tuple[TrainState, dict] | None:
         """The newest checkpoint that is whole, placed as `abstract` says (ShapeDtypeStructs with shardings), and its meta.
@@ -88,6 +93,9 @@ class Checkpoints:
         for step in steps:
             try:
                 meta = read_meta(self.folder / str(step))
+                if meta["step"] != step:  # Orbax would refuse every save up to the folder's number
+                    raise UserError(f"{self.folder / str(step)} holds step {meta['step']}, not {step}; move it out of "
+                                    f"{self.folder}, or give it its own number")
                 check_names({path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(to_tree(abstract))},
                             stored_shapes(self.folder / str(step)), self.folder / str(step),
                             fix="the task was changed: change it back, or use a new --workdir and config.init_from")
