@@ -73,8 +73,8 @@ class Checkpoints:
         meta = {"schema": SCHEMA, **meta, "step": step, "metrics": metrics, "fingerprint": fingerprint(tree),
                 "shapes": {path_name(path): list(leaf.shape) for path, leaf in jax.tree.leaves_with_path(tree)}}
         self.metrics[step] = metrics
-        saved, taken = False, (self.folder / str(step)).exists()
         with _reported():
+            taken = (self.folder / str(step)).exists() and step in steps_of(self.folder)
             saved = not taken and self.manager.save(step, args=ocp.args.Composite(
                 state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta)))
         if not saved:  # Orbax says no more than that, and the run would go on without saving

@@ -110,11 +110,13 @@ def parsed(workdir) -> tuple[list[dict], list[int]]:
         lines = path.read_bytes().split(b"\n") if path.exists() else []
     for number, line in enumerate(lines, start=1):
         line = line.strip().removeprefix(codecs.BOM_UTF8).strip()
+        if not line:
+            continue
         try:
-            row = json.loads(line.decode() or "null")
-            if row is not None and type(row["step"]) is not int:
+            row = json.loads(line.decode())
+            if type(row["step"]) is not int:
                 raise ValueError(row)
-            rows += [row] if row is not None else []
+            rows.append(row)
         except (ValueError, KeyError, TypeError, RecursionError):
             unreadable += [number] if number < len(lines) else []
     return rows, unreadable
