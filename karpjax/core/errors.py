@@ -1,5 +1,12 @@
 """What a command says in one line instead of a traceback, and the code it exits with (see cli.py)."""
+import contextlib
+import errno
 import importlib
+import os
+import re
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)  # a file's own fault
 
 
 class UserError(Exception):
@@ -15,6 +22,48 @@ class NotFinite(Exception):
 class Preempted(Exception):
     """The run was asked to stop (SIGTERM, Ctrl-C); its state is saved."""
     code = 75
+
+
+class Outage(UserError):
+    """The storage or the machine failed for a moment; nothing was changed, start the same command again."""
+    code = 75
+
+
+def outage(error) -> str:
+    """Names the failure of the storage or the machine behind an error; "" where a file itself is at fault.
+
+    TensorStore's errors carry the system's number, or a status as of gRPC, in their text; Orbax wraps them.
+    """
+    seen = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        text = str(error)
+        number = re.search(r"os_error_code='?(\d+)", text)
+        number = getattr(error, "errno", None) or int(number[1] if number else 0)
+        system = isinstance(error, OSError) and not isinstance(
+            error, (FileNotFoundError, NotADirectoryError, IsADirectoryError))
+        if number and number not in (*FULL, *MISSING):
+            return os.strerror(number)
+        if system and not number or isinstance(error, MemoryError):
+            return f"{type(error).__name__}: {' '.join(text.split())[:200]}"
+        if status := re.match("UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED", text):
+            return status[0]
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+@contextlib.contextmanager
+def storage(where):
+    """Inside, a failure of the storage or the machine is an Outage: it says nothing about what is stored."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if said := outage(error):
+            raise Outage(f"{where}: the storage or the machine failed ({said}); nothing was moved or "
+                         "emptied: start the same command again") from error
+        raise
 
 
 def did_you_mean(name: str, known) -> str:

@@ -17,9 +17,9 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
-from karpjax.core.errors import UserError
+from karpjax.core import files
+from karpjax.core.errors import Outage, UserError, outage, storage
 from karpjax.core.state import TrainState
 from karpjax.core.trees import check_names, first_line, mix, path_name
 
@@ -37,20 +37,35 @@ class Checkpoints:
 
     keep         newest checkpoints kept; the best by `best` ("max validation/accuracy") stays too
     keep_every   > 0: and those of steps that it divides
+
+    They are Orbax's preservation policy too, since Orbax forgets the metrics of older steps when a
+    run starts again: they are read from our own meta.
     """
 
     def __init__(self, workdir, keep: int = 2, best: str = "", keep_every: int = 0):
-        rules = [policies.LatestN(keep)]
-        if keep_every:
-            rules.append(policies.EveryNSteps(keep_every))
-        if best:
-            mode, name = best.split()
-            rules.append(policies.BestN(get_metric_fn=lambda m: m[name] if mode == "max" else -m[name], n=1,
-                                        keep_checkpoints_without_metrics=False))
-        self.best, self.folder = best, epath.Path(workdir) / FOLDER
-        self.options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(rules), cleanup_tmp_directories=True)
-        self.manager = ocp.CheckpointManager(self.folder, options=self.options)
+        self.keep, self.best, self.keep_every, self.folder = keep, best, keep_every, epath.Path(workdir) / FOLDER
+        self.options = ocp.CheckpointManagerOptions(preservation_policy=self, cleanup_tmp_directories=True)
+        with storage(self.folder):
+            self.manager = ocp.CheckpointManager(self.folder, options=self.options)
+        self.metrics = self._stored_metrics() if best else {}
+
+    def _stored_metrics(self) -> dict:
+        """{step: metrics} of the checkpoints that are there; damage is for `restore` to report."""
+        found = {}
+        for step in self.manager.all_steps():
+            with contextlib.suppress(Damaged):
+                found[step] = read_meta(self.folder / str(step)).get("metrics")
+        return found
+
+    def kept(self, steps) -> set[int]:
+        """Those of `steps` (increasing) that stay."""
+        best = best_of(self.best, {s: self.metrics.get(s) for s in steps}) if self.best else None
+        return {*steps[-self.keep:], *(s for s in steps if s == best or self.keep_every and s % self.keep_every == 0)}
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        """Answers Orbax, which asks at each save, on every process alike."""
+        kept = self.kept([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step in kept for checkpoint in checkpoints]
 
     def save(self, step: int, state: TrainState, meta: dict, metrics: dict | None) -> None:
         """Start saving; returns when the state has been copied, so the caller may donate it. Errors of a save under way
@@ -58,26 +73,36 @@ class Checkpoints:
         tree = to_tree(state)
         meta = {"schema": SCHEMA, **meta, "step": step, "metrics": metrics, "fingerprint": fingerprint(tree),
                 "shapes": {path_name(path): list(leaf.shape) for path, leaf in jax.tree.leaves_with_path(tree)}}
-        name = self.best.split()[1] if self.best else None
-        ranked = metrics if metrics and metrics.get(name) is not None else None
+        self.metrics[step] = metrics
         with _reported():
-            self.manager.save(step, metrics=ranked, args=ocp.args.Composite(
+            taken = (self.folder / str(step)).exists() and step in steps_of(self.folder)
+            saved = not taken and self.manager.save(step, args=ocp.args.Composite(
                 state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta)))
+        if not saved:  # Orbax says no more than that, and the run would go on without saving
+            taken = step if taken else self.manager.latest_step()
+            raise UserError(f"step {step} could not be saved: {self.folder / str(taken)} is in the way; move it out of "
+                            f"{self.folder}, and start the same command again")
 
     def restore(self, abstract: TrainState, say=print) -> tuple[TrainState, dict] | None:
         """The newest checkpoint that is whole, placed as `abstract` says (ShapeDtypeStructs with shardings), and its meta.
 
-        A damaged one is reported, moved aside to WORKDIR/damaged and skipped. None if there is none.
+        A damaged one is reported, moved aside to WORKDIR/damaged and skipped. None if there is none. An error of the
+        storage is no damage (Outage).
         """
+        aside = self.folder.parent / "damaged"
         steps = sorted(self.manager.all_steps(), reverse=True)
         for step in steps:
             try:
                 meta = read_meta(self.folder / str(step))
+                if meta["step"] != step:  # Orbax would refuse every save up to the folder's number
+                    raise UserError(f"{self.folder / str(step)} holds step {meta['step']}, not {step}; move it out of "
+                                    f"{self.folder}, or give it its own number")
                 check_names({path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(to_tree(abstract))},
                             stored_shapes(self.folder / str(step)), self.folder / str(step),
                             fix="the task was changed: change it back, or use a new --workdir and config.init_from")
-                tree = self.manager.restore(step, args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(to_tree(abstract)))).state
+                with storage(self.folder / str(step)):
+                    tree = self.manager.restore(step, args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(to_tree(abstract)))).state
                 damaged = different(meta["fingerprint"], fingerprint(tree))
                 if damaged:
                     raise ValueError(f"checksum of {', '.join(damaged[:3])} differs")
@@ -86,11 +111,14 @@ class Checkpoints:
                 if isinstance(error, UserError) and not isinstance(error, Damaged) or "RESOURCE_EXHAUSTED" in str(error):
                     raise  # the checkpoint is sound; the model is another one, or the device too small
                 say(f"checkpoint {step} is damaged ({type(error).__name__}: {first_line(error)}); "
-                    f"moved to {self.folder.parent / 'damaged'}; falling back to the one before")
-                self._set_aside(step)
+                    f"moved to {aside}; falling back to the one before")
+                with storage(self.folder / str(step)):
+                    self._set_aside(step)
+        with storage(aside):
+            steps = steps or (sorted(path.name for path in aside.iterdir()) if aside.exists() else [])
         if steps:  # starting anew would wipe the record of a long run
-            raise UserError(f"{self.folder}: none of the checkpoints {steps} is whole; they are in "
-                            f"{self.folder.parent / 'damaged'}; move one back, or use a new --workdir")
+            raise UserError(f"{self.folder}: none of the checkpoints {steps} is whole; they are in {aside}; move one back, "
+                            "or use a new --workdir")
         return None
 
     def _set_aside(self, step: int) -> None:
@@ -107,9 +135,12 @@ class Checkpoints:
         self.manager = ocp.CheckpointManager(self.folder, options=self.options)
 
     def wait(self) -> None:
-        """Until the save under way is on disk."""
+        """Until the save under way is on disk, and what a kill kept Orbax from deleting is gone."""
         with _reported():
             self.manager.wait_until_finished()
+            steps = self.manager.all_steps()
+            for step in set(steps) - self.kept(steps) if jax.process_index() == 0 else ():
+                (self.folder / str(step)).rmtree(missing_ok=True)
 
     def close(self) -> None:
         self.manager.close()
@@ -121,6 +152,9 @@ def _reported():
     try:
         yield
     except Exception as error:  # in its background thread Orbax and TensorStore raise all kinds
+        if said := outage(error):
+            raise Outage(f"a checkpoint could not be written ({said}); the ones before it are whole: start the same command "
+                         "again to go on") from error
         system = re.search(r"([^:]+) \[os_error_code", str(error))  # the end of TensorStore's long line
         reason = system[1].strip() if system else first_line(error)
         raise UserError(f"a checkpoint could not be written ({reason}); the ones before it are whole: make room, then start "
@@ -134,23 +168,42 @@ def absolute(path) -> epath.Path:
     return epath.Path(path if "://" in str(path) else os.path.abspath(os.path.expanduser(path)))
 
 
+def steps_of(folder) -> list[int]:
+    """The steps of the finished checkpoints in a folder, by increasing number."""
+    folder = epath.Path(folder)
+    with storage(folder):
+        found = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
+        return sorted(step for step in set(found) if (folder / str(step)).exists())  # no "0050"
+
+
+@storage("looking for a checkpoint")
 def find(path, which: str = "newest") -> epath.Path:
     """The checkpoint folder for PATH: a workdir (its newest, or its best, checkpoint) or one checkpoint; an exported file."""
     path = absolute(path)
     if (path / "meta").exists() or is_exported(path):
         return path
     folder = path / FOLDER if (path / FOLDER).exists() else path
-    steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []  # finished ones
+    steps = steps_of(folder)
     if not steps:
         raise UserError(f"{path}: no checkpoint here; expected a workdir with {FOLDER}/STEP in it, or one STEP folder")
     if which == "best":
         metas = {step: read_meta(folder / str(step)) for step in steps}
-        mode, name = (metas[steps[-1]]["config"]["best"] or "min validation/loss").split()
-        ranked = {s: m["metrics"][name] for s, m in metas.items() if (m["metrics"] or {}).get(name) is not None}
-        if not ranked:
-            raise UserError(f"{path}: no checkpoint has the metric {name!r}; restore the newest one")
-        return folder / str((max if mode == "max" else min)(ranked, key=ranked.get))
+        rule = metas[steps[-1]]["config"]["best"] or "min validation/loss"
+        best = best_of(rule, {step: meta["metrics"] for step, meta in metas.items()})
+        if best is None:
+            raise UserError(f"{path}: no checkpoint has the metric {rule.split()[1]!r}; restore the newest one")
+        return folder / str(best)
     return folder / str(steps[-1])
+
+
+def best_of(rule: str, metrics: dict) -> int | None:
+    """Name the best step by a rule as "max validation/accuracy", the earliest of equals.
+
+    metrics    {step: {name: value}, or None where there was no evaluation}
+    """
+    mode, name = rule.split()
+    ranked = {step: metrics[step][name] for step in sorted(metrics) if (metrics[step] or {}).get(name) is not None}
+    return (max if mode == "max" else min)(ranked, key=ranked.get) if ranked else None
 
 
 def is_exported(path) -> bool:
@@ -163,10 +216,13 @@ def read_meta(folder) -> dict:
     """The JSON beside a checkpoint's state; refuses a schema from the future."""
     folder = epath.Path(folder)
     try:
-        meta = json.loads((folder.with_suffix(".json") if is_exported(folder) else folder / "meta" / "metadata").read_text())
-    except (OSError, ValueError) as error:
+        with storage(folder):
+            file = folder.with_suffix(".json") if is_exported(folder) else folder / "meta" / "metadata"
+            meta = json.loads(file.read_text())
+        future = meta["schema"] > SCHEMA
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{folder}: its JSON cannot be read ({first_line(error)}); restore another checkpoint") from error
-    if meta["schema"] > SCHEMA:
+    if future:
         raise UserError(f"{folder}: checkpoint schema {meta['schema']}, this karpjax knows up to {SCHEMA}; upgrade karpjax")
     return meta
 
@@ -196,14 +252,16 @@ def load_named(folder, wanted: dict) -> dict:
     if not item:
         return {}
     if is_exported(folder):
-        from karpjax.core import files  # which reads other projects' files, by other names
-        arrays = files.read(folder)
+        with storage(folder):
+            arrays = files.read(folder)
         tree = jax.tree.map_with_path(lambda path, leaf: jax.device_put(arrays[path_name(path)], leaf.sharding), item)
         return checked(folder, expected, tree)
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        with storage(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             tree = checkpointer.restore(folder / "state", args=ocp.args.PyTreeRestore(
                 item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True))
+    except Outage:
+        raise
     except Exception as error:  # Orbax and TensorStore report damage, and wrong shapes, in many ways
         raise UserError(f"{folder}: cannot be loaded ({first_line(error)}); it is damaged, or of a model of other shapes") \
             from error

@@ -1,9 +1,8 @@
 """What the commands share: flags, config files with overrides, and one line for bad input.
 
 Exit codes: 0 done; 1 a bug (with its traceback); 2 bad input; 3 stopped because losses were not finite; 4 hung (see watch.py);
-75 preempted (SIGTERM or Ctrl-C): the state is saved, start the same command again to go on.
+75 preempted (SIGTERM or Ctrl-C), or the storage failed for a moment: start the same command again to go on.
 """
-import errno
 import glob
 import importlib.util
 import json
@@ -18,11 +17,11 @@ from absl import flags
 import jax
 from ml_collections import ConfigDict, config_flags
 
-from karpjax.core.errors import NotFinite, Preempted, UserError, did_you_mean
+from karpjax.core.errors import FULL, NotFinite, Preempted, UserError, did_you_mean
 from karpjax.run.config_file import load_config
+from karpjax.run.distributed import join
 
 ACCELERATORS = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/kfd")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(main) -> None:

@@ -21,7 +21,7 @@ from karpjax.core.errors import NotFinite, Preempted, UserError
 from karpjax.core.state import parameter_table
 from karpjax.core.trees import path_name
 from karpjax.run import distributed, init_from, metrics, pictures
-from karpjax.run.checkpoint import Checkpoints
+from karpjax.run.checkpoint import FOLDER, Checkpoints, absolute, steps_of
 from karpjax.run.evaluator import make_evaluator
 from karpjax.run.experiment import assemble
 from karpjax.run.model_card import card
@@ -55,6 +55,8 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
     distributed.check_same({"versions": versions(), "config": config.to_dict(), "data": {"rows": source.n, **source.described}})
     if isinstance(source, Described):
         raise source.missing
+    if not steps_of(absolute(workdir) / FOLDER):
+        metrics.check_not_lost(absolute(workdir), (saved or {}).get("save_every", config.save_every), source.chunk)
     workdir = claim(workdir, x, saved)
     saves = Checkpoints(workdir, config.keep, config.best, config.keep_every)
     restored = saves.restore(x.abstract)
@@ -81,7 +83,7 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
     placed = None if source.host_fed else sharding.put(source.arrays, sharding.replicated(mesh))
     feed = lambda step: sharding.put_batch(mesh, source.feed(step, config.seed)) if source.host_fed else placed
     training, waiting, evaluating = Clock(), Clock(), Clock()
-    writer = metrics.Writer(workdir, upto=step if restored else -1)
+    writer = metrics.Writer(workdir, upto=step if restored else -1, expected=meta.get("rows", 0) if restored else 0)
     progress = Progress(config.steps, step, source.examples_per_step, training, waiting)
     stop, watch = StopSignal(), Watch(workdir, config.hang_after, jax.process_index(), jax.process_count())
     if restored and meta["config"]["steps"] != config.steps:
@@ -152,7 +154,7 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
     def save(found: dict | None) -> None:
         watch.says(f"save at step {step}")
         writer.flush()  # rows first: what a checkpoint claims to have seen must be on disk
-        saves.save(step, state, about(x, seconds()), found)
+        saves.save(step, state, {**about(x, seconds()), "rows": len(writer.rows)}, found)
         if jax.process_index() == 0:
             files.write_whole(workdir / "model_card.md", card(x, step, found, workdir.name))
 

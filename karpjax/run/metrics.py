@@ -4,6 +4,8 @@ A resumed run must leave the same file as one that never stopped: rows are on di
 and on restore the file is cut back to the checkpoint's step, so no row is there twice and none is lost. Everything that
 depends on the clock is named "time/...".
 """
+import codecs
+import itertools
 import json
 import shutil
 import time
@@ -11,6 +13,7 @@ import time
 from etils import epath
 import jax
 
+from karpjax.core.errors import UserError, storage
 from karpjax.core.files import plain, write_whole
 
 NAME = "metrics.jsonl"
@@ -19,16 +22,24 @@ NAME = "metrics.jsonl"
 class Writer:
     """Appends rows {"step": ..., "train/loss": ...}. Only process 0 writes; the others keep quiet.
 
-    upto   rows after this step are dropped (a fresh run: -1), as are a line torn by a kill and the final test row
+    upto       rows after this step are dropped (a fresh run: -1), as are a line torn by a kill and the final test row
+    expected   how many rows the checkpoint at `upto` has seen; what is missing or unreadable is said
     """
 
-    def __init__(self, workdir, upto: int = -1):
+    def __init__(self, workdir, upto: int = -1, expected: int = 0, say=print):
         self.path, self.active = epath.Path(workdir) / NAME, jax.process_index() == 0
         # The test row is written after the last checkpoint, so it is always made again.
-        self.rows = [row for row in read_rows(workdir)
+        rows, unreadable = parsed(workdir)
+        self.rows = [row for row in rows
                      if row["step"] <= upto and not any(name.startswith("test/") for name in row)]
         self.remote = "://" in str(self.path)  # object stores cannot append: rows go there with each flush
         if self.active:
+            if unreadable:
+                say(f"{self.path}: lines {unreadable[:8]} ({len(unreadable)} in all) cannot be read; the file is kept as "
+                    f"{set_aside(self.path).name}, and its other rows go on")
+            if len(self.rows) < expected:
+                say(f"{self.path}: {expected - len(self.rows)} of the {expected} rows up to step {upto} are missing; "
+                    "the run goes on without them")
             self._rewrite()
             # TensorBoard's writer knows local files only; metrics.jsonl has it all.
             self.board = None if self.remote else _Board(epath.Path(workdir) / "tensorboard", self.rows)
@@ -83,12 +94,50 @@ class _Board:
 
 
 def read_rows(workdir) -> list[dict]:
-    """The rows of a workdir's metrics.jsonl; a last line torn by a kill is left out."""
-    path, rows = epath.Path(workdir) / NAME, []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return rows
+    """The rows of a workdir's metrics.jsonl; what cannot be read is left out."""
+    return parsed(workdir)[0]
+
+
+def parsed(workdir) -> tuple[list[dict], list[int]]:
+    """Read metrics.jsonl: its rows, and the numbers of the lines that are none.
+
+    A last line torn by a kill has no end, and does not count; nor do empty lines and byte-order marks.
+    """
+    path, rows, unreadable = epath.Path(workdir) / NAME, [], []
+    with storage(path):
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        line = line.strip().removeprefix(codecs.BOM_UTF8).strip()
+        if not line:
+            continue
+        try:
+            row = json.loads(line.decode())
+            if type(row["step"]) is not int:
+                raise ValueError(row)
+            rows.append(row)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            unreadable += [number] if number < len(lines) else []
+    return rows, unreadable
+
+
+def set_aside(path):
+    """Copy a damaged file to NAME.damaged (or NAME.damaged.2, ...) beside it."""
+    copies = (path.parent / f"{path.name}.damaged{f'.{i}' if i > 1 else ''}" for i in itertools.count(1))
+    copy = next(copy for copy in copies if not copy.exists())
+    copy.write_bytes(path.read_bytes())
+    return copy
+
+
+def check_not_lost(workdir, save_every: int, chunk: int) -> None:
+    """Refuse to begin anew over the rows of a run whose checkpoints are gone.
+
+    A run killed before its first checkpoint was whole may begin anew: its rows end at the second
+    save, which waits for the first.
+    """
+    rows, second = read_rows(workdir), -(-2 * max(save_every, chunk) // chunk) * chunk
+    last = max((row["step"] for row in rows), default=0)
+    tested = any(name.startswith("test/") for row in rows for name in row)
+    if last > second or tested or rows and (workdir / "summary.json").exists():
+        raise UserError(f"{workdir}: {NAME} has rows up to step {last}, but there is no checkpoint to go "
+                        "on from; put one back (perhaps from its folder damaged), use a new --workdir, "
+                        f"or, to begin anew here, remove {NAME}")

@@ -1,5 +1,6 @@
 """The workdir of a run: its config, who may go on in it, and what a checkpoint says of the run."""
 import contextlib
+import errno
 import importlib.metadata
 import json
 import os
@@ -9,7 +10,7 @@ from etils import epath
 import jax
 
 from karpjax.core import files, settings
-from karpjax.core.errors import UserError
+from karpjax.core.errors import Outage, UserError, outage, storage
 from karpjax.run import init_from
 from karpjax.run.checkpoint import absolute
 from karpjax.run.experiment import Experiment
@@ -19,7 +20,8 @@ from karpjax.run.init_from import inherited
 def saved_config(workdir) -> dict | None:
     """WORKDIR/config.json, if there is one."""
     file = absolute(workdir) / "config.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    with storage(file):
+        return json.loads(file.read_text()) if file.exists() else None
 
 
 def claim(workdir, x: Experiment, saved: dict | None) -> epath.Path:
@@ -35,6 +37,8 @@ def claim(workdir, x: Experiment, saved: dict | None) -> epath.Path:
         if jax.process_index() == 0:
             files.write_whole(file, json.dumps(config.to_dict(), indent=2) + "\n")
     except OSError as error:
+        if outage(error) and error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise Outage(f"--workdir={workdir}: the storage failed ({error}); start the same command again") from error
         raise UserError(f"--workdir={workdir} cannot be written ({error.strerror or error}); choose another folder") from error
     return workdir
 

@@ -51,7 +51,12 @@ def rows_not_cut(checkpoint, jax):
     """metrics.jsonl is not cut back to the checkpoint's step."""
     from karpjax.run import metrics
     writer = metrics.Writer.__init__
-    metrics.Writer.__init__ = lambda self, workdir, upto=-1: writer(self, workdir, upto=10**9)
+    metrics.Writer.__init__ = lambda self, workdir, **options: writer(self, workdir, upto=10**9)
+
+
+def best_forgotten(checkpoint, jax):
+    """A restored run does not know how good its older checkpoints were."""
+    checkpoint.Checkpoints._stored_metrics = lambda self: {}
 
 
 def keyed_by_process(checkpoint, jax):
@@ -61,7 +66,7 @@ def keyed_by_process(checkpoint, jax):
     source.example_keys = lambda key, index: keys(jax.random.fold_in(key, jax.process_count()), index)
 
 
-MUTANTS = {f.__name__: f for f in (key_not_saved, position_not_saved, rows_not_cut, keyed_by_process)}
+MUTANTS = {f.__name__: f for f in (key_not_saved, position_not_saved, rows_not_cut, best_forgotten, keyed_by_process)}
 
 if __name__ == "__main__":
     cli.run(main)

@@ -114,3 +114,8 @@ def record_of(workdir) -> tuple[list, dict]:
     lines = (pathlib.Path(workdir) / metrics.NAME).read_text().splitlines()
     rows = [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
     return rows, checkpoint.read_meta(checkpoint.find(workdir))["fingerprint"]
+
+
+def kept_in(workdir) -> list[int]:
+    """The steps whose checkpoints are there: a kill changes nothing in what is kept, the best among them."""
+    return sorted(int(path.name) for path in (pathlib.Path(workdir) / "checkpoints").iterdir())

@@ -7,7 +7,7 @@ import random
 import signal
 import time
 
-from guarantees.harness import child, finished, record_of
+from guarantees.harness import child, finished, kept_in, record_of
 from guarantees.registry import TASKS
 import pytest
 
@@ -49,19 +49,25 @@ def test_killed_and_resumed_is_bitwise_equal(name, tmp_path, never_stopped):
     assert landed >= 2 and resumed_at > 0
     rows, checksums = record_of(tmp_path)
     expected_rows, expected_checksums = record_of(never_stopped(name))
+    expected_kept = kept_in(never_stopped(name))
     assert rows == expected_rows
     assert checksums == expected_checksums
+    assert kept_in(tmp_path) == expected_kept and (name != "digits" or expected_kept == [6, 9, 12])
 
 
 @pytest.mark.parametrize("mutant, task", [("key_not_saved", "digits"), ("position_not_saved", "masked_text"),
-                                          ("position_not_saved", "reinforce"), ("rows_not_cut", "poly")])
+                                          ("position_not_saved", "reinforce"), ("rows_not_cut", "poly"),
+                                          ("best_forgotten", "digits")])
 def test_mutants(mutant, task, tmp_path, never_stopped):
     """The same comparison must notice a run that forgets something."""
     process = child(task, tmp_path, SLOW)
     for line in process.stdout:  # after the save of step 6 and rows beyond it, before the next
         if line.startswith("row 8"):
             break
+    while not (tmp_path / "checkpoints" / "6").exists():
+        time.sleep(0.01)
     process.kill()
     process.wait()
     finished(child(task, tmp_path, f"--mutant={mutant}"))
-    assert record_of(tmp_path) != record_of(never_stopped(task))
+    reference = never_stopped(task)
+    assert (*record_of(tmp_path), kept_in(tmp_path)) != (*record_of(reference), kept_in(reference))

@@ -1,0 +1,239 @@
+"""Durability: what is kept, a storage that fails for a moment, damaged rows, saves that did not happen."""
+import errno
+import json
+import os
+import pathlib
+import shutil
+
+from command import TINY
+from etils import epath
+from guarantees.harness import kept_in
+import jax
+import pytest
+
+from karpjax import UserError
+from karpjax.core import sharding
+from karpjax.core.errors import Outage, outage
+from karpjax.core.task_file import module_from_text
+from karpjax.run import checkpoint, cli, loop, metrics, restore
+
+RECORD = {"path": "tiny.py", "text": TINY}
+
+
+def train(workdir, **values):
+    """Four saves and four evaluations in eight steps; the loss falls."""
+    config = module_from_text("tiny.py", TINY).get_config()
+    config.update_from_flattened_dict({"eval_every": 2, "save_every": 2, "log_every": 1, **values})
+    return loop.fit(config, workdir, record=RECORD, mesh=sharding.make_mesh(1, devices=jax.devices()[:1]))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("made") / "run"
+    train(workdir)
+    return workdir
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    return pathlib.Path(shutil.copytree(made, tmp_path / "run"))
+
+
+def tree(workdir) -> dict:
+    """{path: content} of all that must not change; events and config.json are written at every start."""
+    return {str(p.relative_to(workdir)): p.read_bytes() for p in sorted(workdir.rglob("*"))
+            if p.is_file() and "tensorboard" not in str(p) and p.name != "config.json"}
+
+
+# ------------------------------------------------------------------------------------------------------ what is kept
+
+@pytest.mark.parametrize("then", ["more steps", "fallback"])
+def test_the_best_stays(tmp_path, then):
+    best = {"best": "max validation/loss", "keep": 1}
+    train(tmp_path, steps=4, **best)
+    assert kept_in(tmp_path) == [2, 4]
+    if then == "fallback":
+        (tmp_path / "checkpoints" / "4" / "meta" / "metadata").write_text("{}")
+    train(tmp_path, steps=8, **best)
+    assert kept_in(tmp_path) == [2, 8] and restore(tmp_path, which="best").step == 2
+
+
+def test_what_a_kill_left_is_deleted(tmp_path):
+    """A kill after the last save and before the deletions that belong to it."""
+    train(tmp_path, keep=1)
+    shutil.copytree(tmp_path / "checkpoints" / "8", tmp_path / "checkpoints" / "6")
+    file = tmp_path / "checkpoints" / "6" / "meta" / "metadata"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "step": 6, "metrics": None}))
+    train(tmp_path, keep=1)
+    assert kept_in(tmp_path) == [8]
+
+
+# ------------------------------------------------------------------------------------------- a storage that is away
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE, errno.EMFILE, errno.ENOMEM])
+@pytest.mark.parametrize("name", ["metadata", "config.json", metrics.NAME])
+def test_an_outage_is_no_damage(run, monkeypatch, number, name):
+    """An error of Python's file system calls, in each place where a start reads."""
+    before, path = tree(run), type(epath.Path(run))
+
+    def failing(read):
+        def call(self, *arguments, **options):
+            if self.name == name and str(run) in str(self):
+                raise OSError(number, os.strerror(number), str(self))
+            return read(self, *arguments, **options)
+        return call
+    with monkeypatch.context() as patch:
+        for method in ("read_text", "read_bytes"):
+            patch.setattr(path, method, failing(getattr(path, method)))
+        with pytest.raises(Outage, match=f"{os.strerror(number)}.*start the same command again") as caught:
+            train(run)
+        assert caught.value.code == 75
+        if name == "metadata":
+            with pytest.raises(Outage):
+                restore(run)
+    assert tree(run) == before and not (run / "damaged").exists()
+    assert train(run)["resumed"]
+
+
+def test_an_outage_below_tensorstore(run):
+    """A real error of the system, in C++: a file that is a loop of links."""
+    files = {p: p.read_bytes() for p in (run / "checkpoints").rglob("d/*") if p.is_file()}
+    for path in files:
+        path.unlink()
+        path.symlink_to(path)
+    for call in (train, restore):
+        with pytest.raises(Outage, match="Too many levels of symbolic links"):
+            call(run)
+    assert kept_in(run) == [2, 4, 6, 8] and not (run / "damaged").exists()
+    for path, content in files.items():
+        path.unlink()
+        path.write_bytes(content)
+    assert train(run)["resumed"]
+
+
+def test_an_outage_while_checkpoints_are_listed(run, monkeypatch):
+    def away(folder):
+        raise OSError(errno.ESTALE, "Stale file handle")
+    monkeypatch.setattr(checkpoint.ocp.utils, "checkpoint_steps", away)
+    with pytest.raises(Outage, match="Stale file handle"):
+        restore(run)
+
+
+@pytest.mark.parametrize("error, away", [
+    (ValueError("UNKNOWN: Error reading x: Input/output error [os_error_code='5']"), True),
+    (ValueError("UNAVAILABLE: the object store answered 503"), True),
+    (MemoryError(), True), (TimeoutError("read"), True), (OSError(errno.EMFILE, "Too many open files"), True),
+    (ValueError("NOT_FOUND: no such file [os_error_code='2']"), False), (FileNotFoundError("gone"), False),
+    (ValueError("DATA_LOSS: checksum"), False), (OSError(errno.ENOSPC, "full"), False),
+    (ValueError("FAILED_PRECONDITION: Truncated Zstd-compressed stream"), False)])
+def test_what_is_an_outage(error, away):
+    """Wrapped, as Orbax does, in an exception that says nothing."""
+    wrapped = Exception("Encountered error while reading array")
+    wrapped.__cause__ = error
+    assert bool(outage(error)) == bool(outage(wrapped)) == away
+
+
+def test_the_command_ends_with_75(monkeypatch, capsys):
+    def main(argv):
+        raise Outage("the storage failed")
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main)
+    assert ended.value.code == 75 and capsys.readouterr().err == "karpjax: error: the storage failed\n"
+
+
+# ------------------------------------------------------------------------------------ never anew over a lost record
+
+def test_a_second_start_after_damage_is_refused_too(run):
+    for step in (2, 4, 6, 8):
+        (run / "checkpoints" / str(step) / "meta" / "metadata").write_text("{")
+    rows = (run / metrics.NAME).read_bytes()
+    with pytest.raises(UserError, match="none of the checkpoints"):
+        train(run)
+    for _ in range(2):
+        with pytest.raises(UserError, match="no checkpoint to go on from; put one back .*new --workdir.*remove metrics"):
+            train(run)
+    (run / metrics.NAME).rename(run / "rows")
+    with pytest.raises(UserError, match=r"none of the checkpoints \['2', '4', '6', '8'\] is whole"):
+        train(run)
+    assert (run / "rows").read_bytes() == rows and len(list((run / "damaged").iterdir())) == 4
+
+
+def test_rows_without_checkpoints(run):
+    """Those of a finished run, and those beyond the second save of one that was killed."""
+    shutil.rmtree(run / "checkpoints")
+    for change in (lambda rows: rows, lambda rows: [row for row in rows if row["step"] <= 5 and "test/loss" not in row]):
+        rows = change(metrics.read_rows(run))
+        (run / metrics.NAME).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with pytest.raises(UserError, match=f"rows up to step {rows[-1]['step']}, but there is no checkpoint"):
+            train(run, save_every=100)  # what was saved when is in config.json
+        assert metrics.read_rows(run) == rows
+        (run / "summary.json").unlink(missing_ok=True)
+    (run / metrics.NAME).unlink()
+    assert not train(run)["resumed"]
+
+
+def test_killed_before_the_first_checkpoint_was_whole(run):
+    """It may begin anew: the first save ends before the rows that follow the second."""
+    shutil.rmtree(run / "checkpoints")
+    (run / "summary.json").unlink()
+    rows = [row for row in metrics.read_rows(run) if row["step"] <= 4]
+    (run / metrics.NAME).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert not train(run)["resumed"]
+
+
+# ------------------------------------------------------------------------------------------------------------- rows
+
+def without_times(workdir) -> list:
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in metrics.read_rows(workdir)]
+
+
+@pytest.mark.parametrize("harmless", [True, False])
+def test_one_bad_line(run, capsys, harmless):
+    before, file = without_times(run), run / metrics.NAME
+    lines = file.read_bytes().splitlines(keepends=True)
+    if harmless:  # an empty line, a byte-order mark, an end torn by a kill
+        damaged = b"\xef\xbb\xbf" + b"".join(lines[:3]) + b"\r\n\n" + b"".join(lines[3:]) + b'{"step": 8, "te'
+    else:
+        damaged = b"".join([lines[0], lines[1][:9] + b"\xff\n", b"[3]\n", *lines[3:]])
+    file.write_bytes(damaged)
+    assert without_times(run) == (before if harmless else [before[0], *before[3:]])
+    train(run)
+    said, kept = capsys.readouterr().out, run / (metrics.NAME + ".damaged")
+    if harmless:
+        assert without_times(run) == before and not kept.exists() and "missing" not in said
+    else:
+        assert without_times(run) == [before[0], *before[3:]] and kept.read_bytes() == damaged
+        assert "lines [2, 3] (2 in all) cannot be read; the file is kept as metrics.jsonl.damaged" in said
+        assert "2 of the 12 rows up to step 8 are missing" in said
+
+
+def test_rows_that_are_missing_are_reported(run, capsys):
+    (run / metrics.NAME).unlink()
+    train(run)
+    assert "12 of the 12 rows up to step 8 are missing" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------- saves that did not happen
+
+def test_a_step_folder_with_a_larger_number(run):
+    shutil.copytree(run / "checkpoints" / "8", run / "checkpoints" / "50")
+    with pytest.raises(UserError, match=r"checkpoints/50 holds step 8, not 50; move it out of"):
+        train(run, steps=10)
+    assert kept_in(run) == [2, 4, 6, 8, 50] and not (run / "damaged").exists()
+
+
+@pytest.mark.parametrize("there", [9, 5], ids=["larger", "equal"])
+def test_a_save_that_did_not_happen(tmp_path, monkeypatch, there):
+    """Put there behind the loop's back: before Orbax looks, and after."""
+    saves = checkpoint.Checkpoints(tmp_path)
+    (tmp_path / "checkpoints" / str(there) / "state").mkdir(parents=True)
+    if there == 9:
+        saves.manager.reload()
+    monkeypatch.setattr(checkpoint, "to_tree", lambda state: state)
+    with pytest.raises(UserError, match=f"step 5 could not be saved: .*checkpoints/{there} is in the way; move it out"):
+        saves.save(5, {"params": {"w": jax.numpy.ones(3)}}, {}, None)
+
+
+def test_other_names_of_a_step(run):
+    (run / "checkpoints" / "0050").mkdir()
+    assert restore(run).step == 8
