@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 import numpy as np
 
-from karpjax import init_from, metrics, peers, report, settings, sharding
+from karpjax import compile_cache, init_from, metrics, peers, report, settings, sharding
 from karpjax.card import card
 from karpjax.checkpoint import Checkpoints, absolute
 from karpjax.dispatch import Programs, default_dispatch
@@ -43,9 +43,7 @@ def train(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None
     started = time.perf_counter()
     if config.debug_nans:
         jax.config.update("jax_debug_nans", True)
-    if config.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(config.compile_cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    compile_cache.start(config.compile_cache)
 
     # ------------------------------------------------------------------- what to train, and where it stands
     saved = saved_config(workdir)

@@ -16,7 +16,6 @@ import jax
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
-from karpjax import checkpoint
 from karpjax.errors import UserError
 from karpjax.sources.rollout import Rollout
 from karpjax.state import path_name
@@ -89,6 +88,7 @@ def restore(path, which: str = "newest", data: dict | None = None) -> Run:
 
     data    changes to config.data: {"data_dir": ...} where the data is elsewhere, {"test": "test[:1000]"} for another part
     """
+    from karpjax import checkpoint  # here: Orbax takes a sixth of a second to import
     folder = checkpoint.find(path, which)
     meta = checkpoint.read_meta(folder)
     config, record = ConfigDict(meta["config"]), meta["task"]
@@ -115,6 +115,7 @@ def lent(folder, source) -> dict:
     """{"source": what the source lends of its state to evaluation}, from a checkpoint: the moments of observations."""
     if not source.lends:
         return {}
+    from karpjax import checkpoint
     state = jax.eval_shape(source.init, jax.random.key(0))
     wanted = {"source": {name: state[name] for name in source.lends}}
     loaded = checkpoint.load_named(folder, by_name(on_default_device(wanted)))
