@@ -1,9 +1,9 @@
 """The cache of compiled programs: a second start of a run compiles nothing.
 
-jax finds a program by its text, the flags, and the version and kind of what runs it. Of a CPU that is the instruction set it
-compiles for, not the model it tunes for; in a home shared by machines each kind therefore has a folder of its own, named by
-a hash of everything that a compiled program depends on. What is loaded is bitwise what was compiled (tests/test_start.py).
-Whoever can write to the folder can run code in the run, so it is the user's own.
+jax finds a program by its text, the flags, the folder's path, and the version and kind of what runs it. Of a CPU that is the
+instruction set it compiles for, not the model it tunes for; in a home shared by machines each kind therefore has a folder of
+its own, named by a hash of everything that a compiled program depends on. What is loaded is bitwise what was compiled
+(tests/test_start.py). Whoever can write to the folder can run code in the run, so it is the user's own.
 """
 import contextlib
 import hashlib
@@ -17,6 +17,7 @@ import jax
 import jaxlib
 
 LIMIT = 2 << 30  # bytes; what was not used for longest goes, at the next start
+ENTRY = f"*-{'[0-9a-f]' * 16}/*-{'[0-9a-f]' * 64}-cache"  # key()'s folders, jax's files: nothing else is touched
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 CPU = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "CPU implementer", "CPU architecture",
        "CPU variant", "CPU part", "CPU revision", "Features", "isa", "uarch", "cpu")
@@ -78,7 +79,7 @@ def sweep(base: pathlib.Path, limit: int) -> None:
     mark, entries = base / ".swept", []
     since = mark.stat().st_mtime_ns if mark.exists() else 0  # an entry is read through once
     mark.touch()
-    for path in base.glob("*/*-cache"):
+    for path in base.glob(ENTRY):
         with contextlib.suppress(FileNotFoundError):
             found = path.stat()
             if found.st_mtime_ns >= since and not whole(path):
