@@ -26,7 +26,8 @@ extras = {
     "notebook": ["nbclient", "ipykernel"],
 }
 also = ("precompile", "images", "text", "convert", "notebook", "gymnasium", "pgx")
-extras["test"] = ["pytest", "pytest-xdist", "beartype", "ruff", "import-linter>=2.6", "build", *(requirement for name in also for requirement in extras[name])]
+extras["test"] = ["pytest", "pytest-xdist", "beartype", "tensorboardX", "ruff", "import-linter>=2.6", "build",
+                  *(requirement for name in also for requirement in extras[name])]
 apart = ("gpu", "tpu", "gymnax", "brax")           # accelerators, and environments that hold jax back
 extras["all"] = sorted({requirement for name, extra in extras.items() if name not in apart for requirement in extra})
 
@@ -46,7 +47,7 @@ setup(
         "jax>=0.10", "flax>=0.12", "optax>=0.2.8", "orbax-checkpoint>=0.12", "ml-collections>=1.1", "grain>=0.2.18",
         "tensorflow-datasets>=4.9.10",
         "importlib-resources",                     # TFDS needs it and does not say so
-        "jaxtyping", "tqdm", "matplotlib", "tensorboardX",
+        "jaxtyping", "tqdm", "matplotlib",
     ],
     extras_require=extras,
 )

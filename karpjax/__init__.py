@@ -20,7 +20,6 @@ from karpjax.core.state import TrainState
 from karpjax.core.step import make_train_step
 from karpjax.core.task import Task, apply
 from karpjax.run.config_file import load_config
-from karpjax.run.loop import fit
 from karpjax.run.restore import restore
 
 __version__ = "0.2.0"
@@ -33,7 +32,9 @@ sys.modules["karpjax.restore"] = old_names.OldModule("karpjax.restore")
 
 
 def __getattr__(name: str):
-    """Find the modules of version 1: karpjax.loop, karpjax.step."""
+    """Find `fit`, which imports Orbax and so comes on first use, and the modules of version 1, as karpjax.loop."""
+    if name == "fit":
+        return importlib.import_module("karpjax.run.loop").fit
     if name in old_names.MODULES:
         return importlib.import_module(f"karpjax.{name}")
     raise AttributeError(f"module 'karpjax' has no attribute {name!r}")

@@ -52,7 +52,8 @@ DEFAULTS = dict(
     debug_nans=False,           # stop at the operation that makes a NaN (slow)
     profile_at=0,               # > 0: trace profile_steps steps from this one into WORKDIR/profile
     profile_steps=5,
-    compile_cache="",           # a folder for compiled programs: a second start compiles nothing
+    compile_cache="auto",       # compiled programs are kept, so that a second start compiles nothing: "auto": in the user's
+                                # cache folder; "off"; or a folder (karpjax/compile_cache.py)
 )
 # A workdir may be continued with other values of these; anything else would be another experiment.
 MAY_CHANGE = ("steps", "log_every", "eval_every", "save_every", "keep", "keep_every", "mesh", "accumulate", "debug_nans",

@@ -7,7 +7,6 @@ import collections
 from collections.abc import Callable
 import contextlib
 import json
-import os
 import signal
 import time
 
@@ -20,7 +19,7 @@ from karpjax.core import files, settings, sharding
 from karpjax.core.errors import NotFinite, Preempted, UserError
 from karpjax.core.state import parameter_table
 from karpjax.core.trees import path_name
-from karpjax.run import distributed, init_from, metrics, pictures
+from karpjax.run import compile_cache, distributed, init_from, metrics, pictures
 from karpjax.run.checkpoint import FOLDER, Checkpoints, absolute, steps_of
 from karpjax.run.evaluator import make_evaluator
 from karpjax.run.experiment import assemble
@@ -44,9 +43,7 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
     started = time.perf_counter()
     if config.debug_nans:
         jax.config.update("jax_debug_nans", True)
-    if config.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(config.compile_cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    compile_cache.start(config.compile_cache)
 
     # ------------------------------------------------------------------- what to train, and where it stands
     saved = saved_config(workdir)

@@ -8,13 +8,13 @@ import codecs
 import itertools
 import json
 import shutil
-import time
 
 from etils import epath
 import jax
 
 from karpjax.core.errors import UserError, storage
 from karpjax.core.files import plain, write_whole
+from karpjax.run import tensorboard
 
 NAME = "metrics.jsonl"
 
@@ -66,31 +66,24 @@ class Writer:
 
 
 class _Board:
-    """TensorBoard events, written anew from the rows at every start.
-
-    Without tensorboardX's SummaryWriter: its thread dies on a full disk, and the run then waits for it for ever.
-    """
+    """TensorBoard events, written anew from the rows at every start."""
 
     def __init__(self, folder, rows):
-        from tensorboardX.event_file_writer import EventsWriter
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        self.writer = EventsWriter(str(folder / "events"))
+        self.events = tensorboard.Events(folder)
         for row in rows:
             self.write(row)
 
     def write(self, row):
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items()
-                  if name != "step" and isinstance(value, (int, float))]
-        self.writer.write_event(Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values)))
+        self.events.write(row["step"], {name: value for name, value in row.items()
+                                        if name != "step" and isinstance(value, (int, float))})
 
     def flush(self):
-        self.writer.flush()
+        self.events.flush()
 
     def close(self):
-        self.writer.close()
+        self.events.close()
 
 
 def read_rows(workdir) -> list[dict]:

@@ -20,7 +20,6 @@ from karpjax.core.errors import UserError
 from karpjax.core.task import Task, apply
 from karpjax.core.task_file import build_task, load_task_module
 from karpjax.core.trees import by_name, path_name, split_variables
-from karpjax.run import checkpoint
 from karpjax.sources.rollout import Rollout
 
 
@@ -90,6 +89,7 @@ def restore(path, which: str = "newest", data: dict | None = None) -> Run:
 
     data    changes to config.data: {"data_dir": ...} where the data is elsewhere, {"test": "test[:1000]"} for another part
     """
+    from karpjax.run import checkpoint  # here: Orbax takes a sixth of a second to import
     folder = checkpoint.find(path, which)
     meta = checkpoint.read_meta(folder)
     config, record = ConfigDict(meta["config"]), meta["task"]
@@ -116,6 +116,7 @@ def lent(folder, source) -> dict:
     """{"source": what the source lends of its state to evaluation}, from a checkpoint: the moments of observations."""
     if not source.lends:
         return {}
+    from karpjax.run import checkpoint
     state = jax.eval_shape(source.init, jax.random.key(0))
     wanted = {"source": {name: state[name] for name in source.lends}}
     loaded = checkpoint.load_named(folder, by_name(on_default_device(wanted)))

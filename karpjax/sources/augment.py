@@ -11,7 +11,6 @@ import inspect
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 
 from karpjax.core.errors import UserError, check_choice, did_you_mean
 
@@ -176,7 +175,8 @@ def _beta_quantiles(alpha: float, n: int = 4096):
     """Quantiles of Beta(alpha, alpha): jax.random.beta rejects in a loop, on whose condition all devices must agree."""
     if not alpha > 0:
         raise UserError(f"config.augment: alpha: expected more than 0, found {alpha}")
-    return scipy.special.betaincinv(alpha, alpha, np.linspace(0, 1, n)).astype(np.float32)
+    from scipy.special import betaincinv  # a fifth of a second of every start, and only mixing needs it
+    return betaincinv(alpha, alpha, np.linspace(0, 1, n)).astype(np.float32)
 
 
 def _sample(quantiles, keys):

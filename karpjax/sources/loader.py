@@ -5,7 +5,6 @@ Row r of the run's stream is the r-th element of a seeded, endless shuffle, so t
 """
 from collections.abc import Callable
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +51,7 @@ class Host(Source):
 
     def feed(self, step, seed):
         if (step, seed) != self.expected:  # the first step of a run, or of a resumed one
+            import grain  # here and below: it takes a third of a second, and no other source needs it
             order = grain.MapDataset.range(len(self.records["train"])).seed(seed).shuffle().repeat()
             self.iterator = self._batches("train", order, step)
         self.expected = (step + 1, seed)
@@ -62,6 +62,7 @@ class Host(Source):
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def eval_batches(self, split):
+        import grain
         n = len(self.records[split])
         padded = grain.MapDataset.range(-(-n // self.batch_size) * self.batch_size).map(lambda i: min(i, n - 1))
         for batch in self._batches(split, padded, 0):
@@ -69,6 +70,7 @@ class Host(Source):
 
     def _batches(self, split, order, start):
         """This process's rows of the batches from step `start` of an order (a dataset of record numbers) on."""
+        import grain
         rows, processes, process = self.batch_size // jax.process_count(), jax.process_count(), jax.process_index()
 
         def read(k):  # this process's k-th row is the row of the global batch that local_rows says: dropout is drawn by row
