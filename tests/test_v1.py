@@ -13,15 +13,24 @@ import pathlib
 import re
 import shutil
 
+from data.make_v1 import (
+    FROZEN,
+    KINDS,
+    changed,
+    frozen_config,
+    machine,
+    outputs_of,
+    pictures,
+    rows_of,
+)
+from guarantees.harness import mesh_of
+from guarantees.registry import config_of
 import jax
-import karpjax
 import numpy as np
 import pytest
 
-from data.make_v1 import (FROZEN, KINDS, changed, frozen_config, machine, outputs_of, pictures,
-                          rows_of)
-from guarantees.harness import mesh_of
-from guarantees.registry import config_of
+import karpjax
+from karpjax.run import workdir
 
 DATA = pathlib.Path(__file__).parent / "data" / "v1"
 ALL, SHORT = (*KINDS, "exported"), (*FROZEN, "finetune")
@@ -59,7 +68,7 @@ def config_at(name: str, **changes):
 
 def same_machine() -> bool:
     """Say whether rows must agree bit by bit."""
-    now, then = karpjax.loop.versions(), MADE["versions"]
+    now, then = workdir.versions(), MADE["versions"]
     return (all(now[name] == then[name] for name in ("jax", "jaxlib"))
             and machine() == MADE["machine"]
             and os.environ["XLA_FLAGS"].split() == MADE["XLA_FLAGS"].split())
@@ -110,7 +119,7 @@ def test_restores(name, copied):
 def test_goes_on(name, copied):
     folder, kind = copied(name), KINDS[name]
     pictures(folder.parent / "pictures")  # of the kind "folder": the same names, sizes and times
-    summary = karpjax.loop.train(config_at(name), folder, mesh=mesh_of(1))
+    summary = karpjax.fit(config_at(name), folder, mesh=mesh_of(1))
     assert summary["resumed"] and summary["steps"] == kind.steps
     rows = rows_of(folder, after=kind.at)
     compare_rows(name, rows, read(f"{name}/resumed.jsonl"), same_machine())
@@ -123,7 +132,7 @@ def test_starts_others(name, copied):
     pictures(folder.parent / "pictures")
     config = config_at(name, **{"init_from": str(place(folder, name)), "steps": 4, "eval_every": 4,
                                 "save_every": 4, "optimizer.learning_rate": 0.0})
-    summary = karpjax.loop.train(config, folder.parent / "new", mesh=mesh_of(1))
+    summary = karpjax.fit(config, folder.parent / "new", mesh=mesh_of(1))
     old, new = karpjax.restore(place(folder, name)), karpjax.restore(folder.parent / "new")
     assert not summary["resumed"] and new.step == 4
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6),
@@ -139,7 +148,7 @@ def test_starts_others(name, copied):
 @pytest.mark.parametrize("name", SHORT)
 def test_short_runs(name, tmp_path):
     record = config_of(name)[1] if name == "finetune" else None
-    karpjax.loop.train(frozen_config(name), tmp_path, mesh=mesh_of(1), record=record)
+    karpjax.fit(frozen_config(name), tmp_path, mesh=mesh_of(1), record=record)
     compare_rows(name, rows_of(tmp_path), read(f"rows/{name}.jsonl"), same_machine())
 
 
