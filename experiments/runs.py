@@ -26,6 +26,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 def config_of(name: str, **overrides):
     """Return (config, task file) of configs/NAME.py, or of another file, its path without .py; "NAME:ARGUMENT" as on the
     command line; overrides by path: seed=1, **{"data.batch_size": 32}."""
+    overrides = {"compile_cache": "off", **overrides}  # or a study's times would depend on what ran before
     name, colon, argument = name.partition(":")
     config, task_file = load_config(f"{ROOT / (name if '/' in name else f'configs/{name}')}.py{colon}{argument}", overrides)
     return config, {**task_file, "path": str(pathlib.Path(task_file["path"]).relative_to(ROOT))}

@@ -16,10 +16,9 @@ import pytest
 import safetensors.numpy
 
 import karpjax as kj
-from karpjax import UserError, weights
+from karpjax import restore, UserError, weights
 from karpjax.core.task_file import module_from_text
 from karpjax.core.trees import by_name
-from karpjax.run import restore
 from karpjax.run.checkpoint import Checkpoints
 from karpjax.run.experiment import assemble
 from karpjax.run.init_from import start_from

@@ -11,11 +11,11 @@ from guarantees.harness import kept_in
 import jax
 import pytest
 
-from karpjax import UserError
+from karpjax import restore, UserError
 from karpjax.core import sharding
 from karpjax.core.errors import Outage, outage
 from karpjax.core.task_file import module_from_text
-from karpjax.run import checkpoint, cli, loop, metrics, restore
+from karpjax.run import checkpoint, cli, loop, metrics
 
 RECORD = {"path": "tiny.py", "text": TINY}
 

@@ -11,12 +11,11 @@ from matplotlib.image import imread
 import numpy as np
 import pytest
 
-from karpjax import UserError
+from karpjax import restore, UserError
 from karpjax.core.optimizer import by_layer
 from karpjax.datasets import text as corpora
 from karpjax.datasets.tfds import write
 from karpjax.explain.features import knn, vote
-from karpjax.run import restore
 from karpjax.run.experiment import assemble
 from karpjax.run.loop import fit
 from karpjax.sources.text import EMBEDDED

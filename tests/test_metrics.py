@@ -73,5 +73,5 @@ def test_the_status_line_where_there_is_no_terminal(capsys, monkeypatch):
     assert capsys.readouterr().out == ("step 4: loss 0.25, examples_per_s 3200, 20 ms a step, data wait 12%, "
                                        "slowest process 3 (1.5 s of data wait)\n")
     monkeypatch.setattr(progress.Progress, "EVERY", 60.0)
-    progress.show(5, row)
+    shown.show(5, row)
     assert not capsys.readouterr().out

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from karpjax import UserError
+from karpjax import restore, UserError
 from karpjax.core import sharding
 from karpjax.core.task_file import module_from_text
 from karpjax.core.trees import path_name
-from karpjax.run import checkpoint, loop, metrics, restore
+from karpjax.run import checkpoint, loop, metrics
 
 RECORD = {"path": "tiny.py", "text": TINY}
 

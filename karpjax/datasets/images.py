@@ -14,7 +14,6 @@ import struct
 import zlib
 
 import numpy as np
-from tqdm import tqdm
 
 from karpjax.core.errors import UserError
 from karpjax.datasets.tfds import VERSION, default_data_dir, write
@@ -67,6 +66,7 @@ def imagefolder(folder: pathlib.Path, classes: list[str] = ()) -> Found:
     """
     if classes:
         raise UserError("--classes: an ImageFolder's classes are its folders' names; leave it out")
+    from tqdm import tqdm  # here: an import of karpjax does not need it
     splits = {split.name: subfolders(split) for split in subfolders(folder)}
     if not splits.get("train"):
         raise UserError(f"--from={folder}: expected {folder}/train/CLASS/*.jpg, found "

@@ -10,8 +10,9 @@ import tempfile
 
 import numpy as np
 
+from karpjax import restore
 from karpjax.core.sharding import make_mesh
-from karpjax.run import cli, loop, metrics, restore
+from karpjax.run import cli, loop, metrics
 from karpjax.run.evaluator import make_evaluator
 
 TARGET = pathlib.Path(__file__).parent / "checkpoint_v1"
