@@ -121,10 +121,12 @@ NEEDS = {  # module, and the package it comes in
     "experiments/highway/run.py": ("highway_env", "highway-env"),
     "experiments/brax/run.py": ("brax", "brax"),
 }
+QUICK = ("experiments/toys/run.py", "experiments/published_weights/run.py")  # in the default run
 READ_SHARED_DATA = ("experiments/published_weights/run.py", "experiments/imdb/run.py", "experiments/finetune/run.py")
 
 
-@pytest.mark.parametrize("script", STUDIES)
+@pytest.mark.parametrize("script", [script if script in QUICK else pytest.param(script, marks=pytest.mark.full)
+                                    for script in STUDIES])
 def test_studies_still_run(script, tmp_path):
     log = tmp_path / "log.jsonl"
     if script in READ_SHARED_DATA and not SHARED.exists():

@@ -40,6 +40,7 @@ def number(pattern: str, text: str) -> float:
     return float(re.search(pattern, text)[1])
 
 
+@pytest.mark.full
 def test_restore_notebook(tmp_path, kernel):
     text, pictures = executed("restore", tmp_path, kernel)
     assert number(r"step 60: test accuracy ([\d.]+)", text) > 0.5 and number(r"own loop, step 100: loss ([\d.]+)", text) < 1.0
@@ -47,6 +48,7 @@ def test_restore_notebook(tmp_path, kernel):
     assert pictures and (tmp_path / "runs" / "notebook" / "checkpoints" / "60").is_dir()
 
 
+@pytest.mark.full
 def test_finetune_notebook(tmp_path, kernel):
     """Threes from eights, from a start on all digits."""
     text, pictures = executed("finetune", tmp_path, kernel)

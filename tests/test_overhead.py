@@ -94,6 +94,7 @@ def test_mutant_a_pass_over_memory(experiment, by_hand, monkeypatch):
     assert "bytes accessed" in unexplained(compiled(experiment), by_hand)
 
 
+@pytest.mark.full
 def test_the_study_writes_its_log(tmp_path):
     log = tmp_path / "results.jsonl"
     done = subprocess.run([sys.executable, "-m", "experiments.overhead.run", "--quick", f"--log={log}"], cwd=ROOT,

@@ -188,6 +188,7 @@ def test_a_billion_parameters():
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == 1_075_136_512
 
 
+@pytest.mark.full
 @needs_libtpu
 def test_what_does_not_fit_is_told_what_would(tmp_path):
     """And it does."""
@@ -216,6 +217,7 @@ def test_without_libtpu():
     assert 'pip install "karpjax[precompile]"' in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.full
 @needs_libtpu
 def test_command_says_where_the_memory_goes_and_what_a_step_takes():
     """Of a chip's own work: fsdp splits the state over chips, and the step is well below a second."""
@@ -229,6 +231,7 @@ def test_command_says_where_the_memory_goes_and_what_a_step_takes():
     assert 0 < float(said[1]["one step"].split()[0]) < 1000 and "what collectives take is not in it" in said[1]["one step"]
 
 
+@pytest.mark.full
 @needs_libtpu
 def test_a_step_with_loops_is_estimated_where_their_turns_are_known(tmp_path):
     """The digits' random crops are a loop over pictures; how often this network halves depends on what it sees."""
@@ -246,6 +249,7 @@ def table(*flags) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
     return done, [line.split() for line in done.stdout.splitlines() if line.startswith("v5e")]
 
 
+@pytest.mark.full
 @needs_libtpu
 def test_a_table_of_slices_and_batches(tmp_path):
     done, rows = table("--config=configs/poly.py", "--topologies=v5e:2x2", "--batches=64,128",
@@ -256,6 +260,7 @@ def test_a_table_of_slices_and_batches(tmp_path):
     assert (tmp_path / "slices.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.full
 @needs_libtpu
 def test_the_largest_batch(tmp_path):
     """Of what does not fit the halves, until one does; of what fits the doubles, until one does not."""
@@ -275,6 +280,7 @@ def test_bad_list_of_batches():
     assert done.returncode == 2 and "--batches=64,many: expected numbers" in done.stderr
 
 
+@pytest.mark.full
 @needs_libtpu
 def test_cycles_of_a_loop_are_those_of_its_turns():
     """What experiments/pods found, and the command's words rest on: ten times those of a tenth, no fewer than written out."""
