@@ -27,5 +27,5 @@ def get_config():
             name="warmup_cosine_decay_schedule", init_value=0.0, peak_value=4e-4, warmup_steps=3000)),
         log_every=50, eval_every=5000, save_every=1000,
         best="min validation/mlm",
-        hang_after=900,
+        hang_timeout=900,
     )

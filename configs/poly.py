@@ -17,7 +17,7 @@ def get_config():
 
 def build(config):
     source = kj.sources.images(config.data)
-    model = kj.models.make(config.model, classes=source.classes)
+    model = kj.models.make_model(config.model, classes=source.classes)
 
     def loss(params, model_state, batch, key):
         logits, model_state = kj.apply(model, params, model_state, batch["image"], key)      # (B, C)

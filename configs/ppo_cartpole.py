@@ -16,9 +16,9 @@ def get_config():
         env=dict(name="cartpole"),
         steps=ROLLOUTS * CHUNK,
         model=dict(name="actor_critic", width=64),
-        data=dict(num_envs=ENVS, length=LENGTH, minibatches=MINIBATCHES, epochs=EPOCHS, normalize=(), eval_episodes=64),
-        # discount, trace and rate of RL Zoo's settings for this task, which need the fewest samples of those published.
-        discount=0.98, trace=0.8,
+        data=dict(num_envs=ENVS, num_steps=LENGTH, minibatches=MINIBATCHES, epochs=EPOCHS, normalize=(), eval_episodes=64),
+        # discount, gae_lambda and rate of RL Zoo's settings for this task, which need the fewest samples of those published.
+        discount=0.98, gae_lambda=0.8,
         clip=0.2, value_clip=0.0, value_coefficient=0.5, entropy_coefficient=0.0, target_kl=0.0,
         optimizer=dict(name="adam", clip=0.5, eps=1e-5,
                        learning_rate=dict(name="linear_schedule", init_value=1e-3, end_value=0.0)),

@@ -13,7 +13,7 @@ def get_config():
         env=dict(name="cartpole", max_steps=200),
         steps=100,                        # rollouts, each 32 x 400 environment steps
         model=dict(name="actor_critic", width=64),
-        data=dict(num_envs=32, length=400, minibatches=1, eval_episodes=64),
+        data=dict(num_envs=32, num_steps=400, minibatches=1, eval_episodes=64),
         discount=0.99, baseline=False,
         # Ten times PPO's rate, since each rollout is used once; down to 0, or a late bad step can undo a solved policy.
         optimizer=dict(name="adam", clip=1.0, learning_rate=dict(name="linear_schedule", init_value=1e-2, end_value=0.0)),

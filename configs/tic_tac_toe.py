@@ -16,9 +16,9 @@ def get_config():
         env=dict(name="pgx:tic_tac_toe", opening=6),           # else it never sees what it would not play
         steps=ROLLOUTS * CHUNK,
         model=dict(name="actor_critic", torso="mlp", width=64),
-        data=dict(num_envs=ENVS, length=LENGTH, minibatches=MINIBATCHES, epochs=EPOCHS,
+        data=dict(num_envs=ENVS, num_steps=LENGTH, minibatches=MINIBATCHES, epochs=EPOCHS,
                   pool=dict(size=4, every=20, random=0.5), eval_episodes=64),
-        simulations=32, discount=1.0, trace=1.0, value_coefficient=1.0,
+        simulations=32, discount=1.0, gae_lambda=1.0, value_coefficient=1.0,
         optimizer=dict(name="adam", clip=1.0,
                        learning_rate=dict(name="linear_schedule", init_value=3e-3, end_value=0.0)),
         log_every=5 * CHUNK, eval_every=100 * CHUNK, save_every=100 * CHUNK,

@@ -34,9 +34,9 @@ def config_of(name: str, **overrides):
 
 def trained(name: str, workdir, **overrides) -> dict:
     """The summary of the run in `workdir`: read where it is done, else trained to its end from where it stopped."""
-    config, record = config_of(name, **overrides)
+    config, task_file = config_of(name, **overrides)
     config = settings.canonical(config)
-    return finished(epath.Path(workdir), config) or fit(config, workdir, record=record)
+    return finished(epath.Path(workdir), config) or fit(config, workdir, task_file=task_file)
 
 
 class Log:

@@ -27,7 +27,7 @@ def main(argv) -> None:
         cli.print_json(into_file(options.workdir, options.to, options.which, options.names))
     else:
         options = cli.parse(argv, __doc__, config=True, weights=str, workdir=str)
-        cli.print_json(into_workdir(options.config, options.record, options.weights, options.workdir))
+        cli.print_json(into_workdir(options.config, options.task_file, options.weights, options.workdir))
 
 
 __getattr__ = old_names.attributes("convert")

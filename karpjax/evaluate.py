@@ -11,7 +11,7 @@ from karpjax.core import old_names
 from karpjax.core import sharding
 from karpjax.core.files import plain
 from karpjax.run.evaluator import make_evaluator
-from karpjax.sources.source import Described
+from karpjax.sources.source import SpecOnly
 
 
 def main(argv):
@@ -20,8 +20,8 @@ def main(argv):
     options = cli.parse(argv, __doc__, workdir=str, split="test", on="", which="newest")
     run = restore(options.workdir, which=options.which, data={"test": options.on} if options.on else None)
     source, split = run.task.source, "test" if options.on else options.split
-    if isinstance(source, Described):
-        raise source.missing
+    if isinstance(source, SpecOnly):
+        raise source.error
     if split not in source.splits:
         raise cli.UserError(f"--split={split}: this run has {', '.join(source.splits) or 'none'}; another part of its data "
                             "set is evaluated by --on, as in --on='train[:1000]'")

@@ -29,7 +29,7 @@ def main(argv):
     for seed in range(options.seeds):
         config = settings.canonical(options.config)
         config.seed, folder = seed, workdir / f"seed_{seed}"
-        summaries.append(finished(folder, config) or fit(config, folder, record=options.record))
+        summaries.append(finished(folder, config) or fit(config, folder, task_file=options.task_file))
     found = over_seeds(summaries)
     print(table(found))
     if jax.process_index() == 0:

@@ -15,7 +15,7 @@ def main(argv):
                         distributed=False, join_seconds=300)
     cli.start_jax(**{name: options[name] for name in options if name not in ("config", "record", "workdir")})
     from karpjax.run.loop import fit
-    summary = fit(options.config, options.workdir, record=options.record)
+    summary = fit(options.config, options.workdir, task_file=options.task_file)
     results = {name: value for name, value in summary.items() if "/" in name or name in ("steps", "seconds")}
     cli.print_json(results)
 

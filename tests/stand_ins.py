@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from karpjax.core import files
 from karpjax import models, weights
 from karpjax.datasets import text as corpora
 from karpjax.datasets.images import Found, Rows
@@ -58,9 +59,9 @@ def pretrained(folder: pathlib.Path) -> None:
     """resnet8.npz, a file as other projects leave it; vit, a checkpoint that was made of such a file."""
     for name, options, names in (("resnet8", dict(name="resnet_cifar", depth=8), ""),
                                  ("vit", dict(name="vit", patch=4, layers=2, width=16, heads=2), "timm")):
-        model = models.make(options, classes=10)
+        model = models.make_model(options, classes=10)
         like = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
         zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like)
         shapes = {name: array.shape for name, array in weights.to_pytorch(model, zeros, names).items()}
-        weights.write(folder / f"{name}.npz", drawn_weights(shapes))
+        files.write_arrays(folder / f"{name}.npz", drawn_weights(shapes))
     published(folder / "vit.npz", "vit_timm", folder / "vit", heads=2)

@@ -19,12 +19,12 @@ needs_brax = pytest.mark.skipif(importlib.util.find_spec("brax") is None, reason
 def test_a_missing_extra(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(kj.UserError, match=rf'pip install "karpjax\[{name}\]"'):
-        kj.envs.make(f"{name}:Whatever-v0")
+        kj.envs.make_env(f"{name}:Whatever-v0")
 
 
 def test_a_project_that_has_no_adapter():
     with pytest.raises(kj.UserError, match="no environment 'gym:CartPole-v1'"):
-        kj.envs.make("gym:CartPole-v1")
+        kj.envs.make_env("gym:CartPole-v1")
 
 
 def played(env, steps: int, copies: int = 4):
@@ -44,7 +44,7 @@ def played(env, steps: int, copies: int = 4):
 @needs_gymnax
 def test_gymnax_cartpole_is_ours():
     """Their CartPole and ours, from the same state with the same actions: the same observations and ends."""
-    theirs, ours = kj.envs.make("gymnax:CartPole-v1"), kj.envs.make("cartpole")
+    theirs, ours = kj.envs.make_env("gymnax:CartPole-v1"), kj.envs.make_env("cartpole")
     state, obs = theirs.reset(jax.random.key(0))
     own = {"obs": obs, "time": jnp.int32(0)}
     for t in range(12):
@@ -57,17 +57,17 @@ def test_gymnax_cartpole_is_ours():
 
 @needs_gymnax
 def test_gymnax_cuts_are_truncations():
-    outs = played(kj.envs.make("gymnax:Pendulum-v1", max_steps_in_episode=5), 5)
+    outs = played(kj.envs.make_env("gymnax:Pendulum-v1", max_steps_in_episode=5), 5)
     assert outs[4].truncated.all() and not outs[4].terminated.any() and not outs[3].truncated.any()
     assert not np.allclose(outs[4].obs, outs[4].final_obs)
 
 
 @needs_gymnax
 def test_gymnax_trains():
-    config = kj.config(task="ppo", env=dict(name="gymnax:Breakout-MinAtar"), discount=0.99, trace=0.95, clip=0.2,
+    config = kj.config(task="ppo", env=dict(name="gymnax:Breakout-MinAtar"), discount=0.99, gae_lambda=0.95, clip=0.2,
                        value_clip=0.0, target_kl=0.0, value_coefficient=0.5, entropy_coefficient=0.01, steps=4,
                        model=dict(name="actor_critic"),
-                       data=dict(num_envs=8, length=8, minibatches=2, epochs=2, normalize=(), eval_episodes=8))
+                       data=dict(num_envs=8, num_steps=8, minibatches=2, epochs=2, normalize=(), eval_episodes=8))
     end = run(config, None, mesh_of(1), steps=4)
     assert np.isfinite(end.metrics["loss"]).all() and end.experiment.task.model.obs_shape == (10, 10, 4)
 
@@ -77,13 +77,13 @@ def test_gymnax_trains():
                                            (dict(name="gymnax:CartPole-v1", max_step=3), "max_steps_in_episode")])
 def test_gymnax_bad_input(options, says):
     with pytest.raises(kj.UserError, match=says):
-        kj.envs.make(**options)
+        kj.envs.make_env(**options)
 
 
 @needs_brax
 def test_brax():
-    env = kj.envs.make("brax:reacher", max_steps=3)
+    env = kj.envs.make_env("brax:reacher", max_steps=3)
     outs = played(env, 3)
     assert outs[2].truncated.all() and outs[0].obs.shape == (4, 11) and np.isfinite(outs[2].reward).all()
     with pytest.raises(kj.UserError, match="did you mean 'reacher'"):
-        kj.envs.make("brax:reachr")
+        kj.envs.make_env("brax:reachr")

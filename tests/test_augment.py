@@ -44,7 +44,7 @@ def test_alternating_flip_shows_both_ways_in_two_epochs():
     image, records = jnp.arange(6.0).reshape(2, 3, 1), jnp.arange(400, dtype=jnp.uint32)
     def mirrored(epoch, seed=0):
         flip = augment.alternating_flip(seed)
-        seen = jax.vmap(lambda r, k: flip({"image": image, "record": r, "epoch": jnp.uint32(epoch)}, k)["image"])(records, KEYS)
+        seen = jax.vmap(lambda r, k: flip({"image": image, "row": r, "epoch": jnp.uint32(epoch)}, k)["image"])(records, KEYS)
         return np.asarray((seen == image[:, ::-1]).all((1, 2, 3)))
     assert 150 < mirrored(0).sum() < 250
     assert (mirrored(0) ^ mirrored(1)).all() and (mirrored(0) == mirrored(2)).all()

@@ -15,8 +15,8 @@ from karpjax.run.loop import fit
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    config, record = config_of("digits", steps=6)
-    return workdir, fit(config, workdir, record=record, mesh=mesh_of(1))
+    config, task_file = config_of("digits", steps=6)
+    return workdir, fit(config, workdir, task_file=task_file, mesh=mesh_of(1))
 
 
 def run(*arguments):

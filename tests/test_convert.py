@@ -10,6 +10,7 @@ from data.goldens.make_vision import images, weights as drawn_weights
 from guarantees.harness import mesh_of
 import jax
 import jax.numpy as jnp
+from karpjax.core import files
 from karpjax.convert import main
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from karpjax.core.task_file import module_from_text
 from karpjax.core.trees import by_name
 from karpjax.run.checkpoint import Checkpoints
 from karpjax.run.experiment import assemble
-from karpjax.run.init_from import start_from
+from karpjax.run.init_from import load_weights
 from karpjax.weights.names import DENSE, places
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -46,7 +47,7 @@ EIGHT_BITS = b'{"x":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}'
 
 def empty(options: dict, classes: int, channels: int = 3):
     """(model, its variables as shapes)."""
-    model = kj.models.make(options, classes=classes)
+    model = kj.models.make_model(options, classes=classes)
     return model, jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, channels)))
 
 
@@ -80,7 +81,7 @@ def test_logits_of_the_published_efficientnet():
     if not file.exists():
         pytest.skip("KARPJAX_TEST_DATA has no weights/efficientnet_lite0.safetensors")
     model, like = empty(MODELS["efficientnet_lite0"], classes=1000)
-    variables = weights.to_karpjax(model, like, weights.read(file), file)
+    variables = weights.to_karpjax(model, like, files.read_arrays(file), file)
     logits = jax.jit(model.apply)(variables, jnp.asarray((images(3, 224) - 127) / 128))
     np.testing.assert_allclose(logits, np.load(GOLDENS / "efficientnet_lite0.npz")["logits"], rtol=0, atol=1e-4)
 
@@ -92,8 +93,8 @@ def test_logits_of_the_published_efficientnet():
 def test_round_trip_changes_no_bit(name, suffix, tmp_path):
     model, like = empty(MODELS[name], classes=10)
     arrays = drawn(model, like)
-    weights.write(tmp_path / f"a{suffix}", arrays)
-    stored = weights.read(tmp_path / f"a{suffix}")
+    files.write_arrays(tmp_path / f"a{suffix}", arrays)
+    stored = files.read_arrays(tmp_path / f"a{suffix}")
     same(stored, arrays)
     same(weights.to_pytorch(model, weights.to_karpjax(model, like, stored, "a")), arrays)
 
@@ -104,7 +105,7 @@ def test_what_training_scripts_leave_in_files(tmp_path):
     arrays = {name: array.astype(jnp.bfloat16 if "conv" in name else np.float16) for name, array in drawn(model, like).items()}
     safetensors.numpy.save_file({f"module.{name}": array for name, array in arrays.items()} |
                                 {"module.bn1.num_batches_tracked": np.array(64_000)}, tmp_path / "left.safetensors")
-    left = weights.read(tmp_path / "left.safetensors")
+    left = files.read_arrays(tmp_path / "left.safetensors")
     same(by_name(weights.to_karpjax(model, like, left, "a")),
          by_name(weights.to_karpjax(model, like, {n: a.astype(np.float32) for n, a in arrays.items()}, "a")))
 
@@ -154,7 +155,7 @@ def test_numbers_that_float32_cannot_hold(dtype):
 
 def test_a_model_without_a_table():
     with pytest.raises(UserError, match="no table of PyTorch's names for the model CNN; there are tables for CifarResNet"):
-        weights.to_pytorch(kj.models.make(dict(name="cnn"), classes=3), {"params": {}})
+        weights.to_pytorch(kj.models.make_model(dict(name="cnn"), classes=3), {"params": {}})
 
 
 @pytest.mark.parametrize("name, content, expected", [
@@ -168,20 +169,20 @@ def test_files_that_cannot_be_read(tmp_path, name, content, expected):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as error:
-        weights.read(tmp_path / name)
+        files.read_arrays(tmp_path / name)
     assert expected in str(error.value)
 
 
 def test_objects_in_an_npz_are_not_unpickled(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.array([{}], dtype=object))
     with pytest.raises(UserError, match="not a whole .npz file .*allow_pickle=False"):
-        weights.read(tmp_path / "a.npz")
+        files.read_arrays(tmp_path / "a.npz")
 
 
 def test_safetensors_without_its_package(tmp_path, monkeypatch):
     (tmp_path / "a.safetensors").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    for use in (lambda: weights.read(tmp_path / "a.safetensors"), lambda: weights.write(tmp_path / "b.safetensors", {})):
+    for use in (lambda: files.read_arrays(tmp_path / "a.safetensors"), lambda: files.write_arrays(tmp_path / "b.safetensors", {})):
         with pytest.raises(UserError, match=r'pip install "karpjax\[convert\]"'):
             use()
 
@@ -190,7 +191,7 @@ def test_a_pickle_needs_pytorch(tmp_path, monkeypatch):
     (tmp_path / "net.pth").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError) as error:
-        weights.read(tmp_path / "net.pth")
+        files.read_arrays(tmp_path / "net.pth")
     for words in ("read by PyTorch", "pip install torch", "torch.load('net.pth', 'cpu', weights_only=True)", "'net.npz'"):
         assert words in str(error.value), words
 
@@ -211,7 +212,7 @@ def test_a_pickle_is_left_to_pytorch(tmp_path, monkeypatch):
     torch = types.SimpleNamespace(load=load, is_tensor=lambda x: isinstance(x, Tensor), bfloat16="bfloat16")
     monkeypatch.setitem(sys.modules, "torch", torch)
     (tmp_path / "net.th").write_bytes(b"")
-    np.testing.assert_array_equal(weights.read(tmp_path / "net.th")["module.a"], [1, 1])
+    np.testing.assert_array_equal(files.read_arrays(tmp_path / "net.th")["module.a"], [1, 1])
     assert asked == {"map_location": "cpu", "weights_only": True}
 
 
@@ -220,7 +221,7 @@ def test_a_pickle_is_left_to_pytorch(tmp_path, monkeypatch):
 def test_places_that_cannot_be_written(tmp_path, to, expected):
     (tmp_path / "there.npz").write_bytes(b"mine")
     with pytest.raises(UserError, match=expected):
-        weights.write(tmp_path / to, {"a": np.zeros(2)})
+        files.write_arrays(tmp_path / to, {"a": np.zeros(2)})
     assert [path.name for path in tmp_path.iterdir()] == ["there.npz"] and (tmp_path / "there.npz").read_bytes() == b"mine"
 
 
@@ -230,7 +231,7 @@ def test_nothing_half_written(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(UserError, match="cannot be written .No space left"):
-        weights.write(tmp_path / "a.npz", {"a": np.zeros(2)})
+        files.write_arrays(tmp_path / "a.npz", {"a": np.zeros(2)})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -241,7 +242,7 @@ def folder(tmp_path_factory):
     """A folder with a config, weights for it, and a workdir that the command made of them."""
     folder = tmp_path_factory.mktemp("convert")
     (folder / "config.py").write_text(CONFIG)
-    weights.write(folder / "w.safetensors", drawn(*empty(dict(name="resnet_cifar", depth=8), classes=10, channels=1)))
+    files.write_arrays(folder / "w.safetensors", drawn(*empty(dict(name="resnet_cifar", depth=8), classes=10, channels=1)))
     said = done(command("convert", "--config=config.py", "--weights=w.safetensors", "--workdir=run", cwd=folder))
     assert json.loads(said.splitlines()[-1])["step"] == 0
     return folder
@@ -249,16 +250,16 @@ def folder(tmp_path_factory):
 
 def test_the_workdir_is_a_run_at_step_0(folder):
     """karpjax.restore, config.init_from and a loop that goes on all see the weights; so does karpjax.evaluate."""
-    arrays, run = weights.read(folder / "w.safetensors"), restore(folder / "run")
+    arrays, run = files.read_arrays(folder / "w.safetensors"), restore(folder / "run")
     same(weights.to_pytorch(run.model, run.variables), arrays)
     assert run.step == 0 and run.predict(np.zeros((2, 8, 8, 1))).shape == (2, 10)
 
-    x = assemble(module_from_text("config.py", CONFIG).get_config(), RECORD, mesh_of(1))
-    begun = x.fresh_state()
-    same(weights.to_pytorch(run.model, start_from(folder / "run", begun, x.task)[0].variables), arrays)
-    state, meta = Checkpoints(folder / "run").restore(x.abstract)
+    exp = assemble(module_from_text("config.py", CONFIG).get_config(), RECORD, mesh_of(1))
+    begun = exp.fresh_state()
+    same(weights.to_pytorch(run.model, load_weights(folder / "run", begun, exp.task)[0].variables), arrays)
+    state, meta = Checkpoints(folder / "run").restore(exp.abstract)
     same(weights.to_pytorch(run.model, state.variables), arrays)
-    assert meta["dispatch"] == "step" and json.loads((folder / "run" / "config.json").read_text()) == x.config.to_dict()
+    assert meta["dispatch"] == "step" and json.loads((folder / "run" / "config.json").read_text()) == exp.config.to_dict()
 
     found = json.loads(done(command("evaluate", "--workdir=run", "--split=test", cwd=folder)).splitlines()[-1])
     test = kj.sources.images(run.config.data).data["test"]
@@ -268,7 +269,7 @@ def test_the_workdir_is_a_run_at_step_0(folder):
 
 def test_back_into_a_file(folder, capsys):
     main([f"--workdir={folder / 'run'}", f"--to={folder / 'back.npz'}"])
-    same(weights.read(folder / "back.npz"), weights.read(folder / "w.safetensors"))
+    same(files.read_arrays(folder / "back.npz"), files.read_arrays(folder / "w.safetensors"))
     assert json.loads(capsys.readouterr().out)["arrays"] == 37   # 7 convolutions and their norms, and the head
 
 

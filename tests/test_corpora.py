@@ -44,7 +44,7 @@ def test_a_document_a_row(reviews, on_device):
     report = make(reviews)
     assert report["examples"] == {"train": 40, "test": 6} and report["classes"] == 2 and report["vocabulary"] == 300
     source = source_of(reviews, on_device=on_device)
-    batch = source.prepare(next(source.eval_batches("test")))
+    batch = source.preprocess(next(source.eval_batches("test")))
     assert batch["tokens"].shape == (4, 16) and batch["tokens"].dtype == np.int32
     by_tokens = {tuple(source.encode([row["text"]])[0]): row["label"] for row in REVIEWS[:6]}
     assert all(by_tokens[tuple(np.asarray(row))] == label for row, label in zip(batch["tokens"], batch["label"]))

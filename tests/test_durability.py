@@ -24,7 +24,7 @@ def train(workdir, **values):
     """Four saves and four evaluations in eight steps; the loss falls."""
     config = module_from_text("tiny.py", TINY).get_config()
     config.update_from_flattened_dict({"eval_every": 2, "save_every": 2, "log_every": 1, **values})
-    return loop.fit(config, workdir, record=RECORD, mesh=sharding.make_mesh(1, devices=jax.devices()[:1]))
+    return loop.fit(config, workdir, task_file=RECORD, mesh=sharding.make_mesh(1, devices=jax.devices()[:1]))
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ def test_a_step_is_gymnasiums(name, source):
         equal(make_envs.roll(name), expected, atol=1e-6)
         expected = make_envs.roll(name, seed=1)
     ours, part = OURS[name]
-    env = envs.make(ours)
+    env = envs.make_env(ours)
     state = {part: jnp.asarray(expected["state"]), "time": jnp.zeros(len(expected["state"]), jnp.int32)}
     state, out = jax.jit(jax.vmap(env.step, (0, 0, None)))(state, jnp.asarray(expected["action"]), None)
     np.testing.assert_allclose(state[part], expected["after"], rtol=1e-6, atol=1e-5)
@@ -81,7 +81,7 @@ def test_a_step_is_gymnasiums(name, source):
                                               ("pendulum", "joint", [np.pi, 1.0])])
 def test_starts_are_gymnasiums(name, part, high):
     """Uniform between -high and high: the extremes and the spread."""
-    starts = jax.jit(jax.vmap(envs.make(name).reset))(jax.random.split(jax.random.key(0), 4000))[0][part] / np.array(high)
+    starts = jax.jit(jax.vmap(envs.make_env(name).reset))(jax.random.split(jax.random.key(0), 4000))[0][part] / np.array(high)
     assert (np.abs(starts) <= 1).all() and (starts.max(0) > 0.99).all() and (starts.min(0) < -0.99).all()
     np.testing.assert_allclose(starts.std(0), 3**-0.5, rtol=0.05)
 
@@ -91,7 +91,7 @@ def test_starts_are_gymnasiums(name, part, high):
 @EACH
 def test_shapes_and_types_stay(name, options):
     """A step's state and observation are of the same shapes and types as a reset's; alone and in a batch it is the same."""
-    env = envs.make(name, **options)
+    env = envs.make_env(name, **options)
     kinds = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
 
     @jax.jit
@@ -109,7 +109,7 @@ def test_shapes_and_types_stay(name, options):
 @functools.cache
 def random_play(name):
     """Episodes of at most 30 steps, 120 steps of them."""
-    env = envs.make(name, max_steps=30)
+    env = envs.make_env(name, max_steps=30)
     return env, *play(env, at_random(env), 120)
 
 
@@ -129,7 +129,7 @@ def test_episodes_end(name):
     ("grid_nav", 2, {"agent": jnp.array([4, 4]), "goal": jnp.array([4, 3]), "walls": jnp.zeros((8, 8), bool)}),
     ("highway", 1, {"x": 4.0 * jnp.arange(21), "y": jnp.zeros(21), "target_lane": jnp.zeros(21, jnp.int32)})])
 def test_an_end_at_the_last_moment_is_no_truncation(name, action, part):
-    env = envs.make(name)
+    env = envs.make_env(name)
     state = {**jax.jit(env.reset)(KEYS[0])[0], **part, "time": jnp.int32(env.max_steps - 1)}
     _, out = jax.jit(env.step)(state, jnp.int32(action), KEYS[1])
     assert out.terminated and not out.truncated
@@ -167,7 +167,7 @@ def test_pictures(name):
 @EACH
 def test_auto_reset_keeps_the_final_observation(name, options):
     """Half of the environments are at their last step: those start anew, the others go on."""
-    env = envs.make(name, **options)
+    env = envs.make_env(name, **options)
 
     @jax.vmap
     def one(key, last):
@@ -189,7 +189,7 @@ def test_auto_reset_keeps_the_final_observation(name, options):
 @EACH
 def test_environments_on_eight_devices_exchange_nothing(name, options):
     """What a rollout does to them compiles to a program without collectives."""
-    env = envs.make(name, **options)
+    env = envs.make_env(name, **options)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = NamedSharding(mesh, PartitionSpec("data"))
 
@@ -206,11 +206,11 @@ def test_environments_on_eight_devices_exchange_nothing(name, options):
 
 
 def test_bad_names_and_options():
-    for call, message in ((lambda: envs.make("pendulm"), "did you mean 'pendulum'"),
-                          (lambda: envs.make("chess"), "known: acrobot, cartpole, grid_nav, highway, pendulum, reacher"),
-                          (lambda: envs.make("reacher", max_step=5), "did you mean 'max_steps'"),
-                          (lambda: envs.make("grid_nav", size=1), "expected size >= 2"),
-                          (lambda: envs.make("grid_nav", walls=30.0), "walls in 0 to 1, found size 8 and walls 30.0")):
+    for call, message in ((lambda: envs.make_env("pendulm"), "did you mean 'pendulum'"),
+                          (lambda: envs.make_env("chess"), "known: acrobot, cartpole, grid_nav, highway, pendulum, reacher"),
+                          (lambda: envs.make_env("reacher", max_step=5), "did you mean 'max_steps'"),
+                          (lambda: envs.make_env("grid_nav", size=1), "expected size >= 2"),
+                          (lambda: envs.make_env("grid_nav", walls=30.0), "walls in 0 to 1, found size 8 and walls 30.0")):
         with pytest.raises(UserError, match=message):
             call()
 
@@ -234,7 +234,7 @@ GOOD = {
 @pytest.mark.parametrize("name, numbers", [("acrobot", (-499, -87)), ("pendulum", (-1251, -155)), ("grid_nav", (-0.12,)),
                                            ("reacher", (-86, -10.5, -81))])
 def test_returns_are_as_the_docstrings_say(name, numbers):
-    env = envs.make(name)
+    env = envs.make_env(name)
     nothing = lambda *_: jnp.zeros(2)
     for number, policy in zip(numbers, (at_random(env), GOOD.get(name), nothing)):
         assert f" {number}" in sys.modules[type(env).__module__].__doc__
@@ -282,7 +282,7 @@ def test_the_longest_way_on_a_grid():
 @pytest.mark.parametrize("options", [dict(walls=0.6), dict(walls=1.0), dict(size=2), dict(size=5, max_steps=3)], ids=str)
 def test_the_goal_can_be_reached_in_time(options):
     """From the start, in state["shortest"] steps, however many walls there are; the start is never the goal."""
-    env = envs.make("grid_nav", **options)
+    env = envs.make_env("grid_nav", **options)
     state, _ = jax.tree.map(np.asarray, jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 300)))
     for walls, goal, agent, shortest in zip(state["walls"], state["goal"], state["agent"], state["shortest"]):
         assert plain_distances(walls, tuple(goal))[tuple(agent)] == shortest and 1 <= shortest <= env.max_steps
@@ -296,7 +296,7 @@ def downhill(state, obs, key):
 
 
 def test_a_shortest_path_pays_its_length():
-    env = envs.make("grid_nav")
+    env = envs.make_env("grid_nav")
     start, _ = jax.jit(jax.vmap(env.reset))(jax.vmap(jax.random.key)(jnp.arange(256)))
     best = 1 - 0.01 * np.asarray(start["shortest"])
     equal(returns(env, downhill, 32), best[:32], atol=1e-5)
@@ -304,7 +304,7 @@ def test_a_shortest_path_pays_its_length():
 
 
 def test_legal_actions_are_those_that_move():
-    env, plain = envs.make("grid_nav", masked=True), envs.make("grid_nav")
+    env, plain = envs.make_env("grid_nav", masked=True), envs.make_env("grid_nav")
 
     @jax.vmap
     def one(key):
@@ -320,7 +320,7 @@ def test_legal_actions_are_those_that_move():
 
 
 def test_planes_show_walls_agent_and_goal():
-    env = envs.make("grid_nav", size=3)
+    env = envs.make_env("grid_nav", size=3)
     state = {"walls": jnp.zeros((3, 3), bool).at[0, 1].set(True), "agent": jnp.array([1, 1]), "goal": jnp.array([2, 0]),
              "time": jnp.int32(0)}
     planes = np.asarray(env.observe(state))
@@ -336,7 +336,7 @@ def test_planes_show_walls_agent_and_goal():
 
 def test_inverse_kinematics():
     """Both solutions bring the fingertip to the target, with the elbow on different sides."""
-    target = jax.jit(jax.vmap(envs.make("reacher").reset))(KEYS)[0]["target"]
+    target = jax.jit(jax.vmap(envs.make_env("reacher").reset))(KEYS)[0]["target"]
     angles = jax.jit(jax.vmap(reacher.inverse_kinematics))(target)                          # (E, 2 solutions, 2 joints)
     tips = jax.jit(jax.vmap(jax.vmap(reacher.fingertip)))(angles)
     equal(tips, np.repeat(np.asarray(target)[:, None], 2, 1), atol=1e-5)
@@ -347,21 +347,21 @@ def test_inverse_kinematics():
 
 
 def test_the_controller_reaches_every_target_and_stays():
-    _, out = play(envs.make("reacher"), GOOD["reacher"], 50)
+    _, out = play(envs.make_env("reacher"), GOOD["reacher"], 50)
     distance = np.linalg.norm(out.final_obs[..., 8:], axis=-1)                              # (E, T)
     assert distance[:, 0].mean() > 1 and distance[:, 25:].max() < 0.02 and distance[:, -1].max() < 1e-3
 
 
 def test_torques_are_clipped():
     for name, wild, legal in (("reacher", [7.0, -3.0], [1.0, -1.0]), ("pendulum", [-5.0], [-2.0])):
-        env = envs.make(name)
+        env = envs.make_env(name)
         state, _ = env.reset(KEYS[0])
         equal(env.step(state, jnp.array(wild), None), env.step(state, jnp.array(legal), None))
 
 
 def test_a_free_pendulum_keeps_its_energy():
     """About: symplectic Euler's energy oscillates but does not drift."""
-    env = envs.make("pendulum")
+    env = envs.make_env("pendulum")
     start = {"joint": jnp.array([1.0, 0.0]), "time": jnp.int32(0)}
     step = lambda state, _: (lambda after: (after, after["joint"]))(env.step(state, jnp.zeros(1), None)[0])
     theta, omega = jax.lax.scan(step, start, length=400)[1].T

@@ -128,7 +128,7 @@ def test_inputs_that_are_arrays_alone(tmp_path):
     """A policy's observations have no form for a person."""
     fit(kj.config(task="reinforce", env=dict(name="cartpole"), discount=1.0, baseline=False, steps=1, eval_every=1,
                     save_every=1, model=dict(name="actor_critic", width=4), optimizer=dict(name="adam", learning_rate=1e-3),
-                    data=dict(num_envs=2, length=4, eval_episodes=0)), tmp_path / "run", mesh=mesh_of(1))
+                    data=dict(num_envs=2, num_steps=4, eval_episodes=0)), tmp_path / "run", mesh=mesh_of(1))
     run = kj.restore(tmp_path / "run")
     with pytest.raises(UserError, match="arrays as its data set stores them"):
         run.predict("left")

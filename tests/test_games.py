@@ -68,8 +68,8 @@ def moved(env, actions, key=0):
 
 def test_connect_four_by_hand():
     """Who begins stacks four in column 0, the other plays column 1; every observation is the next player's view."""
-    env = kj.envs.make("pgx:connect_four")
-    protocol.check(env)
+    env = kj.envs.make_env("pgx:connect_four")
+    protocol.check_env(env)
     outs = moved(env, [0, 1, 0, 1, 0, 1, 0])
     assert [float(out.reward) for out in outs] == [0] * 6 + [1] and outs[6].terminated and not outs[5].terminated
     assert outs[0].obs["obs"][5, 0].tolist() == [0, 1]            # the stone is the other's, for who moves next
@@ -83,7 +83,7 @@ def test_connect_four_by_hand():
 @pytest.mark.parametrize("name", ["tic_tac_toe", "connect_four"])
 def test_games_end(name):
     """At random, alternately, within their longest length, and seats begin equally often."""
-    env = kj.envs.make(f"pgx:{name}")
+    env = kj.envs.make_env(f"pgx:{name}")
 
     def game(key):
         def step(carry, t):
@@ -99,8 +99,8 @@ def test_games_end(name):
 
 def test_games_may_begin_with_moves_of_chance():
     """As many of each number of moves, all that is legal; none is over, though six moves at random win one game in five."""
-    env = kj.envs.make("pgx:tic_tac_toe", opening=6)
-    protocol.check(env)
+    env = kj.envs.make_env("pgx:tic_tac_toe", opening=6)
+    protocol.check_env(env)
     state, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 700))
     stones = obs["obs"].sum((1, 2, 3)).astype(int)
     assert not state.terminated.any() and (obs["legal"].sum(-1) == 9 - stones).all()
@@ -108,23 +108,23 @@ def test_games_may_begin_with_moves_of_chance():
     assert (obs["obs"][..., 1].sum((1, 2)) - obs["obs"][..., 0].sum((1, 2)) == stones % 2).all()      # the next one's view
     assert jnp.unique(jnp.argmin(obs["legal"][stones == 1], -1)).shape == (9,)
     with pytest.raises(kj.UserError, match="opening: expected a number of moves"):
-        kj.envs.make("pgx:tic_tac_toe", opening=-1)
+        kj.envs.make_env("pgx:tic_tac_toe", opening=-1)
 
 
 @pytest.mark.parametrize("name, says", [("pgx:tictactoe", "did you mean 'tic_tac_toe'"),
                                         ("pgx:backgammon", "who move in turn")])
 def test_unknown_games(name, says):
     with pytest.raises(kj.UserError, match=says):
-        kj.envs.make(name)
+        kj.envs.make_env(name)
     with pytest.raises(kj.UserError, match="no such key"):
-        kj.envs.make("pgx:tic_tac_toe", size=4)
+        kj.envs.make_env("pgx:tic_tac_toe", size=4)
 
 
 @pytest.mark.parametrize("module", ["pgx", "mctx"])
 def test_a_missing_extra(module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(kj.UserError, match=r'pip install "karpjax\[pgx\]"'):
-        env = kj.envs.make("pgx:tic_tac_toe")
+        env = kj.envs.make_env("pgx:tic_tac_toe")
         state, obs = env.reset(jax.random.key(0))
         search(env, lambda obs: None, 4, state, obs, jax.random.key(0))
 
@@ -158,9 +158,9 @@ def test_gae_of_a_game_by_hand():
 
 
 def ppo_config(**values):
-    data = dict(num_envs=16, length=16, minibatches=2, epochs=4, eval_episodes=16, **values.pop("data", {}))
+    data = dict(num_envs=16, num_steps=16, minibatches=2, epochs=4, eval_episodes=16, **values.pop("data", {}))
     return kj.config(**{**dict(task="ppo", env=dict(name="nim"), model=dict(name="actor_critic", width=16), discount=1.0,
-                               trace=0.9, clip=0.2, value_clip=0.0, value_coefficient=0.5, entropy_coefficient=0.01,
+                               gae_lambda=0.9, clip=0.2, value_clip=0.0, value_coefficient=0.5, entropy_coefficient=0.01,
                                target_kl=0.0, optimizer=dict(name="adam", learning_rate=5e-3), steps=400, dispatch="scan",
                                steps_per_dispatch=400, data=data), **values})
 
@@ -172,11 +172,11 @@ def test_self_play_learns_nim(pool, monkeypatch):
     build = ppo.build
     monkeypatch.setattr(ppo, "build", lambda config: build(config, env=Nim()))
     end = run(ppo_config(data=pool), None, mesh_of(1), steps=400)
-    x = end.experiment
+    exp = end.experiment
     params = jax.tree.map_with_path(lambda path, p: jnp.asarray(end.state["params/" + "/".join(k.key for k in path)]),
-                                    x.fresh_state().params)
+                                    exp.fresh_state().params)
     state = {"left": jnp.array([1, 2, 3, 4]), "player": jnp.zeros(4, jnp.int32)}
-    outputs, values = x.task.model.apply({"params": params}, jax.vmap(Nim().observe)(state))
+    outputs, values = exp.task.model.apply({"params": params}, jax.vmap(Nim().observe)(state))
     np.testing.assert_allclose(values, [1, 1, -1, 1], atol=0.25)
     assert outputs.argmax(-1)[jnp.array([0, 1, 3])].tolist() == [0, 1, 0]
 
@@ -189,13 +189,13 @@ def test_the_pool_plays_its_seats():
         return taken, {"log_prob": jnp.full(E, variables["params"]["n"]), "value": jnp.full(E, variables["params"]["n"])}
     keep = lambda trajectory, variables: trajectory
     n = lambda value: {"params": {"n": jnp.float32(value)}}
-    make = lambda random: SelfPlay(Nim(), act, keep, params=jax.eval_shape(lambda: n(1)["params"]), num_envs=8, length=4,
+    make = lambda random: SelfPlay(Nim(), act, keep, params=jax.eval_shape(lambda: n(1)["params"]), num_envs=8, num_steps=4,
                                    pool=dict(size=2, every=3, random=random))
     source = make(0.0)
-    begin, state, seen = jax.jit(source.begin), source.init(jax.random.key(0)), []
+    begin, state, seen = jax.jit(source.advance), source.init(jax.random.key(0)), []
     for turn in range(12):
-        state, ctx = begin({}, state, n(1 if turn < 6 else 2))
-        rows = ctx["rows"]
+        state, chunk = begin({}, state, n(1 if turn < 6 else 2))
+        rows = chunk["rows"]
         theirs = rows["own"] == 0
         assert not theirs[2::4].any() and not theirs[3::4].any() and theirs[0::4].any() and theirs[1::4].any()
         assert (rows["value"] == (1 if turn < 6 else 2)).all() and (rows["action"][~theirs] == (0 if turn < 6 else 1)).all()
@@ -205,7 +205,7 @@ def test_the_pool_plays_its_seats():
     assert set.union(*seen[6:9]) == {0, 1} or seen[6] == {0}                         # joined at 3 and 6: what it was, or is
     assert seen[9:] == [{1}] * 3                                                     # joined at 6 and 9: the old ones left
     source = make(1.0)
-    rows = source.begin({}, source.init(jax.random.key(0)), n(1))[1]["rows"]
+    rows = source.advance({}, source.init(jax.random.key(0)), n(1))[1]["rows"]
     assert set(rows["action"][rows["own"] == 0].tolist()) == {0, 1} and set(rows["action"][rows["own"] == 1].tolist()) == {0}
 
 
@@ -225,7 +225,7 @@ def test_a_pool_is_of_games():
 # ------------------------------------------------------------------------------------------------- the network, searches
 
 def test_board_network():
-    model = kj.models.make(dict(name="board", width=8, blocks=1), actions=Discrete(7), obs_shape=(6, 7, 2))
+    model = kj.models.make_model(dict(name="board", width=8, blocks=1), actions=Discrete(7), obs_shape=(6, 7, 2))
     obs = {"obs": jnp.ones((2, 3, 6, 7, 2)), "legal": jnp.ones((2, 3, 7), bool).at[0, 0, 3].set(False)}
     params = model.init(jax.random.key(0), obs)["params"]
     outputs, values = model.apply({"params": params}, obs)
@@ -248,7 +248,7 @@ def after(env, actions):
 @pytest.mark.parametrize("what", ["wins", "blocks"])
 def test_searches_see_one_move_ahead(what):
     """Connect four; the network of the Gumbel search knows nothing."""
-    env = kj.envs.make("pgx:connect_four")
+    env = kj.envs.make_env("pgx:connect_four")
     actions, best = {"wins": ([0, 6, 0, 6, 0, 6], 0), "blocks": ([0, 6, 0, 5, 0], 0)}[what]
     state, obs = after(env, actions)
     keys = jax.random.split(jax.random.key(0), 8)
@@ -277,19 +277,19 @@ def test_a_match_swaps_sides():
     """Who takes 1 first wins with best play after; taking 2 of 4 first loses. A player against itself: even in every pair."""
     score = matches.match(Nim(), take(1), take(1), 20)
     assert score.results[::2].tolist() == [-1] * 10 and score.results[1::2].tolist() == [1] * 10 and score.points == 0.5
-    env = kj.envs.make("pgx:tic_tac_toe")
+    env = kj.envs.make_env("pgx:tic_tac_toe")
     lowest = lambda state, obs, key: obs["legal"].argmax()
     score = matches.match(env, lowest, lowest, 16, opening=2)
     assert (score.results[::2] == -score.results[1::2]).all() and len(set(score.results.tolist())) > 1
 
 
 def test_a_match_by_chance():
-    score = matches.match(kj.envs.make("pgx:tic_tac_toe"), spaces.sample_legal, spaces.sample_legal, 400)
+    score = matches.match(kj.envs.make_env("pgx:tic_tac_toe"), spaces.sample_legal, spaces.sample_legal, 400)
     assert score.wins + score.draws + score.losses == 400 and 0.42 < score.points < 0.58 and 20 < score.draws < 90
 
 
 def test_a_match_refuses():
-    env = kj.envs.make("pgx:tic_tac_toe")
+    env = kj.envs.make_env("pgx:tic_tac_toe")
     with pytest.raises(kj.UserError, match="illegal move; a player must choose among"):
         matches.match(env, lambda state, obs, key: jnp.int32(4), spaces.sample_legal, 4)
     with pytest.raises(kj.UserError, match="even number, found 3"):
@@ -321,11 +321,11 @@ def lines(board, mine, own_turn):
 
 def test_every_line_is_every_line():
     lowest = lambda state, obs, key: obs["legal"].argmax()
-    found = matches.every_line(kj.envs.make("pgx:tic_tac_toe"), lowest)
+    found = matches.every_line(kj.envs.make_env("pgx:tic_tac_toe"), lowest)
     both = [lines([0] * 9, 1, own_turn) for own_turn in (True, False)]
     assert found == {name: sum(each.get(name, 0) for each in both) for name in ("win", "draw", "loss")} and found["loss"] > 0
     with pytest.raises(kj.UserError, match="illegal"):
-        matches.every_line(kj.envs.make("pgx:tic_tac_toe"), lambda state, obs, key: jnp.int32(0))
+        matches.every_line(kj.envs.make_env("pgx:tic_tac_toe"), lambda state, obs, key: jnp.int32(0))
 
 
 # ----------------------------------------------------------------------------------------------------------- recordings
@@ -333,7 +333,7 @@ def test_every_line_is_every_line():
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
     file = tmp_path_factory.mktemp("games") / "games.npz"
-    columns = record(kj.envs.make("pgx:tic_tac_toe"), spaces.sample_legal, 400, random=0.5, games=16)
+    columns = record(kj.envs.make_env("pgx:tic_tac_toe"), spaces.sample_legal, 400, random=0.5, games=16)
     np.savez(file, **columns)
     return file, columns
 
@@ -435,7 +435,7 @@ def typed(monkeypatch, *lines):
 
 def test_play(monkeypatch, capsys):
     """A whole game: what is not a move and what is full are said, the winner too."""
-    env = kj.envs.make("pgx:connect_four")
+    env = kj.envs.make_env("pgx:connect_four")
     zero = lambda state, obs, key: jnp.int32(0)
     typed(monkeypatch, "x", "9", "2", "2", "1", "2", "2")
     play.game(env, zero, first=True)
@@ -450,7 +450,7 @@ def test_play(monkeypatch, capsys):
 @pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt, "q"])
 def test_play_can_be_left(end, monkeypatch, capsys):
     typed(monkeypatch, end)
-    play.game(kj.envs.make("pgx:tic_tac_toe"), lambda state, obs, key: obs["legal"].argmax(), first=False)
+    play.game(kj.envs.make_env("pgx:tic_tac_toe"), lambda state, obs, key: obs["legal"].argmax(), first=False)
     assert capsys.readouterr().out.endswith("bye\n")
 
 

@@ -159,13 +159,13 @@ def test_a_missing_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "highway_env", None)
     pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
     with pytest.raises(kj.UserError, match=r'highway is not here.*pip install "karpjax\[highway\]"'):
-        kj.envs.make("gymnasium:highway_env:highway-fast-v0", max_steps=30)
+        kj.envs.make_env("gymnasium:highway_env:highway-fast-v0", max_steps=30)
 
 
 @NEEDS_HIGHWAY
 def test_the_real_one_sees_and_pays_the_same():
     """Behind the adapter for Gymnasium; the embedded one from the same start agrees for a while."""
-    real = kj.envs.make("gymnasium:highway_env:highway-fast-v0", max_steps=30)
+    real = kj.envs.make_env("gymnasium:highway_env:highway-fast-v0", max_steps=30)
     shapes = lambda env: jax.tree.map(lambda x: (x.shape, x.dtype), jax.eval_shape(env.reset, jax.random.key(0))[1])
     assert real.actions == ENV.actions and real.max_steps == ENV.max_steps and shapes(real) == shapes(ENV)
     state, obs = real.reset(jax.random.key(3))
@@ -185,4 +185,4 @@ def test_the_real_one_sees_and_pays_the_same():
 
 def test_bad_options():
     with pytest.raises(kj.UserError, match="expected lanes >= 2 and vehicles >= 4, found 1 and 20"):
-        kj.envs.make("highway", lanes=1)
+        kj.envs.make_env("highway", lanes=1)

@@ -60,8 +60,8 @@ def rollout(env, seed: int = 0, steps: int = T):
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
 def test_it_is_what_gymnasium_plays(name):
-    env = kj.envs.make(f"gymnasium:{name}", max_steps=25)
-    protocol.check(env)
+    env = kj.envs.make_env(f"gymnasium:{name}", max_steps=25)
+    protocol.check_env(env)
     obs, _, (actions, out, seeds) = jax.device_get(rollout(env))
     low, high = (-2, 2) if name == "Pendulum-v1" else (None, None)
     ends = 0
@@ -81,7 +81,7 @@ def test_it_is_what_gymnasium_plays(name):
 
 def test_simulators_are_a_cache():
     """Whatever they were doing, a state leads to the same."""
-    env = kj.envs.make("gymnasium:CartPole-v1")
+    env = kj.envs.make_env("gymnasium:CartPole-v1")
     _, state, _ = rollout(env)
     step = jax.jit(jax.vmap(env.step))
     actions, keys = jnp.ones(E, jnp.int32), jax.random.split(jax.random.key(1), E)
@@ -95,7 +95,7 @@ def test_simulators_are_a_cache():
 
 
 def test_beyond_the_end_nothing_changes():
-    env = kj.envs.make("gymnasium:CartPole-v1", max_steps=3)
+    env = kj.envs.make_env("gymnasium:CartPole-v1", max_steps=3)
     state, _ = env.reset(jax.random.key(0))
     for t in range(6):
         state, out = env.step(state, jnp.int32(t % 2), jax.random.key(0))
@@ -104,10 +104,10 @@ def test_beyond_the_end_nothing_changes():
 
 def config(**own):
     return kj.config(task="ppo", **{**dict(
-        env=dict(name="gymnasium:CartPole-v1", max_steps=20), discount=0.99, trace=0.95, clip=0.2, value_clip=0.0,
+        env=dict(name="gymnasium:CartPole-v1", max_steps=20), discount=0.99, gae_lambda=0.95, clip=0.2, value_clip=0.0,
         target_kl=0.0, value_coefficient=0.5, entropy_coefficient=0.01, steps=16, save_every=4, eval_every=8, log_every=1,
         model=dict(name="actor_critic", width=8), optimizer=dict(name="adam", learning_rate=1e-2),
-        data=dict(num_envs=4, length=8, minibatches=2, epochs=2, normalize=("obs", "reward"), eval_episodes=4)), **own})
+        data=dict(num_envs=4, num_steps=8, minibatches=2, epochs=2, normalize=("obs", "reward"), eval_episodes=4)), **own})
 
 
 def test_a_run_that_was_stopped_ends_the_same(tmp_path):
@@ -133,18 +133,18 @@ def test_several_simulated_devices_are_refused(tmp_path):
     (dict(name="gymnasium:Endless-v0"), "max_steps=1000"), (dict(name="gymnasium:Words-v0"), "takes actions of Text")])
 def test_bad_input(options, says):
     with pytest.raises(kj.UserError, match=says):
-        kj.envs.make(**options)
+        kj.envs.make_env(**options)
 
 
 def test_a_missing_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     with pytest.raises(kj.UserError, match=r'pip install "karpjax\[gymnasium\]"'):
-        kj.envs.make("gymnasium:CartPole-v1")
+        kj.envs.make_env("gymnasium:CartPole-v1")
 
 
 def test_spaces_are_translated():
     """Discrete actions that start at 1; an observation that is a number comes as one-hot."""
-    env = kj.envs.make("gymnasium:Faulty-v0")
+    env = kj.envs.make_env("gymnasium:Faulty-v0")
     state, obs = env.reset(jax.random.key(0))
     state, out = env.step(state, jnp.int32(1), jax.random.key(0))
     assert env.actions == spaces.Discrete(2) and obs.tolist() == [1, 0, 0, 0] and out.reward == 2

@@ -17,8 +17,8 @@ FILES = {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "curves.p
 
 def test_what_a_workdir_holds(tmp_path):
     rows = []
-    config, record = config_of("digits")
-    summary = fit(config, tmp_path, record=record, mesh=mesh_of(1), on_metrics=lambda step, row: rows.append(row))
+    config, task_file = config_of("digits")
+    summary = fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1), on_metrics=lambda step, row: rows.append(row))
     assert {p.name for p in tmp_path.iterdir()} == FILES
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert rows == metrics.read_rows(tmp_path)
@@ -43,8 +43,8 @@ def unimplemented(lowered):
 def test_a_backend_that_counts_no_flops(tmp_path, monkeypatch, count):
     """CUDA's and TPU's plugins give None for a program that is not compiled yet; a run's summary must not be lost for that."""
     monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", count)
-    config, record = config_of("digits", accumulate=2)                # micro-batches are counted before compilation
-    summary = fit(config, tmp_path, record=record, mesh=mesh_of(1))
+    config, task_file = config_of("digits", accumulate=2)                # micro-batches are counted before compilation
+    summary = fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert "flops_per_step" not in summary and "mfu" not in summary
 
@@ -56,8 +56,8 @@ def test_flops_of_micro_batches_are_the_batch_s(tmp_path):
 
 
 def test_newest_and_best_are_kept(tmp_path):
-    config, record = config_of("poly", steps=12, eval_every=3, keep=1, best="max validation/accuracy")
-    fit(config, tmp_path, record=record, mesh=mesh_of(1))
+    config, task_file = config_of("poly", steps=12, eval_every=3, keep=1, best="max validation/accuracy")
+    fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     found = {row["step"]: row["validation/accuracy"] for row in metrics.read_rows(tmp_path) if "validation/accuracy" in row}
     kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
     best = checkpoint.find(tmp_path, "best")
@@ -65,16 +65,16 @@ def test_newest_and_best_are_kept(tmp_path):
 
 
 def test_every_nth_is_kept_for_good(tmp_path):
-    config, record = config_of("poly", steps=15, save_every=3, eval_every=15, keep=1, keep_every=6)
-    fit(config, tmp_path, record=record, mesh=mesh_of(1))
+    config, task_file = config_of("poly", steps=15, save_every=3, eval_every=15, keep=1, keep_every=6)
+    fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [6, 12, 15]
 
 
 def test_continued_with_more_steps(tmp_path):
-    config, record = config_of("poly", steps=6)
-    fit(config, tmp_path, record=record, mesh=mesh_of(1))
-    config, record = config_of("poly", steps=9)
-    summary = fit(config, tmp_path, record=record, mesh=mesh_of(2))
+    config, task_file = config_of("poly", steps=6)
+    fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
+    config, task_file = config_of("poly", steps=9)
+    summary = fit(config, tmp_path, task_file=task_file, mesh=mesh_of(2))
     assert summary["resumed"] and summary["steps"] == 9
     rows = metrics.read_rows(tmp_path)
     assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 10))
@@ -82,20 +82,20 @@ def test_continued_with_more_steps(tmp_path):
 
 
 def test_a_finished_run_started_again_changes_nothing(tmp_path):
-    config, record = config_of("poly", steps=4)
-    first = fit(config, tmp_path, record=record, mesh=mesh_of(1))
+    config, task_file = config_of("poly", steps=4)
+    first = fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     before = record_of(tmp_path)
-    again = fit(config_of("poly", steps=4)[0], tmp_path, record=record, mesh=mesh_of(1))
+    again = fit(config_of("poly", steps=4)[0], tmp_path, task_file=task_file, mesh=mesh_of(1))
     assert record_of(tmp_path) == before and again["test/loss"] == first["test/loss"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "meta"])
 def test_damaged_newest_checkpoint(damage, tmp_path, capfd):
     """Falls back to the one before, says so, and ends as if nothing had happened."""
-    config, record = config_of("poly", steps=6, save_every=2)
-    fit(config, tmp_path / "whole", record=record, mesh=mesh_of(1))
+    config, task_file = config_of("poly", steps=6, save_every=2)
+    fit(config, tmp_path / "whole", task_file=task_file, mesh=mesh_of(1))
     expected = record_of(tmp_path / "whole")
-    fit(config_of("poly", steps=6, save_every=2)[0], tmp_path / "hit", record=record, mesh=mesh_of(1))
+    fit(config_of("poly", steps=6, save_every=2)[0], tmp_path / "hit", task_file=task_file, mesh=mesh_of(1))
     newest = tmp_path / "hit" / "checkpoints" / "6"
     if damage == "meta":
         (newest / "meta" / "metadata").write_text("{")
@@ -109,7 +109,7 @@ def test_damaged_newest_checkpoint(damage, tmp_path, capfd):
             data.write_bytes(content)
         else:
             data.unlink()
-    summary = fit(config_of("poly", steps=6, save_every=2)[0], tmp_path / "hit", record=record, mesh=mesh_of(1))
+    summary = fit(config_of("poly", steps=6, save_every=2)[0], tmp_path / "hit", task_file=task_file, mesh=mesh_of(1))
     assert "checkpoint 6 is damaged" in capfd.readouterr().out and summary["resumed"]
     assert (tmp_path / "hit" / "damaged" / "6").exists()
     assert record_of(tmp_path / "hit") == expected
@@ -117,29 +117,29 @@ def test_damaged_newest_checkpoint(damage, tmp_path, capfd):
 
 def test_no_checkpoint_is_whole(tmp_path):
     """The run must not start anew over the record of the old one."""
-    config, record = config_of("poly", steps=4)
-    fit(config, tmp_path, record=record, mesh=mesh_of(1))
+    config, task_file = config_of("poly", steps=4)
+    fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     before = metrics.read_rows(tmp_path)
     for folder in (tmp_path / "checkpoints").iterdir():
         (folder / "meta" / "metadata").write_text("{")
     with pytest.raises(kj.UserError, match="none of the checkpoints .* is whole"):
-        fit(config_of("poly", steps=4)[0], tmp_path, record=record, mesh=mesh_of(1))
+        fit(config_of("poly", steps=4)[0], tmp_path, task_file=task_file, mesh=mesh_of(1))
     assert metrics.read_rows(tmp_path) == before
 
 
 def test_init_from_takes_the_statistics_and_the_average(tmp_path):
     """What is evaluated at the end of the old run is what the new one starts from: same validation loss."""
-    config, record = config_of("digits", steps=6)
-    old = fit(config, tmp_path / "old", record=record, mesh=mesh_of(1))
-    config, record = config_of("digits", steps=2, eval_every=2, init_from=str(tmp_path / "old"), label_smoothing=0.0)
+    config, task_file = config_of("digits", steps=6)
+    old = fit(config, tmp_path / "old", task_file=task_file, mesh=mesh_of(1))
+    config, task_file = config_of("digits", steps=2, eval_every=2, init_from=str(tmp_path / "old"), label_smoothing=0.0)
     config.optimizer = {"name": "sgd", "learning_rate": 0.0}
     config.model.dropout = 0.0
     from karpjax.run.evaluator import make_evaluator
     from karpjax.run.experiment import assemble
-    from karpjax.run.init_from import start_from
-    x = assemble(config, record, mesh_of(1))
-    state, _ = start_from(config.init_from, x.fresh_state(), x.task)
-    found = make_evaluator(x.task, x.mesh)(state.eval_variables, "validation")
+    from karpjax.run.init_from import load_weights
+    exp = assemble(config, task_file, mesh_of(1))
+    state, _ = load_weights(config.init_from, exp.fresh_state(), exp.task)
+    found = make_evaluator(exp.task, exp.mesh)(state.eval_variables, "validation")
     assert found["loss"] == pytest.approx(old["validation/loss"], rel=1e-6)
 
 
@@ -158,22 +158,22 @@ def test_fingerprint_sees_any_change():
 def test_input_bound_runs_say_so(tmp_path, capfd, monkeypatch):
     import time
 
-    from karpjax.sources.loader import Host
-    feed = Host.feed
-    monkeypatch.setattr(Host, "feed", lambda self, step, seed: (time.sleep(0.2), feed(self, step, seed))[1])
-    config, record = config_of("digits_host", steps=3, save_every=3)
-    fit(config, tmp_path, record=record, mesh=mesh_of(1))
+    from karpjax.sources.loader import Loader
+    feed = Loader.feed
+    monkeypatch.setattr(Loader, "feed", lambda self, step, seed: (time.sleep(0.2), feed(self, step, seed))[1])
+    config, task_file = config_of("digits_host", steps=3, save_every=3)
+    fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     assert "input-bound" in capfd.readouterr().out
     assert max(row["time/data_wait"] for row in metrics.read_rows(tmp_path) if "time/data_wait" in row) > 0.3
 
 
 def test_host_fed_steps_see_every_batch_under_scan(tmp_path, monkeypatch):
     """One batch a dispatch, whatever the dispatch: the default on accelerators must not train on a batch twice."""
-    from karpjax.sources.loader import Host
-    feed, seen = Host.feed, []
-    monkeypatch.setattr(Host, "feed", lambda self, step, seed: (seen.append(step), feed(self, step, seed))[1])
-    config, record = config_of("digits_host", dispatch="scan", steps=8)
-    fit(config, tmp_path, record=record, mesh=mesh_of(1))
+    from karpjax.sources.loader import Loader
+    feed, seen = Loader.feed, []
+    monkeypatch.setattr(Loader, "feed", lambda self, step, seed: (seen.append(step), feed(self, step, seed))[1])
+    config, task_file = config_of("digits_host", dispatch="scan", steps=8)
+    fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     assert seen == list(range(8))
 
 
@@ -185,16 +185,16 @@ def test_rates_are_of_steps_that_are_done(tmp_path, monkeypatch):
         time.sleep(0.05)                                              # done by then: the last two are fetched at once
         return out
     monkeypatch.setattr(programs.Programs, "run", slowly)
-    config, record = config_of("poly", steps=24, steps_per_dispatch=4, dispatch="scan", log_every=4, eval_every=24,
+    config, task_file = config_of("poly", steps=24, steps_per_dispatch=4, dispatch="scan", log_every=4, eval_every=24,
                                save_every=24)
-    fit(config, tmp_path, record=record, mesh=mesh_of(1))
+    fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     rates = [row["time/examples_per_s"] for row in metrics.read_rows(tmp_path) if "train/loss" in row]
     assert len(rates) == 6 and max(rates) < 4 * (4 * config.data.batch_size / 0.05), rates
 
 
 def test_profile(tmp_path):
-    config, record = config_of("poly", steps=6, profile_at=2, profile_steps=2)
-    fit(config, tmp_path, record=record, mesh=mesh_of(1))
+    config, task_file = config_of("poly", steps=6, profile_at=2, profile_steps=2)
+    fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
@@ -206,14 +206,14 @@ def test_debug_nans_points_at_the_operation(tmp_path):
             "    return kj.Task(MLP(8, 1, 2), source, loss, inputs='x')\n")
     try:
         with pytest.raises(FloatingPointError):
-            fit(kj.config(steps=2, debug_nans=True), tmp_path, record={"path": "t.py", "text": text}, mesh=mesh_of(1))
+            fit(kj.config(steps=2, debug_nans=True), tmp_path, task_file={"path": "t.py", "text": text}, mesh=mesh_of(1))
     finally:
         jax.config.update("jax_debug_nans", False)
 
 
 def test_restored_best_and_predictions(tmp_path):
-    config, record = config_of("digits", steps=12)
-    fit(config, tmp_path, record=record, mesh=mesh_of(1))
+    config, task_file = config_of("digits", steps=12)
+    fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     run = kj.restore(tmp_path, which="best")
     images = np.zeros((3, 8, 8, 1), np.uint8)
     assert run.predict(images).shape == (3, 10) and run.config.task == "classify" and "validation/accuracy" in run.metrics

@@ -22,8 +22,8 @@ from karpjax.sources.text import EMBEDDED
 
 
 def run(task: str, workdir, **overrides) -> dict:
-    config, record = config_of(task, **{"steps": 6, **overrides})
-    return fit(config, workdir, record=record, mesh=mesh_of(1))
+    config, task_file = config_of(task, **{"steps": 6, **overrides})
+    return fit(config, workdir, task_file=task_file, mesh=mesh_of(1))
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,9 @@ def pretrained(tmp_path_factory):
 @pytest.mark.parametrize("kind, task", [("text", "classify_text"), ("image", "vit")])
 def test_a_classifier_starts_from_the_encoder(kind, task, pretrained, tmp_path):
     """Every array of the encoder is the pretrained one, the head is not; nothing is missing or left over but heads."""
-    config, record = config_of(task, init_from=str(pretrained / kind), steps=6, **{"optimizer.learning_rate.peak_value": 0.0,
+    config, task_file = config_of(task, init_from=str(pretrained / kind), steps=6, **{"optimizer.learning_rate.peak_value": 0.0,
                                                                                    "optimizer.weight_decay": 0.0})
-    fit(config, tmp_path, record=record, mesh=mesh_of(1))
+    fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     before, after = (dict(jax.tree.leaves_with_path(restore(path).params)) for path in (pretrained / kind, tmp_path))
     shared = before.keys() & after.keys()
     assert {path[0].key for path in after.keys() - shared} == {"head"} and len(shared) >= 8
@@ -112,14 +112,14 @@ def test_linear_probe_trains_the_head_alone(pretrained, tmp_path):
 
 def test_layer_decay_by_hand():
     """Two blocks at decay 1/2: embeddings an eighth, the blocks a quarter and a half, norm and head in full."""
-    config, record = config_of("vit", **{"optimizer.layer_decay": 0.5})
-    x = assemble(config, record, mesh_of(1))
-    rules = by_layer(0.5, x.abstract.params, "layer_decay")
+    config, task_file = config_of("vit", **{"optimizer.layer_decay": 0.5})
+    exp = assemble(config, task_file, mesh_of(1))
+    rules = by_layer(0.5, exp.abstract.params, "layer_decay")
     assert [factor for _, factor in rules] == [1 / 8, 1 / 4, 1 / 2]
     config.optimizer = dict(name="sgd", learning_rate=1.0, layer_decay=0.5)
-    x = assemble(config, record, mesh_of(1))
-    params = x.fresh_state().params
-    updates, _ = x.optimizer.update(jax.tree.map(jnp.ones_like, params), x.optimizer.init(params), params)
+    exp = assemble(config, task_file, mesh_of(1))
+    params = exp.fresh_state().params
+    updates, _ = exp.optimizer.update(jax.tree.map(jnp.ones_like, params), exp.optimizer.init(params), params)
     sizes = {name: {float(-u.min()), float(-u.max())} for name, u in updates.items() if not isinstance(u, dict)} | {
         name: {float(-leaf.min()) for leaf in jax.tree.leaves(u)} for name, u in updates.items() if isinstance(u, dict)}
     assert sizes == {"cls": {1 / 8}, "position": {1 / 8}, "patch": {1 / 8}, "block0": {1 / 4}, "block1": {1 / 2}, "norm": {1.0},
@@ -127,9 +127,9 @@ def test_layer_decay_by_hand():
 
 
 def test_layer_decay_needs_layers():
-    config, record = config_of("poly", **{"optimizer.layer_decay": 0.5})
+    config, task_file = config_of("poly", **{"optimizer.layer_decay": 0.5})
     with pytest.raises(UserError, match="config.optimizer.layer_decay = 0.5: expected .* found 0 blocks"):
-        assemble(config, record, mesh_of(1))
+        assemble(config, task_file, mesh_of(1))
 
 
 def test_a_person_can_look(pretrained):

@@ -14,7 +14,7 @@ from karpjax.models.resnet import Bottleneck
 
 def shapes_of(options: dict, classes: int, size: int, dtype=jnp.float32, **kwargs):
     """(variables, output) as shapes; nothing is computed."""
-    model, x = kj.models.make(options, classes=classes), jax.ShapeDtypeStruct((2, size, size, 3), dtype)
+    model, x = kj.models.make_model(options, classes=classes), jax.ShapeDtypeStruct((2, size, size, 3), dtype)
     cast = lambda v: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), v)
     variables = jax.eval_shape(model.init, jax.random.key(0), x)
     variables = {**variables, "params": cast(variables["params"])}
@@ -31,7 +31,7 @@ def shapes_of(options: dict, classes: int, size: int, dtype=jnp.float32, **kwarg
     (dict(name="efficientnet_lite0"), 1000, 224, 4_652_008),
 ], ids=lambda value: "".join(map(str, value.values())) if isinstance(value, dict) else None)
 def test_parameter_counts(options, classes, size, count):
-    model, x = kj.models.make(options, classes=classes), jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    model, x = kj.models.make_model(options, classes=classes), jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), x)
     assert sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(variables["params"])) == count
     assert logits.shape == (2, classes)
@@ -92,7 +92,7 @@ def test_value_propagation_can_plan():
     """Weights by hand, and the best of the four ways is the first step of a shortest path."""
     env = grid_nav.GridNav(size=6, masked=True)
     options = dict(name="value_propagation", sweeps=36, agent=1, width=3)
-    model = kj.models.make(options, actions=env.actions, obs_shape=(6, 6, 3))
+    model = kj.models.make_model(options, actions=env.actions, obs_shape=(6, 6, 3))
     states, obs = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 64))
     # Entering a wall costs and the goal pays, a step costs 1, and the goal, where the task ends, takes over no value.
     reading = jnp.array([[-1000.0, 0, 0], [0, 0, 0], [100.0, 0, -200]])                    # of wall, agent, goal
@@ -109,7 +109,7 @@ def test_value_propagation_can_plan():
 
 def test_value_propagation_looks_as_far_as_it_sweeps():
     """The same parameters on a bigger map; a cell that no way of so many steps enters changes nothing."""
-    model = kj.models.make(dict(name="value_propagation", sweeps=2, agent=0), actions=Discrete(4), obs_shape=(9, 12, 3))
+    model = kj.models.make_model(dict(name="value_propagation", sweeps=2, agent=0), actions=Discrete(4), obs_shape=(9, 12, 3))
     x = jax.random.normal(jax.random.key(0), (9, 12, 3)).at[..., 0].set(0.0).at[1, 1, 0].set(1.0)
     params = model.init(jax.random.key(1), x[:4, :4])
     ways, _ = model.apply(params, x)
@@ -119,5 +119,5 @@ def test_value_propagation_looks_as_far_as_it_sweeps():
 
 def test_value_propagation_of_other_actions():
     with pytest.raises(UserError, match="up, down, left, right, found observations .4,. and Discrete"):
-        model = kj.models.make(dict(name="value_propagation", agent=0), actions=Discrete(2), obs_shape=(4,))
+        model = kj.models.make_model(dict(name="value_propagation", agent=0), actions=Discrete(2), obs_shape=(4,))
         model.init(jax.random.key(0), jnp.zeros((1, 4)))

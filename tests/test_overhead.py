@@ -50,13 +50,13 @@ def unexplained(step, by_hand) -> dict:
 
 @pytest.fixture(scope="module")
 def experiment():
-    config, record = config_of("digits", **{"model.width": 32, "data.batch_size": 64, "ema_decay": 0.0})
-    return assemble(config, record, mesh_of(1))
+    config, task_file = config_of("digits", **{"model.width": 32, "data.batch_size": 64, "ema_decay": 0.0})
+    return assemble(config, task_file, mesh_of(1))
 
 
 def batch_of(experiment):
     source = experiment.source
-    first = lambda arrays, state: source.batch(arrays, source.begin(arrays, state.source, state.variables)[1], 0)
+    first = lambda arrays, state: source.batch(arrays, source.advance(arrays, state.source, state.variables)[1], 0)
     return jax.eval_shape(first, source.arrays, experiment.abstract)
 
 

@@ -19,7 +19,7 @@ from karpjax.envs.protocol import TimeStep
 from karpjax.envs.spaces import Box, Discrete, MultiDiscrete
 from karpjax.rl import advantages, distributions, running_stats
 from karpjax.run.experiment import assemble
-from karpjax.run.init_from import start_from
+from karpjax.run.init_from import load_weights
 from karpjax.run.loop import fit
 from karpjax.run.programs import Programs, acting_variables
 from karpjax.sources.rollout import EVALUATION
@@ -82,10 +82,10 @@ class Contextual:
         return state, TimeStep(obs, obs[action], ~false, false, obs)
 
 
-def config_for(task, length=8, num_envs=16, **values):
-    own = {"reinforce": dict(baseline=False), "a2c": dict(trace=0.95, value_coefficient=0.5, entropy_coefficient=0.0)}
+def config_for(task, num_steps=8, num_envs=16, **values):
+    own = {"reinforce": dict(baseline=False), "a2c": dict(gae_lambda=0.95, value_coefficient=0.5, entropy_coefficient=0.0)}
     own["ppo"] = {**own["a2c"], "clip": 0.2, "value_clip": 0.0, "target_kl": 0.0}
-    rollout = dict(num_envs=num_envs, length=length, minibatches=1, epochs=1, normalize=(), eval_episodes=64)
+    rollout = dict(num_envs=num_envs, num_steps=length, minibatches=1, epochs=1, normalize=(), eval_episodes=64)
     rollout |= values.pop("data", {})
     return kj.config(**{"task": task, "env": dict(name="cartpole"), "discount": 0.9, "data": rollout, **own[task],
                         "model": dict(name="actor_critic", width=16), **values})
@@ -135,10 +135,10 @@ def test_value_clip():
 
 def begun(task, **options):
     """The first chunk of a task's rollout, by the parameters it starts with."""
-    x = assemble(config_for(task, **options), None, mesh_of(1))
-    state = x.fresh_state()
-    begin = lambda state: x.source.begin({}, state.source, acting_variables(state, precision=x.config.precision))
-    return x, state, *jax.jit(begin)(state)
+    exp = assemble(config_for(task, **options), None, mesh_of(1))
+    state = exp.fresh_state()
+    begin = lambda state: exp.source.advance({}, state.source, acting_variables(state, precision=exp.config.precision))
+    return exp, state, *jax.jit(begin)(state)
 
 
 @pytest.mark.parametrize("options", [{}, {"env": dict(name="pendulum"), "data": dict(normalize=("obs", "reward"))},
@@ -147,9 +147,9 @@ def test_ratio_is_1_before_anything_was_learned(options):
     """Exactly: what is learned from is what the policy saw, and its probabilities are those that were kept. (The step's own
     compilation may round otherwise; here both are compiled alike.)"""
     options = {**options, "data": {**dict(minibatches=2, epochs=2), **options.get("data", {})}}
-    x, state, _, ctx = begun("ppo", **options)
+    exp, state, _, chunk = begun("ppo", **options)
     agent = Agent(config_for("ppo", **options), own=ppo.OWN)
-    batch = x.source.batch({}, ctx, 0)
+    batch = exp.source.batch({}, chunk, 0)
     dtype = PRECISIONS[options.get("precision", "fp32")]                                      # as the step casts
     policy = lambda params: agent(cast_floating(params, dtype), {}, batch["obs"])[0]
     ratio = jax.jit(lambda params: jnp.exp(policy(params).log_prob(batch["action"]) - batch["log_prob"]))
@@ -161,7 +161,7 @@ def test_ratio_is_1_before_anything_was_learned(options):
 @pytest.mark.parametrize("task", ["a2c", "ppo"])
 def test_advantages_are_normalised_or_what_they_are(task):
     """Over the whole rollout, in the one case; in the other they are what the values were wrong by."""
-    batch = {flag: (lambda x, state, _, ctx: x.source.batch({}, ctx, 0))(*begun(task, normalize_advantages=flag))
+    batch = {flag: (lambda exp, state, _, chunk: exp.source.batch({}, chunk, 0))(*begun(task, normalize_advantages=flag))
              for flag in (True, False)}
     plain = batch[False]["advantage"]
     np.testing.assert_allclose(plain, batch[False]["target"] - batch[False]["value"], atol=1e-5)
@@ -183,13 +183,13 @@ def test_target_kl_stops_learning():
 
 
 def test_every_step_once_an_epoch():
-    x, _, _, ctx = begun("ppo", data=dict(minibatches=4, epochs=3), steps=12)
-    rows = [x.source.batch({}, ctx, i) for i in range(12)]
+    exp, _, _, chunk = begun("ppo", data=dict(minibatches=4, epochs=3), steps=12)
+    rows = [exp.source.batch({}, chunk, i) for i in range(12)]
     for epoch in range(3):
         joined = np.concatenate([r["target"] for r in rows[4 * epoch:4 * epoch + 4]], axis=1)              # (E, T)
-        np.testing.assert_array_equal(np.sort(joined), np.sort(ctx["rows"]["target"]))
+        np.testing.assert_array_equal(np.sort(joined), np.sort(chunk["rows"]["target"]))
     assert not np.array_equal(rows[0]["target"], rows[4]["target"])  # in another order
-    assert not np.array_equal(np.argsort(ctx["order"][0, 0]), np.argsort(ctx["order"][1, 0]))  # each environment its own
+    assert not np.array_equal(np.argsort(chunk["order"][0, 0]), np.argsort(chunk["order"][1, 0]))  # each environment its own
 
 
 # --------------------------------------------------------------------------------------------------- exact gradients
@@ -213,7 +213,7 @@ def test_policy_gradient_theorem():
     """REINFORCE's gradient, over 60,000 episodes, is the gradient of the expected return by enumeration of all 8 action
     sequences. The task divides advantages by their deviation, and averages over steps: undone here."""
     env, discount = ThreeStates(), 0.8
-    config = config_for("reinforce", length=3, num_envs=60_000, discount=discount, model=dict(name="actor_critic", width=4))
+    config = config_for("reinforce", num_steps=3, num_envs=60_000, discount=discount, model=dict(name="actor_critic", width=4))
     task = reinforce.build(config, env=env)
     params = task.init(jax.random.key(0))["params"]
     params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params)
@@ -234,8 +234,8 @@ def test_policy_gradient_theorem():
         return losses["policy"][0] / losses["policy"][1]
 
     state = task.source.init(jax.random.key(1))
-    _, ctx = jax.jit(task.source.begin)({}, state, {"params": params})
-    batch = task.source.batch({}, ctx, 0)
+    _, chunk = jax.jit(task.source.advance)({}, state, {"params": params})
+    batch = task.source.batch({}, chunk, 0)
     # Return-to-go from step t, discounted from the start: the theorem's weight, where the usual loss drops discount**t.
     batch["advantage"] = batch["advantage"] * discount ** jnp.arange(3)
     found = jax.grad(surrogate)(params, batch)
@@ -287,7 +287,7 @@ class Known:
 def test_values_that_are_known(task, kind, wanted, monkeypatch):
     name, env = task.__name__.split(".")[-1], Known(kind)
     epochs = {} if name == "a2c" else dict(epochs=4, minibatches=2)
-    config = config_for(name, data=dict(num_envs=16, length=16, **epochs), discount=0.5, steps=400, dispatch="scan",
+    config = config_for(name, data=dict(num_envs=16, num_steps=16, **epochs), discount=0.5, steps=400, dispatch="scan",
                         steps_per_dispatch=400, optimizer=dict(name="adam", learning_rate=5e-3))
     build = task.build
     monkeypatch.setattr(task, "build", lambda config: build(config, env=env))
@@ -326,7 +326,7 @@ def test_distributions_against_the_formulas():
 
 
 def test_illegal_actions_have_no_probability():
-    model = kj.models.make(dict(name="actor_critic", width=8), actions=Discrete(4), obs_shape=(5,))
+    model = kj.models.make_model(dict(name="actor_critic", width=8), actions=Discrete(4), obs_shape=(5,))
     obs = {"obs": jnp.ones((2, 5)), "legal": jnp.array([[True, False, True, False], [False, False, False, True]])}
     params = model.init(jax.random.key(0), obs)["params"]
     def entropy(params):
@@ -342,20 +342,20 @@ def test_illegal_actions_have_no_probability():
 
 def test_moments_are_those_of_all_that_was_seen():
     x = np.random.default_rng(0).normal(3, 5, size=(6, 8, 7, 2)).astype(np.float32)           # 6 rollouts of 8 x 7
-    found = running_stats.start((2,))
+    found = running_stats.init((2,))
     for rollout in x:
-        found = running_stats.merged(found, jnp.asarray(rollout))
+        found = running_stats.update(found, jnp.asarray(rollout))
     assert found["count"] == 6 * 8 * 7
     np.testing.assert_allclose(found["mean"], x.mean((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(found["var"], x.var((0, 1, 2)), rtol=1e-5)
 
 
 def test_rewards_are_scaled_observations_normalized_returns_are_not():
-    options = dict(env=dict(name="pendulum", max_steps=20), data=dict(length=40, normalize=("obs", "reward")))
-    x, state, after, ctx = begun("ppo", **options)
+    options = dict(env=dict(name="pendulum", max_steps=20), data=dict(num_steps=40, normalize=("obs", "reward")))
+    exp, state, after, chunk = begun("ppo", **options)
     # The first rollout saw raw observations; the second sees them by the first one's moments.
-    np.testing.assert_allclose(after["moments"]["obs"]["mean"], ctx["rows"]["obs"].mean((0, 1)), atol=1e-5)
-    again, second = jax.jit(x.source.begin)({}, after, state.variables)
+    np.testing.assert_allclose(after["moments"]["obs"]["mean"], chunk["rows"]["obs"].mean((0, 1)), atol=1e-5)
+    again, second = jax.jit(exp.source.advance)({}, after, state.variables)
     assert np.abs(second["rows"]["obs"].mean((0, 1))).max() < 0.3
     np.testing.assert_allclose(second["rows"]["obs"].std((0, 1)), 1, atol=0.4)
     # An episode of 20 steps at rewards down to -16: returns are reported as they are.
@@ -365,9 +365,9 @@ def test_rewards_are_scaled_observations_normalized_returns_are_not():
 
 
 def test_one_bad_reward_does_not_stay():
-    good = running_stats.merged(running_stats.start((2,)), jnp.arange(24.0).reshape(3, 4, 2))
+    good = running_stats.update(running_stats.init((2,)), jnp.arange(24.0).reshape(3, 4, 2))
     for bad in (jnp.nan, jnp.inf):
-        after = running_stats.merged(good, jnp.ones((3, 4, 2)).at[1, 2, 0].set(bad))
+        after = running_stats.update(good, jnp.ones((3, 4, 2)).at[1, 2, 0].set(bad))
         assert jax.tree.map(jnp.array_equal, after, good) == {"count": True, "mean": True, "var": True}
 
 
@@ -393,8 +393,8 @@ def test_what_is_beyond_the_end_does_not_count(tmp_path):
     found = jax.jit(task.evaluate)(variables, {"seed": jnp.arange(8), "weight": jnp.ones(8)})
     assert {name: float(total / count) for name, (total, count) in found.items()} == {
         "return": 1.0, "return_sampled": 1.0, "length": 1.0}
-    _, ctx = jax.jit(task.source.begin)({}, task.source.init(jax.random.key(1)), variables)
-    assert np.isfinite(ctx["rows"]["advantage"]).all()
+    _, chunk = jax.jit(task.source.advance)({}, task.source.init(jax.random.key(1)), variables)
+    assert np.isfinite(chunk["rows"]["advantage"]).all()
 
 
 def test_a_run_that_starts_from_another_sees_by_its_moments(tmp_path):
@@ -402,21 +402,21 @@ def test_a_run_that_starts_from_another_sees_by_its_moments(tmp_path):
                         save_every=4, best="")
     fit(config, tmp_path, mesh=mesh_of(1))
     saved = kj.restore(tmp_path).variables["source"]["moments"]["obs"]
-    x = assemble(config, None, mesh_of(1))
-    started, _ = start_from(str(tmp_path), x.fresh_state(), x.task)
+    exp = assemble(config, None, mesh_of(1))
+    started, _ = load_weights(str(tmp_path), exp.fresh_state(), exp.task)
     np.testing.assert_array_equal(started.source["moments"]["obs"]["mean"], saved["mean"])
     assert started.source["moments"]["obs"]["count"] == 4 * 16 * 8 and started.source["rollouts"] == 0
     other = assemble(config_for("ppo", env=dict(name="pendulum"), data=dict(normalize=("reward",))), None, mesh_of(1))
-    started, _ = start_from(str(tmp_path), other.fresh_state(), other.task)
+    started, _ = load_weights(str(tmp_path), other.fresh_state(), other.task)
     assert started.source["moments"]["reward"]["count"] == 0
 
 
 def test_recent_episodes_are_the_last_of_each_environment():
     """CartPole cut after 3 steps: every third step ends an episode of return 3; 7 in 21 steps, of which K are kept."""
-    x, _, after, _ = begun("a2c", length=21, num_envs=20, env=dict(name="cartpole", max_steps=3))
+    x, _, after, _ = begun("a2c", num_steps=21, num_envs=20, env=dict(name="cartpole", max_steps=3))
     assert after["recent"]["return"].shape == (20, 5)
     assert (after["recent"]["return"] == 3).all() and (after["recent"]["known"] == 1).all()
-    _, _, after, _ = begun("a2c", length=7, num_envs=20, env=dict(name="cartpole", max_steps=3))
+    _, _, after, _ = begun("a2c", num_steps=7, num_envs=20, env=dict(name="cartpole", max_steps=3))
     assert after["recent"]["known"].tolist() == [[1, 1, 0, 0, 0]] * 20
     assert after["episode"]["length"].tolist() == [1.0] * 20 == after["episode"]["return"].tolist()
 
@@ -428,7 +428,7 @@ def test_a_restored_policy_acts_as_it_was_evaluated(tmp_path):
     summary = fit(config, tmp_path, mesh=mesh_of(1))
     policy = kj.restore(tmp_path)
     assert policy.variables["source"]["moments"]["obs"]["count"] == 4 * 16 * 8
-    env, total = kj.envs.make("pendulum", max_steps=15), np.zeros(16)
+    env, total = kj.envs.make_env("pendulum", max_steps=15), np.zeros(16)
     keys = jax.vmap(jax.random.split)(example_keys(jax.random.key(EVALUATION), jnp.arange(16)))[:, 0]
     state, obs = jax.vmap(env.reset)(keys)
     for t in range(15):
@@ -436,7 +436,7 @@ def test_a_restored_policy_acts_as_it_was_evaluated(tmp_path):
         total, obs = total + out.reward, out.obs
     np.testing.assert_allclose(total.mean(), summary["eval/return"], rtol=1e-4)
     raw = policy.task.predict({k: v for k, v in policy.variables.items() if k != "source"} | {"source": {"moments": {
-        "obs": running_stats.start((3,))}}}, obs)
+        "obs": running_stats.init((3,))}}}, obs)
     assert not np.allclose(raw, policy.act(obs))
     assert (tmp_path / "episode.gif").read_bytes()[:6] == b"GIF89a"
 
@@ -483,7 +483,7 @@ def test_a_supervised_policy_with_batch_norm_plays(tmp_path):
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["action"])
         return {"nll": kj.mean(nll, batch["weight"])}, {"right": kj.mean(right, batch["weight"])}, model_state
 
-    source = kj.sources.Rollout(env, act, examples, num_envs=16, length=16, minibatches=2)
+    source = kj.sources.Rollout(env, act, examples, num_envs=16, num_steps=16, minibatches=2)
     task = kj.Task(model, source, loss, inputs="obs")
     state = kj.TrainState.create(task.init(jax.random.key(0)), optax.adam(3e-3), jax.random.key(1),
                                  source.init(jax.random.key(2)))
@@ -492,10 +492,10 @@ def test_a_supervised_policy_with_batch_norm_plays(tmp_path):
 
     @jax.jit
     def chunk(state):
-        source_state, ctx = source.begin({}, state.source, state.variables)
+        source_state, chunk = source.advance({}, state.source, state.variables)
         state = state.replace(source=source_state)
         for i in range(2):
-            state, metrics = step(state, source.batch({}, ctx, i))
+            state, metrics = step(state, source.batch({}, chunk, i))
         return state, metrics
 
     rights = []
@@ -522,12 +522,12 @@ def test_masks_and_boxes_train(options):
 def collectives(task, **options):
     """Of the rollout alone, on 8 devices with replicated parameters: {kind: bytes}."""
     from karpjax.precompile.hlo import collectives
-    x = assemble(config_for(task, num_envs=16, **options), None, mesh_of(8))
-    state = x.fresh_state()
+    exp = assemble(config_for(task, num_envs=16, **options), None, mesh_of(8))
+    state = exp.fresh_state()
     def rollout(state):
-        source_state, ctx = x.source.begin({}, state.source, state.variables)
-        return source_state, sharding.constrain_batch(x.mesh, x.source.batch({}, ctx, 0))
-    text = jax.jit(rollout, out_shardings=(x.shardings.source, None)).lower(state).compile().as_text()
+        source_state, chunk = exp.source.advance({}, state.source, state.variables)
+        return source_state, sharding.constrain_batch(exp.mesh, exp.source.batch({}, chunk, 0))
+    text = jax.jit(rollout, out_shardings=(exp.shardings.source, None)).lower(state).compile().as_text()
     return {kind: size for kind, (n, size) in collectives(text).items()}
 
 
@@ -540,8 +540,8 @@ def test_a_rollout_crosses_devices_only_to_normalise():
 
 def test_the_step_only_adds_up():
     from karpjax.precompile.hlo import collectives
-    x = assemble(config_for("ppo", num_envs=16, data=dict(minibatches=2), dispatch="scan"), None, mesh_of(8))
-    text = Programs(x).lower(x.fresh_state(), {}, 2).compile().as_text()
+    exp = assemble(config_for("ppo", num_envs=16, data=dict(minibatches=2), dispatch="scan"), None, mesh_of(8))
+    text = Programs(exp).lower(exp.fresh_state(), {}, 2).compile().as_text()
     assert set(collectives(text)) == {"all-reduce"}
 
 
@@ -567,15 +567,15 @@ class TwoSwitches(Contextual):
 def test_several_choices_at_once_are_learned(monkeypatch):
     build = ppo.build
     monkeypatch.setattr(ppo, "build", lambda config: build(config, env=TwoSwitches()))
-    config = config_for("ppo", data=dict(num_envs=16, length=16, minibatches=2, epochs=4), steps=800, dispatch="scan",
+    config = config_for("ppo", data=dict(num_envs=16, num_steps=16, minibatches=2, epochs=4), steps=800, dispatch="scan",
                         steps_per_dispatch=800, optimizer=dict(name="adam", learning_rate=5e-3))
     returns = run(config, None, mesh_of(1), steps=800).metrics["return"]
     assert returns[-20:].mean() > 1.8 > 1.3 > returns[8:16].mean()
 
 
 def test_only_a_policy_acts(tmp_path):
-    config, record = config_of("poly", steps=4, eval_every=4, save_every=4)
-    fit(config, tmp_path, record=record, mesh=mesh_of(1))
+    config, task_file = config_of("poly", steps=4, eval_every=4, save_every=4)
+    fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     with pytest.raises(kj.UserError, match="learned no policy; use run.predict"):
         kj.restore(tmp_path).act(np.zeros((1, 8, 8, 1)))
 
@@ -630,7 +630,7 @@ def test_an_environment_that_breaks_the_protocol(env, says):
     (dict(target_kl=0.01, accumulate=2), "config.accumulate = 1"), (dict(overfit=True), "config.overfit repeats"),
     (dict(env=dict(name="cartpol")), "did you mean 'cartpole'"),
     (dict(env=dict(name="cartpole", max_step=3)), "max_step"),
-    (dict(data=dict(minibatches=3)), "use a length that 3 divides"),
+    (dict(data=dict(minibatches=3)), "use a num_steps that 3 divides"),
     (dict(data=dict(normalize=("rewards",))), "rewards"),
     (dict(data=dict(epoch=2)), "epoch"),
     (dict(model=dict(name="actor_critic", torso="mpl")), "config.model.torso"),
@@ -642,7 +642,7 @@ def test_bad_input(change, says):
         assemble(config_for("ppo", **change), None, mesh_of(1))
 
 
-@pytest.mark.parametrize("key", ["discount", "trace", "clip", "target_kl", "env"])
+@pytest.mark.parametrize("key", ["discount", "gae_lambda", "clip", "target_kl", "env"])
 def test_a_key_that_is_missing(key):
     config = config_for("ppo")
     with config.unlocked():
@@ -661,7 +661,7 @@ def test_an_environment_that_returns_nan(tmp_path, monkeypatch):
         state, out = step(self, state, action, key)
         return state, out._replace(reward=jnp.where(state["time"] >= 12, jnp.nan, out.reward))
     monkeypatch.setattr(CartPole, "step", broken)
-    config = config_for("a2c", length=4, num_envs=8, steps=40, save_every=1, eval_every=40, log_every=1, dispatch="step")
+    config = config_for("a2c", num_steps=4, num_envs=8, steps=40, save_every=1, eval_every=40, log_every=1, dispatch="step")
     with pytest.raises(NotFinite, match="was not finite"):
         fit(config, tmp_path, mesh=mesh_of(1))
     saved = kj.restore(tmp_path)
@@ -671,7 +671,7 @@ def test_an_environment_that_returns_nan(tmp_path, monkeypatch):
 
 def test_evaluation_takes_no_more_environments_than_it_needs():
     """A rollout of 64 environments and an evaluation of 5 episodes: 8 are played, one a device, and each seed once."""
-    source = kj.sources.Rollout(kj.envs.make("cartpole"), act=None, examples=None, num_envs=64, length=1, eval_episodes=5)
+    source = kj.sources.Rollout(kj.envs.make_env("cartpole"), act=None, examples=None, num_envs=64, num_steps=1, eval_episodes=5)
     batches = list(source.eval_batches("eval"))
     assert [len(batch["seed"]) for batch in batches] == [8] and jax.device_count() == 8
     assert batches[0]["seed"][batches[0]["weight"] > 0].tolist() == [0, 1, 2, 3, 4]

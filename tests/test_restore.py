@@ -25,8 +25,8 @@ def tiny_config(**values):
     return config
 
 
-def train(workdir, record=RECORD, **values):
-    return loop.fit(tiny_config(**values), workdir, record=record, mesh=sharding.make_mesh(1, devices=jax.devices()[:1]))
+def train(workdir, task_file=RECORD, **values):
+    return loop.fit(tiny_config(**values), workdir, task_file=task_file, mesh=sharding.make_mesh(1, devices=jax.devices()[:1]))
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_task_that_was_changed_in_a_workdir(run):
     """Its checkpoints do not fit any more: that is no damage, and no reason to start from the beginning."""
     text = changed(TINY, ("nn.relu(", "nn.Dense(8)("))
     with pytest.raises(UserError, match=r"missing in the checkpoint: .*'params/Dense_0/kernel'.*the task was changed"):
-        train(run, record={**RECORD, "text": text}, eval_every=2, save_every=2, best="max validation/loss", steps=10)
+        train(run, task_file={**RECORD, "text": text}, eval_every=2, save_every=2, best="max validation/loss", steps=10)
     assert restore(run).step == 8 and not (run / "damaged").exists()
 
 
@@ -180,7 +180,7 @@ def test_task_module_that_is_gone(tmp_path, monkeypatch):
     (tmp_path / "gone_tasks").mkdir()
     (tmp_path / "gone_tasks" / "rows.py").write_text(TINY)
     monkeypatch.syspath_prepend(tmp_path)
-    train(tmp_path / "run", record=None, task="gone_tasks.rows")
+    train(tmp_path / "run", task_file=None, task="gone_tasks.rows")
     x = np.ones((2, 6), np.float32)
     before = np.asarray(restore(tmp_path / "run").predict(x))
 
@@ -229,8 +229,8 @@ def test_start_from_a_run_that_does_not_fit(made, tmp_path, values, skip, messag
 def test_predictions_need_no_data(name, on_device, tmp_path, monkeypatch):
     """Where the data set is not, the model still predicts; only its evaluation says what is missing."""
     from guarantees.registry import config_of
-    config, record = config_of(name, steps=4, eval_every=4, **{"data.on_device": on_device})
-    loop.fit(config, tmp_path, record=record)
+    config, task_file = config_of(name, steps=4, eval_every=4, **{"data.on_device": on_device})
+    loop.fit(config, tmp_path, task_file=task_file)
     images = np.arange(2 * 64, dtype=np.uint8).reshape(2, 8, 8, 1)
     expected = restore(tmp_path).predict(images)
 

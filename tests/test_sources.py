@@ -46,10 +46,10 @@ def test_shuffle_is_uniform():
 def draws(source, steps):
     """The label column of the batches of some steps."""
     state = source.init(jax.random.key(0))
-    begin, batch = jax.jit(source.begin), jax.jit(source.batch)
+    begin, batch = jax.jit(source.advance), jax.jit(source.batch)
     for _ in range(steps):
-        state, ctx = begin(source.arrays, state, {})
-        yield batch(source.arrays, ctx, 0)
+        state, chunk = begin(source.arrays, state, {})
+        yield batch(source.arrays, chunk, 0)
 
 
 def test_arrays_epochs_run_across_batches():
@@ -79,10 +79,10 @@ def test_rows_know_their_record_and_epoch():
     """On the device and from the host: which row of the data set a draw is, and how many epochs came before it."""
     columns = {"label": np.arange(10) * 7}
     records = [{"label": np.int64(value)} for value in columns["label"]]
-    host = kj.sources.Host(records, batch_size=4)
-    for batches in ([*draws(kj.sources.arrays(columns, batch_size=4), 6)], [host.feed(step, 0) for step in range(6)]):
-        joined = {name: np.concatenate([b[name] for b in batches]) for name in ("label", "record", "epoch")}
-        assert (joined["label"] == 7 * joined["record"]).all() and joined["epoch"].tolist() == [0] * 10 + [1] * 10 + [2] * 4
+    host = kj.sources.Loader(records, batch_size=4)
+    for batches in ([*draws(kj.sources.arrays(columns, batch_size=4), 6)], [host.next_batch(step, 0) for step in range(6)]):
+        joined = {name: np.concatenate([b[name] for b in batches]) for name in ("label", "row", "epoch")}
+        assert (joined["label"] == 7 * joined["row"]).all() and joined["epoch"].tolist() == [0] * 10 + [1] * 10 + [2] * 4
     assert (host.first(3)["label"] == [0, 7, 14]).all()
 
 
@@ -127,21 +127,21 @@ def test_host_source_holds_no_more_than_asked():
         def __getitem__(self, i):
             read.append(i)
             return super().__getitem__(i)
-    source = kj.sources.Host(Records({"x": np.float32(i)} for i in range(64)), batch_size=4, ahead=2, threads=2)
+    source = kj.sources.Loader(Records({"x": np.float32(i)} for i in range(64)), batch_size=4, ahead=2, threads=2)
     read.clear()
     for step in range(3):
-        batch = source.feed(step, seed=0)
+        batch = source.next_batch(step, seed=0)
         assert len(read) <= 4 * (step + 1 + 2) + 2 * 2
     assert batch["x"].shape == (4,) and batch["index"].tolist() == [8, 9, 10, 11]
 
 
 def test_host_source_is_a_function_of_the_step():
-    make = lambda: kj.sources.Host([{"x": np.float32(i)} for i in range(10)], batch_size=4)
+    make = lambda: kj.sources.Loader([{"x": np.float32(i)} for i in range(10)], batch_size=4)
     straight, jumped = make(), make()
-    batches = [straight.feed(step, 3)["x"] for step in range(6)]
-    assert (jumped.feed(4, 3)["x"] == batches[4]).all() and (jumped.feed(5, 3)["x"] == batches[5]).all()
+    batches = [straight.next_batch(step, 3)["x"] for step in range(6)]
+    assert (jumped.next_batch(4, 3)["x"] == batches[4]).all() and (jumped.next_batch(5, 3)["x"] == batches[5]).all()
     assert sorted(np.concatenate(batches)[:10]) == list(range(10))
-    assert (make().feed(4, 4)["x"] != batches[4]).any()  # another seed, another order
+    assert (make().next_batch(4, 4)["x"] != batches[4]).any()  # another seed, another order
 
 
 def test_digits_splits():

@@ -38,14 +38,14 @@ def test_own_loop_in_five_lines():
 
 def test_one_all_reduce_for_the_gradient():
     """Without batch statistics the program of 8 devices has all-reduces and no other collective."""
-    config, record = config_of("masked_text")
+    config, task_file = config_of("masked_text")
     config.data.batch_size = 16
     config.dispatch = "step"
     from karpjax.core import sharding
     from karpjax.run.experiment import assemble
     from karpjax.run.programs import Programs
     mesh = mesh_of(8)
-    experiment = assemble(config, record, mesh)
+    experiment = assemble(config, task_file, mesh)
     arrays = sharding.put(experiment.source.arrays, sharding.replicated(mesh))
     text = Programs(experiment).lower(experiment.abstract, arrays, 1).compile().as_text()
     assert " all-reduce(" in text
@@ -80,19 +80,19 @@ def test_bf16_computes_in_bf16_and_keeps_fp32():
 
 def test_dropout_differs_by_step_and_example():
     """Without learning, the same batch gives another loss each step: keys are fresh. (overfit repeats the batch.)"""
-    config, record = config_of("masked_text", overfit=True)
+    config, task_file = config_of("masked_text", overfit=True)
     config.optimizer = {"name": "sgd", "learning_rate": 0.0}
-    losses = run(config, record, mesh_of(1), steps=4).metrics["loss"]
+    losses = run(config, task_file, mesh_of(1), steps=4).metrics["loss"]
     assert len(set(losses.tolist())) == 4
     config.model.dropout = 0.0
-    losses = run(config, record, mesh_of(1), steps=4).metrics["loss"]
+    losses = run(config, task_file, mesh_of(1), steps=4).metrics["loss"]
     assert len(set(losses.tolist())) == 1
 
 
 def test_overfit_goes_to_zero():
-    config, record = config_of("poly", overfit=True)
+    config, task_file = config_of("poly", overfit=True)
     config.optimizer.learning_rate = 0.03
-    losses = run(config, record, mesh_of(1), steps=60).metrics["loss"]
+    losses = run(config, task_file, mesh_of(1), steps=60).metrics["loss"]
     assert losses[-1] < 0.2 * losses[0]
 
 
@@ -165,11 +165,11 @@ def test_frozen_parameters_have_no_state_and_no_share_in_the_clip_norm():
 
 def test_frozen_parameters_cost_no_gradient():
     """Without the gradient of the first two convolutions, a step is that much cheaper; the others' are as before."""
-    config, record = config_of("poly")
+    config, task_file = config_of("poly")
     config.optimizer = {"name": "sgd", "learning_rate": 0.1}
-    free = run(config, record, mesh_of(1), steps=1)
+    free = run(config, task_file, mesh_of(1), steps=1)
     config.optimizer.freeze = ["conv[01]/.*", "norm[01]/.*"]
-    held = run(config, record, mesh_of(1), steps=1)
+    held = run(config, task_file, mesh_of(1), steps=1)
     assert held.flops < 0.75 * free.flops
     assert held.metrics["grad_norm"] < free.metrics["grad_norm"]
     np.testing.assert_allclose(held.state["params/head/kernel"], free.state["params/head/kernel"], rtol=1e-5)
@@ -211,9 +211,9 @@ def test_filter_muon_turns_filters_and_keeps_their_size():
 
 
 def test_muon_by_name_learns():
-    config, record = config_of("poly")
+    config, task_file = config_of("poly")
     config.optimizer = {"name": "muon", "learning_rate": 0.05, "weight_decay": 0.01}
-    losses = run(config, record, mesh_of(2), steps=30).metrics["loss"]
+    losses = run(config, task_file, mesh_of(2), steps=30).metrics["loss"]
     assert losses[-1] < 0.7 * losses[0]
 
 

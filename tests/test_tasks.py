@@ -28,23 +28,23 @@ def test_reinforce_solves_cartpole(tmp_path):
 # ---------------------------------------------------------------------------------------------------------- parts
 
 def airbench(**overrides):
-    config, record = config_of("airbench", **overrides)
-    return assemble(config, record, mesh_of(1))
+    config, task_file = config_of("airbench", **overrides)
+    return assemble(config, task_file, mesh_of(1))
 
 
 def test_training_pictures_of_another_size_than_evaluation():
-    config, record = config_of("vit", augment=[dict(name="random_resized_crop", size=16)])
+    config, task_file = config_of("vit", augment=[dict(name="random_resized_crop", size=16)])
     with pytest.raises(UserError, match=r"config.data.crop \(or resize\) and the last size in config.augment.*\(17, 16\)"):
-        assemble(config, record, mesh_of(1))
+        assemble(config, task_file, mesh_of(1))
 
 
 def test_airbench_starts_from_the_data():
     """Its first layer whitens: 2x2 patches of the training images come out uncorrelated and of one size."""
-    x = airbench()
-    rows = x.task.source.first(512)
-    images = x.task.source.prepare(rows)["image"]
-    variables = x.fresh_state().variables
-    _, found = x.task.model.apply(variables, jnp.asarray(images), features=True)
+    exp = airbench()
+    rows = exp.task.source.first(512)
+    images = exp.task.source.preprocess(rows)["image"]
+    variables = exp.fresh_state().variables
+    _, found = exp.task.model.apply(variables, jnp.asarray(images), features=True)
     y = np.asarray(found["whiten"] - variables["params"]["whiten"]["bias"]).reshape(-1, 24)[:, :12]
     np.testing.assert_allclose(y.T @ y / len(y), np.eye(12), atol=0.01)
     assert list(found) == ["whiten", "group0", "group1", "group2", "pooled"]
@@ -65,9 +65,9 @@ def test_views_of_an_image():
 
 
 def test_evaluation_with_views(tmp_path):
-    config, record = config_of("airbench", steps=3, eval_every=3)
-    summary = fit(config, tmp_path, record=record, mesh=mesh_of(1))
+    config, task_file = config_of("airbench", steps=3, eval_every=3)
+    summary = fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     assert {"test/accuracy", "test/accuracy_tta"} <= set(summary)
     config.tta = "mirrored"
     with pytest.raises(kj.UserError, match="config.tta"):
-        assemble(config, record, mesh_of(1))
+        assemble(config, task_file, mesh_of(1))

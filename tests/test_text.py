@@ -15,7 +15,7 @@ from karpjax.core.task_file import build_task, load_task_module
 from karpjax.datasets import tokenizer
 from karpjax.datasets.tokenizer import BYTES, Vocabulary
 from karpjax.models.encoder import place
-from karpjax.models.layers.transformer import rotate, same_segment
+from karpjax.models.layers.transformer import rotate, segment_mask
 from karpjax.sources.text import unigram_entropy
 from karpjax.tasks.masked_text import masked
 
@@ -70,7 +70,7 @@ def test_id_zero_is_a_target():
 # ------------------------------------------------------------------------------------------------------- encoders
 
 def small(**fields):
-    return kj.models.make(dict(name="masked_lm", layers=2, width=16, heads=2, **fields), vocabulary=12)
+    return kj.models.make_model(dict(name="masked_lm", layers=2, width=16, heads=2, **fields), vocabulary=12)
 
 
 FORMS = {"ours": {}, "bert": dict(kj.models.BERT, context=16)}
@@ -109,12 +109,12 @@ def test_packed_documents_are_as_if_alone(form):
 def test_positions_and_masks_by_hand():
     segments = jnp.array([[1, 1, 2, 2, 2, 0, 0]])
     assert place(segments).tolist() == [[0, 1, 0, 1, 2, 0, 1]]
-    assert same_segment(segments)[0, 0].sum(-1).tolist() == [2, 2, 3, 3, 3, 2, 2]
+    assert segment_mask(segments)[0, 0].sum(-1).tolist() == [2, 2, 3, 3, 3, 2, 2]
 
 
 def test_both_mlps_have_the_same_number_of_parameters():
     count = lambda mlp, width: sum(p.size for p in jax.tree.leaves(jax.eval_shape(
-        lambda: kj.models.make(dict(name="masked_lm", layers=1, width=width, heads=2, mlp=mlp), vocabulary=4)
+        lambda: kj.models.make_model(dict(name="masked_lm", layers=1, width=width, heads=2, mlp=mlp), vocabulary=4)
         .init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))))
     for width in (128, 256, 512, 768):
         assert abs(count("gelu", width) / count("geglu", width) - 1) < 0.03
@@ -127,7 +127,7 @@ def test_the_gathered_head_gives_the_loss_of_the_full_one():
         config, _ = config_of("masked_text", exact=True, full_head=full_head)
         task = build_task(config, load_task_module("masked_text")[0])
         variables, batch = task.init(jax.random.key(0)), jax.tree.map(jnp.asarray, next(task.source.eval_batches("test")))
-        batch = task.source.prepare(batch)
+        batch = task.source.preprocess(batch)
         value = lambda params: (lambda total, count: total / count)(*task.loss(params, {}, batch, None)[0]["mlm"])
         program = jax.jit(jax.value_and_grad(value)).lower(variables["params"]).compile()
         found[full_head] = (program(variables["params"]), program.cost_analysis()["flops"])
@@ -140,7 +140,7 @@ def test_the_gathered_head_gives_the_loss_of_the_full_one():
     (dict(heads=3), "number of heads that divides"), (dict(norm="mid"), "'pre', 'post'"),
     (dict(mlp="swiglu"), "'geglu', 'gelu'")])
 def test_a_model_that_cannot_be(fields, says):
-    model = kj.models.make({**dict(name="masked_lm", width=16, heads=2), **fields}, vocabulary=12)
+    model = kj.models.make_model({**dict(name="masked_lm", width=16, heads=2), **fields}, vocabulary=12)
     with pytest.raises(kj.UserError, match=says):
         model.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))
 

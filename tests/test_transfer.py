@@ -17,6 +17,7 @@ import pytest
 import tokenizers
 
 import karpjax as kj
+from karpjax.core import files
 from karpjax import UserError, weights
 from karpjax.core.task import apply
 from karpjax.core.trees import by_name
@@ -24,7 +25,7 @@ from karpjax.models.layers.transformer import merged
 from karpjax.models.vit import resized
 from karpjax.run import init_from
 from karpjax.run.experiment import assemble
-from karpjax.run.init_from import start_from
+from karpjax.run.init_from import load_weights
 from karpjax.run.loop import fit
 from karpjax.run.published import into_file, published
 from karpjax.weights import archs
@@ -44,12 +45,12 @@ def file_of(arch: str, to, size=16, **fields) -> tuple:
     """(model, its variables): drawn, and written as another project would."""
     options = {**archs.find(arch).model, **SIZES[arch], **fields}
     given = dict(vocabulary=40) if "bert" in arch else {} if arch == "vit_mae" else dict(classes=7)
-    model = kj.models.make(options, **given)
+    model = kj.models.make_model(options, **given)
     inputs = jnp.zeros((1, 12), jnp.int32) if "bert" in arch else jnp.zeros((1, size, size, 3))
     like = jax.eval_shape(model.init, jax.random.key(0), inputs)
     zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like)
     arrays = drawn_weights({name: a.shape for name, a in weights.to_pytorch(model, zeros, NAMES.get(arch, "")).items()})
-    weights.write(to, arrays)
+    files.write_arrays(to, arrays)
     return model, weights.to_karpjax(model, like, arrays, to)
 
 
@@ -100,7 +101,7 @@ def test_there_and_back_by_the_names_of_either_project(tmp_path):
     published(tmp_path / "timm.npz", "vit_timm", tmp_path / "run", heads=2)
     for names, to in (("timm", "again.npz"), ("", "huggingface.npz")):
         into_file(tmp_path / "run", tmp_path / to, "newest", names)
-    first, again, other = (weights.read(tmp_path / f) for f in ("timm.npz", "again.npz", "huggingface.npz"))
+    first, again, other = (files.read_arrays(tmp_path / f) for f in ("timm.npz", "again.npz", "huggingface.npz"))
     assert first.keys() == again.keys() and all(first[name].tobytes() == again[name].tobytes() for name in first)
     assert "vit.encoder.layer.1.layernorm_after.weight" in other and not other.keys() & first.keys()
 
@@ -131,9 +132,9 @@ def test_heads_of_published_sizes(known, width, heads):
 def test_a_bare_encoder_has_a_head_drawn_for_it(tmp_path):
     """As Hugging Face saves a ViTModel: without the prefix, and without a classifier."""
     _, variables = file_of("vit", tmp_path / "whole.npz")
-    bare = {name.removeprefix("vit."): array for name, array in weights.read(tmp_path / "whole.npz").items()
+    bare = {name.removeprefix("vit."): array for name, array in files.read_arrays(tmp_path / "whole.npz").items()
             if name.startswith("vit.")}
-    weights.write(tmp_path / "bare.npz", {**bare, "pooler.dense.weight": np.zeros((16, 16), np.float32)})
+    files.write_arrays(tmp_path / "bare.npz", {**bare, "pooler.dense.weight": np.zeros((16, 16), np.float32)})
     assert published(tmp_path / "bare.npz", "vit", tmp_path / "run", heads=2)["anew"] == ["head/.*"]
     found = by_name(kj.restore(tmp_path / "run").variables)
     assert found["head/kernel"].shape == (16, 1)
@@ -159,15 +160,15 @@ def test_weights_alone_are_not_trained(tmp_path):
 def test_what_the_config_leaves_out_is_the_checkpoints(tmp_path, capsys):
     """Model and input of the weights; a head for other classes starts anew and is said; the run outlives its start."""
     start = shutil.copytree(pathlib.Path(os.environ["TFDS_DATA_DIR"]) / "vit", tmp_path / "start")
-    config, record = config_of("lora", steps=3, init_from=str(start))
-    fit(config, tmp_path / "run", record=record, mesh=mesh_of(1))
+    config, task_file = config_of("lora", steps=3, init_from=str(start))
+    fit(config, tmp_path / "run", task_file=task_file, mesh=mesh_of(1))
     said = capsys.readouterr().out
     assert "head/kernel (16, 10) -> (16, 2) starts anew" in said and ": 30 of 40 arrays" in said
     run = kj.restore(tmp_path / "run")
     assert run.config.data.mean == [127.5] and run.config.model.name == "vit" and run.config.model.lora == 8
     shutil.rmtree(start)
-    config, record = config_of("lora", steps=6, init_from=str(start))
-    assert fit(config, tmp_path / "run", record=record, mesh=mesh_of(1))["steps"] == 6
+    config, task_file = config_of("lora", steps=6, init_from=str(start))
+    assert fit(config, tmp_path / "run", task_file=task_file, mesh=mesh_of(1))["steps"] == 6
 
 
 def test_what_shapes_do_not_show_is_said():
@@ -182,37 +183,37 @@ def test_what_shapes_do_not_show_is_said():
 
 
 def test_skipped_positions_start_anew():
-    config, record = config_of("lora", init_skip=("position",))
-    x = assemble(config, record, mesh_of(1))
-    begun = x.fresh_state()
-    state, said = start_from(config.init_from, begun, x.task, config.init_skip)
+    config, task_file = config_of("lora", init_skip=("position",))
+    exp = assemble(config, task_file, mesh_of(1))
+    begun = exp.fresh_state()
+    state, said = load_weights(config.init_from, begun, exp.task, config.init_skip)
     np.testing.assert_array_equal(state.params["position"], begun.params["position"])
     assert "position" not in said[0]
 
 
 def test_a_grid_that_is_not_square_is_refused_before_anything_is_written(tmp_path):
-    config, record = config_of("lora", steps=3, **{"data.resize": (12, 8), "data.crop": 0, "augment": []})
+    config, task_file = config_of("lora", steps=3, **{"data.resize": (12, 8), "data.crop": 0, "augment": []})
     with pytest.raises(UserError, match="positions of 4 patches for 6: expected square grids"):
-        fit(config, tmp_path / "run", record=record, mesh=mesh_of(1))
+        fit(config, tmp_path / "run", task_file=task_file, mesh=mesh_of(1))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_file_of_another_project(tmp_path):
     """By names alone: what is in the file is in the state."""
-    config, record = config_of("finetune")
-    x = assemble(config, record, mesh_of(1))
-    state, said = start_from(config.init_from, x.fresh_state(), x.task)
-    theirs = weights.translated(x.task.model, weights.read(config.init_from), "file")
+    config, task_file = config_of("finetune")
+    exp = assemble(config, task_file, mesh_of(1))
+    state, said = load_weights(config.init_from, exp.fresh_state(), exp.task)
+    theirs = weights.translated(exp.task.model, files.read_arrays(config.init_from), "file")
     ours = by_name(state.variables)
     different = {name for name in ours if ours[name].shape != theirs[name].shape or (ours[name] != theirs[name]).any()}
     assert different == {"head/kernel", "head/bias"} and "head/bias (10,) -> (2,) starts anew" in said[0]
 
 
 def test_a_file_does_not_say_its_model(tmp_path):
-    config, record = config_of("lora", init_from=os.path.join(os.environ["TFDS_DATA_DIR"], "vit.npz"))
+    config, task_file = config_of("lora", init_from=os.path.join(os.environ["TFDS_DATA_DIR"], "vit.npz"))
     config.model = {}
     with pytest.raises(UserError, match="another project's file does not say what it is of; give config.model"):
-        assemble(config, record, mesh_of(1))
+        assemble(config, task_file, mesh_of(1))
 
 
 def test_positions_are_resized_as_timm_does():
@@ -224,10 +225,10 @@ def test_positions_are_resized_as_timm_does():
 
 
 def test_a_vision_transformer_on_larger_pictures(tmp_path):
-    config, record = config_of("lora", **{"data.resize": (24, 24), "data.crop": 16,
+    config, task_file = config_of("lora", **{"data.resize": (24, 24), "data.crop": 16,
                                           "augment": [dict(name="random_resized_crop", size=16)]})
-    x = assemble(config, record, mesh_of(1))
-    state, said = start_from(config.init_from, x.fresh_state(), x.task)
+    exp = assemble(config, task_file, mesh_of(1))
+    state, said = load_weights(config.init_from, exp.fresh_state(), exp.task)
     assert "position (5, 16) -> (17, 16) resized" in said[0]
     assert np.isfinite(state.params["position"]).all() and state.params["position"].shape == (17, 16)
 
@@ -236,17 +237,17 @@ def test_a_vision_transformer_on_larger_pictures(tmp_path):
 
 def test_lora():
     """At the start it is the base, bit by bit; trained, it is the base with other matrices; nothing else but the head moves."""
-    config, record = config_of("lora", steps=4, **{"optimizer.learning_rate": 0.01})
-    x = assemble(config, record, mesh_of(1))
-    begun, _ = start_from(config.init_from, x.fresh_state(), x.task)
+    config, task_file = config_of("lora", steps=4, **{"optimizer.learning_rate": 0.01})
+    exp = assemble(config, task_file, mesh_of(1))
+    begun, _ = load_weights(config.init_from, exp.fresh_state(), exp.task)
     begun = jax.tree.map(np.asarray, begun.variables)
-    base, lora = kj.restore(config.init_from), x.task.model
+    base, lora = kj.restore(config.init_from), exp.task.model
     pictures = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
     pooled = lambda model, variables: model.apply(variables, pictures, features=True)[1]["pooled"]
     np.testing.assert_array_equal(pooled(lora, begun), pooled(base.model, base.variables))
 
     from guarantees import harness
-    trained = harness.run(config, record, mesh_of(1), steps=4, change=lambda x: started(x, config.init_from))
+    trained = harness.run(config, task_file, mesh_of(1), steps=4, change=lambda x: started(x, config.init_from))
     moved = {name.removeprefix("params/") for name, array in trained.state.items() if name.startswith("params/")
              and not np.array_equal(array, by_name(begun)[name.removeprefix("params/")])}
     assert moved == {name for name in by_name(begun) if "lora_" in name or name.startswith("head/")}
@@ -258,29 +259,29 @@ def test_lora():
     assert np.abs(pooled(plain, together) - pooled(base.model, base.variables)).max() > 1e-3
 
 
-def started(x, path):
+def started(exp, path):
     """An experiment whose fresh state starts from other weights."""
-    fresh = x.fresh_state
-    x.fresh_state = lambda: start_from(path, fresh(), x.task)[0]
-    return x
+    fresh = exp.fresh_state
+    exp.fresh_state = lambda: load_weights(path, fresh(), exp.task)[0]
+    return exp
 
 
 def test_lora_leaves_for_other_projects_merged(tmp_path):
-    config, record = config_of("lora", steps=3)
-    fit(config, tmp_path / "run", record=record, mesh=mesh_of(1))
+    config, task_file = config_of("lora", steps=3)
+    fit(config, tmp_path / "run", task_file=task_file, mesh=mesh_of(1))
     into_file(tmp_path / "run", tmp_path / "out.npz", "newest", "timm")
-    assert weights.read(tmp_path / "out.npz").keys() == weights.read(
+    assert files.read_arrays(tmp_path / "out.npz").keys() == files.read_arrays(
         os.path.join(os.environ["TFDS_DATA_DIR"], "vit.npz")).keys()
 
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_frozen_backbone_keeps_its_statistics(frozen):
     """With frozen_statistics; without, BatchNorm moves under frozen parameters."""
-    config, record = config_of("finetune", frozen_statistics=frozen, **{"optimizer.freeze": ("(?!head/).*",)})
+    config, task_file = config_of("finetune", frozen_statistics=frozen, **{"optimizer.freeze": ("(?!head/).*",)})
     from guarantees import harness
-    trained = harness.run(config, record, mesh_of(1), steps=2)
+    trained = harness.run(config, task_file, mesh_of(1), steps=2)
     begun = {f"{part}/{name}": leaf for part in ("params", "model_state") for name, leaf in by_name(
-        getattr(assemble(config, record, mesh_of(1)).fresh_state(), part)).items()}
+        getattr(assemble(config, task_file, mesh_of(1)).fresh_state(), part)).items()}
     moved = {name for name, leaf in begun.items() if not np.array_equal(trained.state[name], leaf)}
     assert {name for name in moved if name.startswith("params/")} == {"params/head/kernel", "params/head/bias"}
     assert any(name.startswith("model_state/") for name in moved) == (not frozen)
@@ -289,15 +290,15 @@ def test_a_frozen_backbone_keeps_its_statistics(frozen):
 # ------------------------------------------------------------------------------------------------------------ pictures
 
 def test_the_middle_is_evaluated_and_crops_are_learned_from():
-    config, record = config_of("finetune")
-    source = assemble(config, record, mesh_of(1)).source
+    config, task_file = config_of("finetune")
+    source = assemble(config, task_file, mesh_of(1)).source
     rows = source.first(1)["image"]
-    assert rows.shape == (1, 12, 12, 3) and source.prepare(source.first(1))["image"].shape == (1, 8, 8, 3)
+    assert rows.shape == (1, 12, 12, 3) and source.preprocess(source.first(1))["image"].shape == (1, 8, 8, 3)
     mean, std = np.float32(config.data.mean), np.float32(config.data.std)
-    np.testing.assert_allclose(source.prepare(source.first(1))["image"], (rows[:, 2:10, 2:10] - mean) / std, rtol=1e-5)
+    np.testing.assert_allclose(source.preprocess(source.first(1))["image"], (rows[:, 2:10, 2:10] - mean) / std, rtol=1e-5)
     state = source.init(jax.random.key(0))
-    _, ctx = source.begin(source.arrays, state, None)
-    assert source.batch(source.arrays, ctx, 0)["image"].shape == (16, 8, 8, 3)
+    _, chunk = source.advance(source.arrays, state, None)
+    assert source.batch(source.arrays, chunk, 0)["image"].shape == (16, 8, 8, 3)
 
 
 @pytest.mark.parametrize("change, says", [
@@ -306,26 +307,26 @@ def test_the_middle_is_evaluated_and_crops_are_learned_from():
     ({"data.crop": 13}, "config.data.crop = 13: the images are 12 x 12"),
     ({"data.test": "val"}, "has no split 'val'; it has \\['test', 'train'\\]")])
 def test_folders_that_will_not_do(change, says):
-    config, record = config_of("finetune", **change)
+    config, task_file = config_of("finetune", **change)
     with pytest.raises(UserError, match=says):
-        assemble(config, record, mesh_of(1))
+        assemble(config, task_file, mesh_of(1))
 
 
 def test_a_run_does_not_go_on_with_other_pictures(tmp_path):
     """Its checkpoint still predicts, as it was."""
     folder = shutil.copytree(pathlib.Path(os.environ["TFDS_DATA_DIR"]) / "pictures", tmp_path / "mine")
-    config, record = config_of("lora", steps=3, **{"data.dir": str(folder)})
-    fit(config, tmp_path / "run", record=record, mesh=mesh_of(1))
+    config, task_file = config_of("lora", steps=3, **{"data.dir": str(folder)})
+    fit(config, tmp_path / "run", task_file=task_file, mesh=mesh_of(1))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3), np.uint8)
     before = kj.restore(tmp_path / "run").predict(pixels)
     (folder / "train" / "ants").rename(folder / "train" / "zebras")
     (folder / "test" / "ants").rename(folder / "test" / "zebras")
     config.steps = 6
     with pytest.raises(UserError, match="its pictures have changed since this run began; put them back"):
-        fit(config, tmp_path / "run", record=record, mesh=mesh_of(1))
+        fit(config, tmp_path / "run", task_file=task_file, mesh=mesh_of(1))
     run = kj.restore(tmp_path / "run")
     np.testing.assert_array_equal(run.predict(pixels), before)
-    assert run.task.source.described["names"] == ["ants", "bees"]
+    assert run.task.source.spec["names"] == ["ants", "bees"]
     with pytest.raises(UserError, match="its pictures have changed since they were learned from"):
         next(iter(run.task.source.eval_batches("test")))
 
@@ -360,7 +361,7 @@ def test_a_pickle_that_runs_code_is_not_run(payload, suffix, tmp_path):
     mark, file = tmp_path / "mark", tmp_path / f"net{suffix}"
     file.write_bytes(pickle.dumps(payload(mark)))
     with pytest.raises(UserError) as error:
-        weights.read(file)
+        files.read_arrays(file)
     assert not mark.exists() and "\n" not in str(error.value)
     pickle.loads(file.read_bytes())          # it would have
     assert mark.exists()
@@ -370,8 +371,8 @@ def test_a_pickle_that_runs_code_is_not_run(payload, suffix, tmp_path):
 
 def test_from_eight_devices_to_one_without_frameworks(tmp_path):
     """Without the config file, in a process that can import neither TensorFlow nor PyTorch."""
-    config, record = config_of("finetune", steps=2)
-    fit(config, tmp_path / "run", record=record, mesh=mesh_of(8))
+    config, task_file = config_of("finetune", steps=2)
+    fit(config, tmp_path / "run", task_file=task_file, mesh=mesh_of(8))
     pixels = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)
     np.save(tmp_path / "pixels.npy", pixels)
     for package in ("tensorflow", "torch"):

@@ -38,7 +38,7 @@ def close(ours, theirs, atol: float):
 
 
 def bert_form(form=kj.models.BERT):
-    return kj.models.make(dict(name="masked_lm", layers=2, width=16, heads=2, context=16, **form), vocabulary=40)
+    return kj.models.make_model(dict(name="masked_lm", layers=2, width=16, heads=2, context=16, **form), vocabulary=40)
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -81,7 +81,7 @@ def test_bert_there_and_back():
 
 
 def test_only_berts_form_has_names():
-    model = kj.models.make(dict(name="masked_lm", layers=1, width=16, heads=2), vocabulary=40)
+    model = kj.models.make_model(dict(name="masked_lm", layers=1, width=16, heads=2), vocabulary=40)
     with pytest.raises(UserError, match="only an encoder in BERT's or RoBERTa's form"):
         weights.to_pytorch(model, model.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32)))
 
@@ -96,7 +96,7 @@ def test_only_a_class_tokens_vit_has_names():
 
 def vit_form(name="vit", **fields):
     given = dict(classes=3) if name == "vit" else {}
-    return kj.models.make({**dict(name=name, patch=4, layers=2, width=16, heads=2, eps=1e-12), **fields}, **given)
+    return kj.models.make_model({**dict(name=name, patch=4, layers=2, width=16, heads=2, eps=1e-12), **fields}, **given)
 
 
 def mae_form():
@@ -145,7 +145,7 @@ def xent(logits, labels):
 def test_resnet(name, depth, source):
     """Each stage within 1e-5 of its largest value."""
     expected, images = reference(name, source), jnp.asarray(make_transformers.photo(), jnp.float32)
-    model = kj.models.make(dict(name="resnet", depth=depth), classes=3)
+    model = kj.models.make_model(dict(name="resnet", depth=depth), classes=3)
     variables, arrays = drawn(model, images, "huggingface")
     logits, found = jax.jit(lambda variables: model.apply(variables, images, features=True))(variables)
     for i, stage in enumerate(["stem", "stage1", "stage2", "stage3", "stage4"]):
@@ -226,7 +226,7 @@ def test_blocks_computed_anew_are_the_same(options, sizes, drawn_from):
                            {"order": jnp.tile(jnp.arange(4), (3, 1)), "keep": 2})}[drawn_from]
 
     def trained(remat: bool):
-        model = kj.models.make({**options, "remat": remat}, **sizes)
+        model = kj.models.make_model({**options, "remat": remat}, **sizes)
         variables = jax.jit(lambda: model.init(jax.random.key(1), x, **extra))()
         loss = lambda v: jnp.sum(model.apply(v, x, train=True, rngs={"dropout": jax.random.key(2)}, **extra) ** 2)
         program = jax.jit(jax.value_and_grad(loss))

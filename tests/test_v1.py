@@ -30,6 +30,7 @@ import numpy as np
 import pytest
 
 import karpjax
+from karpjax.core import old_names
 from karpjax.run import workdir
 
 DATA = pathlib.Path(__file__).parent / "data" / "v1"
@@ -59,9 +60,9 @@ def place(folder, name: str):
 
 def config_at(name: str, **changes):
     """Return the config that a run was made with, with changes."""
-    if name == "exported":
-        return changed(json.loads((DATA / name / "run.json").read_text())["config"], changes)
-    return changed(json.loads((DATA / name / "config.json").read_text()), changes)
+    file = DATA / name / ("run.json" if name == "exported" else "config.json")
+    values = json.loads(file.read_text())
+    return changed(old_names.today(values["config"] if name == "exported" else values), changes)
 
 
 # --------------------------------------------------------------------------------------- comparing
@@ -147,8 +148,8 @@ def test_starts_others(name, copied):
 @pytest.mark.full
 @pytest.mark.parametrize("name", SHORT)
 def test_short_runs(name, tmp_path):
-    record = config_of(name)[1] if name == "finetune" else None
-    karpjax.fit(frozen_config(name), tmp_path, mesh=mesh_of(1), record=record)
+    task_file = config_of(name)[1] if name == "finetune" else None
+    karpjax.fit(frozen_config(name), tmp_path, mesh=mesh_of(1), task_file=task_file)
     compare_rows(name, rows_of(tmp_path), read(f"rows/{name}.jsonl"), same_machine())
 
 

@@ -13,10 +13,10 @@ from karpjax.run import watchdog
 
 PROGRAM = """
 import sys, time
-from karpjax.run.watchdog import Watch
-watch = Watch(sys.argv[1], after=1.0, process=0, processes=2)
+from karpjax.run.watchdog import Watchdog
+watch = Watchdog(sys.argv[1], after=1.0, process=0, processes=2)
 for i in range(4):
-    watchdog.says(f"{sys.argv[2]} {i}")
+    watchdog.beat(f"{sys.argv[2]} {i}")
     time.sleep(float(sys.argv[3]))
 watchdog.close()
 """
@@ -44,8 +44,8 @@ def test_moving_on_and_compiling_are_no_hang(tmp_path, doing, seconds):
 
 def test_a_process_that_compiles_is_waited_for(tmp_path):
     (tmp_path / "beats").mkdir()
-    other = watchdog.Watch(tmp_path, after=1.0, process=1, processes=2)
-    other.says("compiling 4 steps")
+    other = watchdog.Watchdog(tmp_path, after=1.0, process=1, processes=2)
+    other.beat("compiling 4 steps")
     try:
         assert run(tmp_path, "step", 2.0).returncode == 0
     finally:
@@ -54,23 +54,23 @@ def test_a_process_that_compiles_is_waited_for(tmp_path):
 
 def test_the_process_that_waits_for_its_data_is_named(tmp_path):
     """By both, from what each says of itself."""
-    watches = [watchdog.Watch(tmp_path, after=1.0, process=i, processes=2) for i in range(2)]
+    watches = [watchdog.Watchdog(tmp_path, after=1.0, process=i, processes=2) for i in range(2)]
     try:
         for step in range(8):
             for each, waited in zip(watches, (0.5, 2.0)):
-                each.says(f"step {step}", waited=waited)
+                each.beat(f"step {step}", waited=waited)
             time.sleep(0.1)
         assert [each.slowest() for each in watches] == [(1, 2.0)] * 2
     finally:
         for each in watches:
             each.close()
-    assert watchdog.Watch(tmp_path, after=0, processes=2).slowest() is None
+    assert watchdog.Watchdog(tmp_path, after=0, processes=2).slowest() is None
 
 
 def test_a_stopped_process_is_named(tmp_path):
     """SIGSTOP to one of two: the other ends within the bound, and names it."""
     after = 8
-    first, second = two("digits", tmp_path, "--slow=0.2", f"--hang_after={after}", "--steps=60")
+    first, second = two("digits", tmp_path, "--slow=0.2", f"--hang_timeout={after}", "--steps=60")
     for line in first.stdout:
         if line.startswith("row 4"):
             break

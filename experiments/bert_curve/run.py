@@ -46,8 +46,8 @@ def write_inputs(folder: pathlib.Path, steps: int, length: int, batch_size: int)
     """The first `steps` batches of the task's own source, with their masks, and the first weights under PyTorch's names."""
     task = task_of(length, batch_size)
     source, state = task.source, task.source.init(jax.random.key(0))
-    program = jax.jit(lambda arrays, state: (lambda after, ctx: (after, source.batch(arrays, ctx, 0)))(
-        *source.begin(arrays, state, None)))
+    program = jax.jit(lambda arrays, state: (lambda after, chunk: (after, source.batch(arrays, chunk, 0)))(
+        *source.advance(arrays, state, None)))
     batches = []
     for _ in range(steps):
         state, batch = program(source.arrays, state)

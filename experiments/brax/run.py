@@ -25,7 +25,7 @@ from karpjax.run.workdir import device, versions  # noqa: E402
 
 ROBOTS, POLICIES, SEED = ("reacher", "ant"), ("random", "ppo"), 10
 QUICK = {"steps": 2, "eval_every": 2, "save_every": 2, "log_every": 1, "steps_per_dispatch": 1, "env.max_steps": 8,
-         "data.num_envs": 4, "data.length": 2, "data.minibatches": 1, "data.epochs": 1, "data.eval_episodes": 4}
+         "data.num_envs": 4, "data.num_steps": 2, "data.minibatches": 1, "data.epochs": 1, "data.eval_episodes": 4}
 
 
 def curves(workdir, env_steps: float) -> dict:
@@ -44,7 +44,7 @@ def study(options, workdir: pathlib.Path):
         name, own = f"ppo_brax:{robot}", QUICK if options.quick else {}
         source = assemble(*config_of(name, **own)).source
         if options.rollouts:
-            own = {"steps": options.rollouts * source.chunk}
+            own = {"steps": options.rollouts * source.steps_per_chunk}
         if "random" in options.policies:
             log({"robot": robot, "policy": "random", "return": random_policy(source)})
         if "ppo" in options.policies:

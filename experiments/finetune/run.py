@@ -50,7 +50,7 @@ def features(start, folder: pathlib.Path, split: str, resize=(256, 256), crop=22
     recipe = {name: run.config.data[name] for name in ("mean", "std")}
     source = karpjax.sources.images(dict(dir=str(folder), train=split, test=split, batch_size=BATCH, resize=resize,
                                          crop=crop, **recipe))
-    pooled = jax.jit(lambda batch: run.model.apply(run.variables, source.prepare(batch)["image"], features=True)[1]["pooled"])
+    pooled = jax.jit(lambda batch: run.model.apply(run.variables, source.preprocess(batch)["image"], features=True)[1]["pooled"])
     for batch in source.eval_batches("test"):
         real = batch["weight"] > 0
         rows.append(np.asarray(pooled(batch))[real])

@@ -26,7 +26,7 @@ from karpjax.games.record import record  # noqa: E402
 from karpjax.games.search import searching  # noqa: E402
 
 PLAYOUTS, SIMULATIONS, SEED = 100, 64, 7000
-QUICK = {"supervised": {"steps": 100}, "ppo": {"steps": 80, "eval_every": 80, "data.eval_episodes": 64, "data.length": 8},
+QUICK = {"supervised": {"steps": 100}, "ppo": {"steps": 80, "eval_every": 80, "data.eval_episodes": 64, "data.num_steps": 8},
          "value": {"steps": 100}, "search": {"steps": 40, "eval_every": 40, "data.eval_episodes": 64, "simulations": 2},
          "tic_tac_toe": {"steps": 40, "data.eval_episodes": 64, "simulations": 2}}
 
@@ -51,9 +51,9 @@ def study(options, workdir):
 
     run = train("tic_tac_toe", "tic_tac_toe")
     log({"game": "tic_tac_toe", "player": "policy", "every_line": matches.every_line(
-        envs.make("pgx:tic_tac_toe"), players.network(run))})
+        envs.make_env("pgx:tic_tac_toe"), players.network(run))})
 
-    env = envs.make("pgx:connect_four")
+    env = envs.make_env("pgx:connect_four")
     plain = uct.uct(env, playouts)
     file = recorded(env, plain, positions, 0.2, 1, workdir / "uct.npz")
     supervised = train("supervised", "connect_four_supervised", **{"data.file": file})

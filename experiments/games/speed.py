@@ -28,12 +28,12 @@ from karpjax.run.workdir import device, versions  # noqa: E402
 
 
 def ours(games, length, simulations, width, blocks):
-    config, record = config_of("connect_four_search", simulations=simulations, steps=1, **{
-        "data.num_envs": games, "data.length": length, "data.minibatches": 1, "model.width": width, "model.blocks": blocks})
-    x = assemble(config, record, make_mesh(1, 1, jax.devices()[:1]))
-    state = x.fresh_state()
+    config, task_file = config_of("connect_four_search", simulations=simulations, steps=1, **{
+        "data.num_envs": games, "data.num_steps": length, "data.minibatches": 1, "model.width": width, "model.blocks": blocks})
+    exp = assemble(config, task_file, make_mesh(1, 1, jax.devices()[:1]))
+    state = exp.fresh_state()
     variables, carry = state.variables, state.source
-    begin = jax.jit(lambda carry: x.source.begin({}, carry, variables))
+    begin = jax.jit(lambda carry: exp.source.advance({}, carry, variables))
 
     def play():
         nonlocal carry

@@ -24,7 +24,7 @@ def resnet50(c: Case, key):
     image_key, label_key = jax.random.split(key)
     batch = {"image": jax.random.normal(image_key, (c.batch, c.side, c.side, 3)),
              "label": jax.random.randint(label_key, (c.batch,), 0, 1000)}
-    model = kj.models.make(dict(name="resnet", depth=50), classes=1000)
+    model = kj.models.make_model(dict(name="resnet", depth=50), classes=1000)
 
     def loss(params, model_state, batch, key):
         logits, model_state = kj.apply(model, params, model_state, batch["image"], key)
@@ -38,7 +38,7 @@ def bert(c: Case, key):
     batch = {"inputs": jax.random.randint(token_key, (c.batch, c.length), 0, c.vocabulary), "at": at,
              "target": jax.random.randint(target_key, at.shape, 0, c.vocabulary)}
     size = dict(layers=c.layers, width=c.width, heads=c.width // 64)
-    model = kj.models.make(dict(name="masked_lm", context=c.length, **size, **kj.models.BERT), vocabulary=c.vocabulary)
+    model = kj.models.make_model(dict(name="masked_lm", context=c.length, **size, **kj.models.BERT), vocabulary=c.vocabulary)
 
     def loss(params, model_state, batch, key):
         logits, model_state = kj.apply(model, params, model_state, batch["inputs"], key, at=batch["at"])

@@ -39,7 +39,7 @@ ENVS = 32                                     # of the embedded one, as many as 
 
 def speed(real, rounds: int, steps: int, real_steps: int) -> dict:
     """Random actions; the embedded one's as a compiled rollout of ENVS, the real one's step by step."""
-    env = kj.envs.make("highway")
+    env = kj.envs.make_env("highway")
 
     @jax.jit
     def roll(carry, key):
@@ -112,7 +112,7 @@ def against(found: dict, other: dict) -> dict:
 def study(options, workdir):
     if options.quick and pathlib.Path(options.log) == HERE / "results.jsonl":
         raise UserError("--quick needs a --log of its own: results.jsonl is for whole runs")
-    log, real = Log(options.log), kj.envs.make(**REAL)
+    log, real = Log(options.log), kj.envs.make_env(**REAL)
     import highway_env
     log({"versions": {**versions(), "highway-env": highway_env.__version__},
          "device": device(make_mesh(1, 1, jax.devices()[:1]))})
@@ -125,8 +125,8 @@ def study(options, workdir):
         others[name], _ = play(real, act, episodes)
         log({"policy": name, **described(others[name])})
     source = assemble(*config_of("ppo_highway")).source
-    quick = {"steps": source.chunk, "eval_every": source.chunk, "save_every": source.chunk, "data.eval_episodes": 4,
-             "steps_per_dispatch": source.chunk} if options.quick else {}
+    quick = {"steps": source.steps_per_chunk, "eval_every": source.steps_per_chunk, "save_every": source.steps_per_chunk, "data.eval_episodes": 4,
+             "steps_per_dispatch": source.steps_per_chunk} if options.quick else {}
     for seed in SEEDS[:1 if options.quick else None]:
         folder = workdir / f"ppo_highway_{seed}"
         summary = trained("ppo_highway", folder, seed=seed, **quick)

@@ -52,8 +52,8 @@ def photographs(folder: pathlib.Path, n: int) -> None:
 
 def on_device(source):
     """A function that makes the next batch in device memory."""
-    program = jax.jit(lambda arrays, state: (lambda after, ctx: (after, source.batch(arrays, ctx, 0)))(
-        *source.begin(arrays, state, None)))
+    program = jax.jit(lambda arrays, state: (lambda after, chunk: (after, source.batch(arrays, chunk, 0)))(
+        *source.advance(arrays, state, None)))
     arrays, state = jax.device_put(source.arrays), source.init(jax.random.key(0))
 
     def one():
@@ -65,11 +65,11 @@ def on_device(source):
 
 def from_host(source):
     step = iter(range(10**9))
-    return lambda: source.feed(next(step), seed=0)
+    return lambda: source.next_batch(next(step), seed=0)
 
 
 def train_step(options, size: int, batch_size: int):
-    model = kj.models.make(options, classes=10)
+    model = kj.models.make_model(options, classes=10)
     batch = {"image": jax.random.normal(jax.random.key(0), (batch_size, size, size, 3)),
              "label": jax.random.randint(jax.random.key(1), (batch_size,), 0, 10)}
 

@@ -32,15 +32,15 @@ CONFIG = HERE.parent.parent / "configs" / "digits_cnn.py"
 def programs(control: bool) -> tuple:
     """{name: (compiled step, state)} of both, or of the step by hand twice; a batch for them, and its mesh."""
     config = module_from_text(str(CONFIG), CONFIG.read_text()).get_config()
-    x = assemble(config, mesh=sharding.make_mesh(1, 1, devices=jax.devices()[:1]))
-    state = x.fresh_state()
-    first = lambda arrays, state: x.source.batch(arrays, x.source.begin(arrays, state.source, state.variables)[1], 0)
-    batch = jax.jit(first)(x.source.arrays, state)
+    exp = assemble(config, mesh=sharding.make_mesh(1, 1, devices=jax.devices()[:1]))
+    state = exp.fresh_state()
+    first = lambda arrays, state: exp.source.batch(arrays, exp.source.advance(arrays, state.source, state.variables)[1], 0)
+    batch = jax.jit(first)(exp.source.arrays, state)
     state = state.replace(source={})  # data comes from outside, as it does for the step by hand
     by_hand = lambda: (bare.train_step, jax.jit(bare.init)(jax.random.key(config.seed)))
-    both = {"karpjax": by_hand() if control else (x.train_step(), state), "bare": by_hand()}
+    both = {"karpjax": by_hand() if control else (exp.train_step(), state), "bare": by_hand()}
     compiled = lambda step, state: jax.jit(step, donate_argnums=0).lower(state, batch).compile()
-    return {name: (compiled(step, state), state) for name, (step, state) in both.items()}, batch, x.mesh
+    return {name: (compiled(step, state), state) for name, (step, state) in both.items()}, batch, exp.mesh
 
 
 def timed(step, state, batch, steps: int) -> tuple:

@@ -44,14 +44,14 @@ def main():
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     size = dict(layers=1, width=32, heads=2) if options.quick else dict(layers=14, width=768, heads=12)
-    x = assemble(*config_of("mlm_tiny", **{f"model.{name}": value for name, value in size.items()}))
-    state, rows = jax.block_until_ready(x.fresh_state()), []
+    exp = assemble(*config_of("mlm_tiny", **{f"model.{name}": value for name, value in size.items()}))
+    state, rows = jax.block_until_ready(exp.fresh_state()), []
     with open(options.log, "w") as log, tempfile.TemporaryDirectory() as folder:
         saves = Checkpoints(folder, keep=1)
         for step in range(1, 3 if options.quick else 7):
-            stall, _ = seconds(lambda: saves.save(step, state, about(x, {}), None))
+            stall, _ = seconds(lambda: saves.save(step, state, about(exp, {}), None))
             rest, _ = seconds(saves.wait)
-            restoring, found = seconds(lambda: restored(folder, x.abstract))
+            restoring, found = seconds(lambda: restored(folder, exp.abstract))
             assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), found.params, state.params))
             if step > 1:
                 rows.append({"step": step, "stall": stall, "until_whole": round(stall + rest, 3), "restore": restoring})
@@ -59,7 +59,7 @@ def main():
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         bytes_ = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
         medians = {name: statistics.median(row[name] for row in rows) for name in ("stall", "until_whole", "restore")}
-        summary = {"parameters": parameters, "bytes": bytes_, **medians, "versions": versions(), "device": device(x.mesh)}
+        summary = {"parameters": parameters, "bytes": bytes_, **medians, "versions": versions(), "device": device(exp.mesh)}
         log.write(json.dumps(summary) + "\n")
         print(json.dumps(summary))
         saves.close()

@@ -59,8 +59,8 @@ def prepare(folder: pathlib.Path, rows: int, words: int) -> None:
 
 
 def report(log: Log, name: str, file: str, topology: str, overrides: dict) -> None:
-    config, record = config_of(file, steps_per_dispatch=1, **overrides)
-    found = precompile(config, record, topology)
+    config, task_file = config_of(file, steps_per_dispatch=1, **overrides)
+    found = precompile(config, task_file, topology)
     del found["model_fields"]
     log({"model": name, "config": file, "topology": topology, **found})
 

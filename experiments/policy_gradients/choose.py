@@ -1,6 +1,6 @@
 """How settings were chosen: a config with other values, on seeds that the results do not use (those of run.py are 10 and up).
 
-    python experiments/policy_gradients/choose.py ppo_pendulum discount=0.98 trace=0.95 --seeds 0 1 2
+    python experiments/policy_gradients/choose.py ppo_pendulum discount=0.98 gae_lambda=0.95 --seeds 0 1 2
     python experiments/policy_gradients/choose.py ppo_pendulum --seeds 0 1 2                        # as it is
 
 A line a seed is added to trials.jsonl: the values that differ, and the run's own summary. The same trial again replaces its

@@ -34,7 +34,7 @@ FIRST = 10
 
 def short(source) -> dict:
     """What makes a run one of two rollouts, for tests."""
-    return {"steps": 2 * source.chunk, "eval_every": source.chunk, "save_every": source.chunk, "data.eval_episodes": 8}
+    return {"steps": 2 * source.steps_per_chunk, "eval_every": source.steps_per_chunk, "save_every": source.steps_per_chunk, "data.eval_episodes": 8}
 
 
 def random_policy(source) -> float:

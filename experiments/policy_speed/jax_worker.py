@@ -24,11 +24,11 @@ ROLLOUTS = 10  # a dispatch
 
 def by_karpjax(envs, length, minibatches, epochs):
     chunk = minibatches * epochs
-    config, record = config_of("ppo_cartpole", steps=10_000 * chunk, steps_per_dispatch=ROLLOUTS * chunk, **{
+    config, task_file = config_of("ppo_cartpole", steps=10_000 * chunk, steps_per_dispatch=ROLLOUTS * chunk, **{
         "data.num_envs": envs, "data.length": length, "data.minibatches": minibatches, "data.epochs": epochs})
-    x = assemble(config, record, make_mesh(1, 1, jax.devices()[:1]))
-    programs, state = Programs(x), x.fresh_state()
-    programs.prepare(state, {}, ROLLOUTS * chunk)
+    exp = assemble(config, task_file, make_mesh(1, 1, jax.devices()[:1]))
+    programs, state = Programs(exp), exp.fresh_state()
+    programs.compile(state, {}, ROLLOUTS * chunk)
 
     def run_steps(n):
         nonlocal state

@@ -26,7 +26,7 @@ def main(network: str, batch_size: str, variants: str = ""):
         conv.CACHE = float("inf")
     if "scatter" in variants.split(","):
         airbench.max_pool = lambda x, n: nn.max_pool(x, (n, n), (n, n))
-    model = kj.models.make(NETWORKS[network], classes=10)
+    model = kj.models.make_model(NETWORKS[network], classes=10)
     image_key, label_key, init_key, run_key = jax.random.split(jax.random.key(0), 4)
     batch = {"image": jax.random.normal(image_key, (int(batch_size), 32, 32, 3)),
              "label": jax.random.randint(label_key, (int(batch_size),), 0, 10)}

@@ -17,7 +17,7 @@ KINDS = (".safetensors", ".npz")
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "I64": np.int64, "I32": np.int32}
 
 
-def read(path) -> dict[str, np.ndarray]:
+def read_arrays(path) -> dict[str, np.ndarray]:
     """{name: array} of a file, its kind known by its suffix."""
     path = pathlib.Path(path).expanduser()
     if path.suffix not in KINDS + PICKLES:
@@ -39,7 +39,7 @@ def read(path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: not a whole {path.suffix} file ({first_line(error)}); get it again") from error
 
 
-def write(path, arrays: dict[str, np.ndarray]) -> None:
+def write_arrays(path, arrays: dict[str, np.ndarray]) -> None:
     """A new file, whole or not at all."""
     path = check_new(path)
     part = path.with_name(path.name + ".part")

@@ -3,6 +3,8 @@
 An import of one gives a stand-in that hands on what the new module has, with a DeprecationWarning. What moved to another
 module, or is called otherwise today, stands in MOVED.
 """
+from collections.abc import Callable
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -36,7 +38,13 @@ MOVED = {
     "dispatch": {"where": "core.trees", "PEAK_FLOPS": "run.chips"},
     "metrics": {"write_whole": "core.files", "plain": "core.files", "Clock": "run.progress", "Progress": "run.progress"},
     "games.players": {"at_random": "envs.spaces:sample_legal"},
-    "distributions": {"ILLEGAL": "envs.spaces", "allowed": "envs.spaces"},
+    "distributions": {"ILLEGAL": "envs.spaces", "allowed": "envs.spaces", "Several": "rl.distributions:MultiCategorical"},
+    "sources.moments": {"start": "rl.running_stats:init", "merged": "rl.running_stats:update"},
+    "sources.host": {"Host": "sources.loader:Loader"},
+    "sources": {"Host": "sources.loader:Loader"},
+    "models": {"make": "models:make_model"},
+    "envs": {"make": "envs:make_env"},
+    "init_from": {"start_from": "run.init_from:load_weights"},
     "agent": {"environment": "envs"},
     "loop": {"train": "run.loop:fit", "saved_config": "run.workdir", "claim": "run.workdir", "about": "run.workdir",
              "versions": "run.workdir", "device": "run.workdir"},
@@ -103,3 +111,85 @@ def install() -> None:
     """Add the finder, once."""
     if not any(isinstance(each, OldNames) for each in sys.meta_path):
         sys.meta_path.append(OldNames())
+
+
+# ------------------------------------------------------------------------- attributes, keywords, keys of a config
+
+def old_attributes(**names: str) -> Callable:
+    """Let a class and its subclasses have attributes by their old names too, {old: new}, with a DeprecationWarning."""
+    def decorate(cls):
+        for old, new in names.items():
+            setattr(cls, old, _alias(cls.__name__, old, new))
+
+        def adopt(subclass, **kwargs):
+            super(cls, subclass).__init_subclass__(**kwargs)
+            for old in names.keys() & vars(subclass).keys():
+                _warn(f"{subclass.__name__}.{old}", names[old])
+                setattr(subclass, names[old], vars(subclass)[old])
+                delattr(subclass, old)
+        cls.__init_subclass__ = classmethod(adopt)
+        return cls
+    return decorate
+
+
+def _alias(owner: str, old: str, new: str) -> property:
+    def get(self):
+        _warn(f"{owner}.{old}", new)
+        return getattr(self, new)
+
+    def put(self, value):
+        _warn(f"{owner}.{old}", new)
+        setattr(self, new, value)
+    return property(get, put)
+
+
+def old_keywords(**names: str) -> Callable:
+    """Let a function take keywords by their old names too, {old: new}, with a DeprecationWarning."""
+    def decorate(function):
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            for old in names.keys() & kwargs.keys():
+                _warn(f"{function.__qualname__}({old}=)", names[old])
+                kwargs[names[old]] = kwargs.pop(old)
+            return function(*args, **kwargs)
+        return call
+    return decorate
+
+
+def _warn(old: str, new: str) -> None:
+    warnings.warn(f"{old} is called {new} now", DeprecationWarning, stacklevel=3)
+
+
+CORE_KEYS = {"hang_after": "hang_timeout"}
+TASK_KEYS = {"trace": "gae_lambda"}        # of karpjax's own tasks; a user's task names its keys itself
+ROLLOUT_KEYS = {"length": "num_steps"}     # of config.data, where it has num_envs; of texts `length` is that of a row
+
+
+def new_key(values: dict, key: str, own: bool | None = None) -> str:
+    """Return what a key of a config, by its path, is called today; "" if it is not an old one.
+
+    own  whether a task of karpjax's reads it; by default as config.task says
+    """
+    own = bool(values.get("task", "")) and "." not in values["task"] if own is None else own
+    rollout = own and "num_envs" in values.get("data", {})
+    table = CORE_KEYS | (TASK_KEYS if own else {})
+    table |= {f"data.{old}": f"data.{new}" for old, new in ROLLOUT_KEYS.items()} if rollout else {}
+    return table.get(key, "")
+
+
+def today(values: dict, own: bool | None = None) -> dict:
+    """Return the config that a checkpoint or a workdir holds, plain dicts, by today's keys; `own` as in `new_key`."""
+    renamed = {new_key(values, key, own) or key: value for key, value in values.items()}
+    if isinstance(renamed.get("data"), dict):
+        of_data = lambda key: new_key(values, f"data.{key}", own).removeprefix("data.") or key
+        renamed["data"] = {of_data(key): value for key, value in renamed["data"].items()}
+    return renamed
+
+
+def for_our_task(config):
+    """Return a user's config by today's keys, with a warning: the user's file builds a task of ours."""
+    renamed = today(config.to_dict(), own=True)
+    if renamed.keys() == config.keys() and renamed.get("data", {}).keys() == config.get("data", {}).keys():
+        return config
+    _warn("a config with trace or data.length", "gae_lambda, data.num_steps")
+    return type(config)(renamed)

@@ -11,6 +11,7 @@ import json
 
 from ml_collections import ConfigDict
 
+from karpjax.core import old_names
 from karpjax.core.errors import UserError, check_choice, check_keys, did_you_mean
 
 DEFAULTS = dict(
@@ -45,7 +46,7 @@ DEFAULTS = dict(
     dispatch="",                # "scan": many steps a program; "step": one; "": scan on accelerators, step on the CPU
     steps_per_dispatch=16,      # with "scan"
 
-    hang_after=0,               # > 0: where nothing has moved for so many seconds, say which process stands still, and end
+    hang_timeout=0,               # > 0: where nothing has moved for so many seconds, say which process stands still, and end
 
     # Looking inside.
     overfit=False,              # every step sees the first batch: the loss must go to (nearly) 0
@@ -57,7 +58,7 @@ DEFAULTS = dict(
 )
 # A workdir may be continued with other values of these; anything else would be another experiment.
 MAY_CHANGE = ("steps", "log_every", "eval_every", "save_every", "keep", "keep_every", "mesh", "accumulate", "debug_nans",
-              "profile_at", "profile_steps", "compile_cache", "nonfinite_limit", "hang_after")
+              "profile_at", "profile_steps", "compile_cache", "nonfinite_limit", "hang_timeout")
 
 
 def config(**values) -> ConfigDict:
@@ -65,6 +66,7 @@ def config(**values) -> ConfigDict:
     merged = ConfigDict(copy.deepcopy(DEFAULTS), type_safe=True)
     for key, value in values.items():
         if key not in DEFAULTS:
+            check_renamed(values, key)
             close = difflib.get_close_matches(key, DEFAULTS, n=1, cutoff=0.8)
             if close:  # a slip of the finger, not a key of the task's own
                 raise UserError(f"config key {key!r} is not one of karpjax's; did you mean {close[0]!r}?")
@@ -75,6 +77,13 @@ def config(**values) -> ConfigDict:
             _check_type(key, DEFAULTS[key], value)
             merged[key] = type(DEFAULTS[key])(value)
     return merged
+
+
+def check_renamed(values, key: str) -> None:
+    """Refuse a key by the name that version 1 had for it."""
+    today = old_names.new_key(values, key)
+    if today:
+        raise UserError(f"config.{key} is called config.{today} now; rename it")
 
 
 def canonical(values: ConfigDict) -> ConfigDict:
@@ -89,8 +98,10 @@ def canonical(values: ConfigDict) -> ConfigDict:
             from error
 
 
-def check(values: ConfigDict) -> None:
+def check_config(values: ConfigDict) -> None:
     """Value checks of the core's keys that need nothing but the config."""
+    for key in [*values, *(f"data.{key}" for key in values.get("data", {}))]:
+        check_renamed(values, key)
     missing = [key for key in DEFAULTS if key not in values]
     if missing:
         raise UserError(f"the config lacks {missing}; build it with karpjax.config(...) in get_config")
@@ -101,7 +112,7 @@ def check(values: ConfigDict) -> None:
     for key, choices in (("parallel", ("jit", "pmap")), ("dispatch", ("", "scan", "step")), ("precision", ("fp32", "bf16"))):
         check_choice(values[key], choices, f"config.{key}")
     check_keys(values.mesh, ("data", "fsdp"), "config.mesh")
-    for key, unit in (("hang_after", "seconds"), ("keep_every", "steps")):
+    for key, unit in (("hang_timeout", "seconds"), ("keep_every", "steps")):
         if values[key] < 0:
             raise UserError(f"config.{key}: expected {unit}, 0 for none, found {values[key]}")
     if not 0 <= values.ema_decay < 1:

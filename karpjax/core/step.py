@@ -56,7 +56,7 @@ def make_train_step(loss_fn: Callable, optimizer: optax.GradientTransformation, 
         if mesh is not None and mesh.shape["fsdp"] > 1:
             params = sharding.constrain(params, sharding.replicated(mesh))
         params = cast_floating(without_gradient(params, frozen), PRECISIONS[precision])
-        losses, metrics, model_state = checked(loss_fn(params, model_state, batch, key), model_state)
+        losses, metrics, model_state = check_outputs(loss_fn(params, model_state, batch, key), model_state)
         totals, own_counts = unzip(losses)
         if counts is None:  # a single micro-batch: its own counts, over all devices, are the global ones
             counts = over_devices(own_counts)
@@ -166,7 +166,7 @@ def all_finite(tree):
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
 
 
-def checked(outputs, model_state):
+def check_outputs(outputs, model_state):
     """The loss function's outputs, or one clear line about what is wrong with them. Runs while tracing: free."""
     expected = ("expected (losses, metrics, model_state), losses and metrics dicts of name -> (total, count), two scalars; "
                 "wrap per-example values in karpjax.mean(values, weight)")

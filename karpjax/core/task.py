@@ -17,10 +17,12 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
+from karpjax.core import old_names
 from karpjax.core.errors import check_keys
 from karpjax.core.trees import cast_floating, split_variables
 
 
+@old_names.old_attributes(start="init_from_data")
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Everything the loop needs to know of a task.
@@ -33,7 +35,7 @@ class Task:
               its metrics.
     predict   (variables, prepared inputs) -> outputs, for `karpjax.restore(...).predict`. Default: the model's output.
     inputs    the batch entry the model reads; it also gives the shapes for `model.init`.
-    start     () -> {"whiten/kernel": array}: parameters that the data gives, over those of `model.init`
+    init_from_data  () -> {"whiten/kernel": array}: parameters that the data gives, over those of `model.init`
     show      (variables, prepared batch) -> {"name.png": (H, W, 3) in 0 to 1, "name.gif": several, "name.txt": text}: what the
               model makes of a few examples, for a person to look at; in the workdir when the run ends.
     """
@@ -43,25 +45,28 @@ class Task:
     evaluate: Callable | None = None
     predict: Callable | None = None
     inputs: str = "image"
-    start: Callable | None = None
+    init_from_data: Callable | None = None
     show: Callable | None = None
 
     def init(self, key) -> dict:
         """Model variables {"params": ..., "batch_stats": ...} for one example of the source."""
         inputs = jax.tree.map(jnp.asarray, self.source.example[self.inputs])
         variables = self.model.init({"params": key}, inputs, train=False)
-        if self.start is None:
+        if self.init_from_data is None:
             return variables
-        params, given = traverse_util.flatten_dict(variables["params"], sep="/"), self.start()
-        check_keys(given, params, "Task.start")
+        params, given = traverse_util.flatten_dict(variables["params"], sep="/"), self.init_from_data()
+        check_keys(given, params, "Task.init_from_data")
         return {**variables, "params": traverse_util.unflatten_dict({**params, **jax.tree.map(jnp.asarray, given)}, sep="/")}
 
     def outputs(self, variables: dict, inputs):
         """What `predict` gives for raw inputs, as stored in the data set: predict's, else the model's output."""
-        prepared = self.source.prepare({self.inputs: inputs})[self.inputs]
+        prepared = self.source.preprocess({self.inputs: inputs})[self.inputs]
         if self.predict is not None:
             return self.predict(variables, prepared)
         return apply(self.model, *split_variables(variables), prepared)[0]
+
+
+Task.__init__ = old_names.old_keywords(start="init_from_data")(Task.__init__)
 
 
 def apply(model: nn.Module, params, model_state: dict, inputs, key=None, **kwargs):

@@ -132,7 +132,7 @@ def idx(folder: pathlib.Path, classes: list[str] = ()) -> Found:
     for split, prefix in (("train", "train"), ("test", "t10k")):
         images, labels = (read_idx(only_file(folder, f"{prefix}-{kind}?idx{axes}-ubyte*"), axes)
                           for kind, axes in (("images", 3), ("labels", 1)))
-        splits[split] = checked(images[..., None], labels, f"{folder}, {split}")
+        splits[split] = check_labels(images[..., None], labels, f"{folder}, {split}")
     return Found(classes or names_for(splits), splits["train"].images.shape[1:], splits)
 
 
@@ -168,7 +168,7 @@ def cifar(folder: pathlib.Path, classes: list[str] = ()) -> Found:
     for split, files in parts.items():
         rows = np.concatenate([read_cifar(only_file(folder, file), skip) for file in files])
         images = rows[:, 1 + skip:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)           # (N, 32, 32, 3)
-        splits[split] = checked(images, rows[:, skip], f"{folder}, {split}", len(classes))
+        splits[split] = check_labels(images, rows[:, skip], f"{folder}, {split}", len(classes))
     return Found(classes, (32, 32, 3), splits)
 
 
@@ -204,7 +204,7 @@ def npz(file: pathlib.Path, classes: list[str] = ()) -> Found:
         if not np.issubdtype(labels.dtype, np.integer) or labels.squeeze().ndim > 1:
             raise UserError(f"{file}: y_{split}: expected integers of shape (N,), found {labels.dtype} of {labels.shape}")
         images = images[..., None] if images.ndim == 3 else images
-        splits[split] = checked(images, labels.reshape(-1), f"{file}, {split}", len(classes) or None)
+        splits[split] = check_labels(images, labels.reshape(-1), f"{file}, {split}", len(classes) or None)
     shapes = {split: rows.images.shape[1:] for split, rows in splits.items()}
     if len(set(shapes.values())) > 1:
         raise UserError(f"{file}: expected images of one shape, found {shapes}")
@@ -221,7 +221,7 @@ def only_file(folder: pathlib.Path, pattern: str) -> pathlib.Path:
     return files[0]
 
 
-def checked(images, labels, where: str, classes: int | None = None) -> Rows:
+def check_labels(images, labels, where: str, classes: int | None = None) -> Rows:
     """Rows, if there are as many labels as images and every label is one."""
     if len(images) != len(labels) or not len(labels):
         raise UserError(f"{where}: expected as many labels as images, found {len(labels)} labels and {len(images)} images")

@@ -4,6 +4,7 @@ import inspect
 
 from ml_collections import ConfigDict
 
+from karpjax.core import old_names
 from karpjax.core.errors import UserError, check_keys, did_you_mean
 from karpjax.envs.acrobot import Acrobot
 from karpjax.envs.brax import Brax
@@ -21,7 +22,7 @@ ENVIRONMENTS = {"cartpole": CartPole, "acrobot": Acrobot, "pendulum": Pendulum, 
 ADAPTERS = {"gymnax": Gymnax, "brax": Brax, "gymnasium": Gymnasium, "pgx": Pgx}
 
 
-def make(name: str, **options):
+def make_env(name: str, **options):
     project, _, foreign = name.partition(":")
     if foreign and project in ADAPTERS:
         return ADAPTERS[project](foreign, **options)
@@ -36,4 +37,6 @@ def environment(config):
     options = config.env
     if not isinstance(options, ConfigDict) or "name" not in options:
         raise UserError(f"config.env: expected dict(name=..., its options), found {options!r}")
-    return make(options["name"], **{k: v for k, v in options.items() if k != "name"})
+    return make_env(options["name"], **{k: v for k, v in options.items() if k != "name"})
+
+__getattr__ = old_names.attributes("envs")

@@ -90,7 +90,7 @@ class Simulators:
         """Seeds (...) -> the first observation of each episode (..., O)."""
         seeds = np.asarray(seeds)
         self.limit = max(self.limit, 3 * seeds.size)
-        return self.stacked([self.begin(int(seed)) for seed in seeds.ravel()], seeds.shape)
+        return self.stacked([self.advance(int(seed)) for seed in seeds.ravel()], seeds.shape)
 
     def step(self, state, actions, fresh, again: bool):
         """(...) -> (obs, reward, terminated, truncated, obs that follows), each (..., *)."""
@@ -120,14 +120,14 @@ class Simulators:
             over = terminated or truncated
         if over and again:
             self.idle.append(simulator)
-            return obs, reward, terminated, truncated, self.begin(fresh)
+            return obs, reward, terminated, truncated, self.advance(fresh)
         self.keep(seed, np.concatenate([played, action[None]]), (simulator, obs, over))
         return obs, reward, terminated, truncated, obs
 
     def at(self, seed: int, played) -> tuple:
         """(simulator, obs, over) after these actions; out of `kept`."""
         if (seed, played.tobytes()) not in self.kept:
-            self.begin(seed)
+            self.advance(seed)
             for t in range(len(played)):
                 self.move(seed, played[:t], played[t], seed, again=False)
         return self.kept.pop((seed, played.tobytes()))

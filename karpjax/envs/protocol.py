@@ -31,13 +31,13 @@ class TimeStep(NamedTuple):
     final_obs: Any               # of the state this step led to, never reset
 
 
-def check(env) -> tuple:
+def check_env(env) -> tuple:
     """(state, obs) as shapes; an environment that breaks the protocol is refused in one line, before anything runs."""
     name = type(env).__name__
     missing = [part for part in ("reset", "step", "actions", "max_steps") if not hasattr(env, part)]
     if missing:
         raise UserError(f"the environment {name} lacks {', '.join(missing)}; the protocol is in karpjax/envs/protocol.py")
-    spaces.check(env.actions, name)
+    spaces.check_space(env.actions, name)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state, obs = jax.eval_shape(env.reset, key)
     if any(jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)):

@@ -19,7 +19,7 @@ class Discrete(NamedTuple):
 
 
 class MultiDiscrete(NamedTuple):
-    """Several choices at once: (len(sizes),) int32, entry i in 0 .. sizes[i]-1."""
+    """MultiCategorical choices at once: (len(sizes),) int32, entry i in 0 .. sizes[i]-1."""
     sizes: tuple[int, ...]
 
 
@@ -36,7 +36,7 @@ def example(space) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((len(space.sizes),) if isinstance(space, MultiDiscrete) else (), jnp.int32)
 
 
-def check(space, where: str) -> None:
+def check_space(space, where: str) -> None:
     """A space is one of these three, and not empty or without bounds."""
     good = {Discrete: lambda: space.n >= 1, MultiDiscrete: lambda: len(space.sizes) and min(space.sizes) >= 1,
             Box: lambda: len(space.low) == len(space.high) > 0 and all(

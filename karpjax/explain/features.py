@@ -35,11 +35,11 @@ def features(run: Run, workdir, name: str, split: str) -> tuple:
     source = kind(ConfigDict({**own, "name": name, "train": split, "validation": "", "test": split, "batch_size": BATCH}))
     if not source.classes:
         raise UserError(f"--name={name}: a set without labels; expected one that was prepared with them")
-    check_tokens(workdir, {"source": run.task.source.described}, source.described)
+    check_tokens(workdir, {"source": run.task.source.spec}, source.spec)
 
     @jax.jit
     def pooled(batch):
-        x = source.prepare(batch)[inputs]
+        x = source.preprocess(batch)[inputs]
         there = {} if inputs == "image" else {"segments": source.vocabulary.segments(x)}
         _, found = run.model.apply(run.variables, x, features=True, **there)
         return found["pooled"] / jnp.linalg.norm(found["pooled"], axis=-1, keepdims=True)

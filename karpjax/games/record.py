@@ -64,7 +64,7 @@ def main(argv):
     if bool(options.workdir) == bool(options.simulations):
         raise UserError("expected one of --simulations (of UCT) and --workdir (of a network), found "
                         f"{options.simulations} and {options.workdir!r}")
-    env = envs.make(options.env)
+    env = envs.make_env(options.env)
     player = players.sampled(restore(options.workdir)) if options.workdir else uct.uct(env, options.simulations)
     columns = record(env, player, options.positions, options.random / 100, options.seed)
     np.savez_compressed(options.to, **columns)

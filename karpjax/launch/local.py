@@ -1,4 +1,4 @@
-"""Several processes on this machine, each with simulated CPU devices: the machinery of a pod, without one.
+"""MultiCategorical processes on this machine, each with simulated CPU devices: the machinery of a pod, without one.
 
 Their output lies in WORKDIR/logs/process_I.log; that of process 0 is shown too. SIGTERM and Ctrl-C are passed on to all, which
 save the same step and end with 75. When one ends badly the rest, which would wait for it in a collective, get `grace` seconds.

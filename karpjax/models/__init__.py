@@ -1,4 +1,5 @@
 """Models by name: pure Linen modules, one file an architecture. `cnn(config.model, classes=10)` builds one."""
+from karpjax.core import old_names
 from karpjax.core.errors import UserError, did_you_mean
 from karpjax.models.airbench import Airbench
 from karpjax.models.board import Board
@@ -18,7 +19,7 @@ MODELS = {"actor_critic": ActorCritic, "airbench": Airbench, "board": Board, "cn
           "resnet_cifar": CifarResNet, "text_classifier": TextClassifier, "value_propagation": ValuePropagation, "vit": ViT}
 
 
-def make(options, **given):
+def make_model(options, **given):
     """A model from config.model = dict(name=..., its fields) and what the task knows (classes, vocabulary)."""
     options = {**given, **dict(options)}
     name = options.pop("name", "")
@@ -32,3 +33,5 @@ def make(options, **given):
         if key not in fields:
             raise UserError(f"config.model.{key}: {name} has no such field{did_you_mean(key, fields)}")
     return MODELS[name](**options)
+
+__getattr__ = old_names.attributes("models")

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from karpjax.core.errors import UserError, check_choice
 from karpjax.models.layers.embed import Embed
 from karpjax.models.layers.gelu import gelu
-from karpjax.models.layers.transformer import Dense, block_class, norm, same_segment
+from karpjax.models.layers.transformer import Dense, block_class, norm, segment_mask
 
 BERT = dict(norm="post", mlp="gelu", bias=True, positions="learned", transform=True, types=2, eps=1e-12)
 ROBERTA = dict(BERT, types=1, eps=1e-5, offset=2)  # Liu et al. 2019: its table has two rows before the first position
@@ -61,7 +61,7 @@ class Encoder(nn.Module):
             x = x + table(self.types, "type")(jnp.zeros((1, 1), jnp.int32))       # all are of the first type
         if self.norm == "post":
             x = nn.Dropout(self.dropout, deterministic=not train)(norm(self.eps, self.bias, "norm_embed")(x))
-        mask, states = None if segments is None else same_segment(segments), [x]
+        mask, states = None if segments is None else segment_mask(segments), [x]
         block = block_class(self.remat)
         for i in range(self.layers):
             drop_path = self.drop_path * i / max(1, self.layers - 1)

@@ -16,7 +16,7 @@ from karpjax.run import cli
 def main(argv) -> int:
     jax.config.update("jax_platforms", "cpu")  # before anything runs: a TPU that is here is none of this command's business
     options = cli.parse(argv, __doc__, config=True, topology=str)
-    report = precompile(options.config, options.record, options.topology)
+    report = precompile(options.config, options.task_file, options.topology)
     size = lambda n: f"{n / 2**20:,.1f} MiB"
     print(f"program      {report['program']}\nflops        {report['flops']:,.0f} a step on all chips, without its source")
     held = {**report["state"], "data": report["data"]}

@@ -22,27 +22,27 @@ ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_
          "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 
-def precompile(config, record, topology: str) -> dict:
+def precompile(config, task_file, topology: str) -> dict:
     """What the compiler says of the config's train program on that slice. The default backend must be the CPU by now."""
     mesh = sharding.make_mesh(**config.mesh, devices=slice_devices(topology))
-    x = assemble(config, record, mesh)
-    x.config.dispatch = x.config.dispatch or "scan"
-    programs = Programs(x)
+    exp = assemble(config, task_file, mesh)
+    exp.config.dispatch = exp.config.dispatch or "scan"
+    programs = Programs(exp)
     if programs.split:
         raise UserError("expected a step that is one program, found several with config.parallel = "
-                        f"{x.config.parallel!r}, dispatch = {x.config.dispatch!r}; use parallel = 'jit', dispatch = 'scan'")
-    place = sharding.batch_sharding(mesh) if x.source.host_fed else sharding.replicated(mesh)
+                        f"{exp.config.parallel!r}, dispatch = {exp.config.dispatch!r}; use parallel = 'jit', dispatch = 'scan'")
+    place = sharding.batch_sharding(mesh) if exp.source.streamed else sharding.replicated(mesh)
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
-                          jax.eval_shape(lambda arrays: arrays, x.source.arrays))
-    steps = steps_to_event(x.config, x.source.chunk, programs.longest, step=0)
-    report = {"chips": mesh.size, "batch_size": x.source.batch_size, "model_fields": [*vars(x.task.model)],
-              "program": f"{steps} steps of {x.source.batch_size} on {mesh.size} x {mesh.devices.flat[0].device_kind}, "
+                          jax.eval_shape(lambda arrays: arrays, exp.source.arrays))
+    steps = steps_to_event(exp.config, exp.source.steps_per_chunk, programs.longest, step=0)
+    report = {"chips": mesh.size, "batch_size": exp.source.batch_size, "model_fields": [*vars(exp.task.model)],
+              "program": f"{steps} steps of {exp.source.batch_size} on {mesh.size} x {mesh.devices.flat[0].device_kind}, "
                          f"{topology}, mesh {dict(mesh.shape)}",
-              "usable": int(CHIPS[topology.split(":")[0]].memory * 2**30), "flops": step_flops(x)}
-    report["state"] = {name: bytes_a_chip(getattr(x.abstract, name)) for name in ("params", "opt_state", "ema", "model_state",
+              "usable": int(CHIPS[topology.split(":")[0]].memory * 2**30), "flops": step_flops(exp)}
+    report["state"] = {name: bytes_a_chip(getattr(exp.abstract, name)) for name in ("params", "opt_state", "ema", "model_state",
                                                                                   "source")}
     report["data"] = bytes_a_chip(arrays)
-    lowered, started = programs.lower(x.abstract, arrays, steps), time.perf_counter()
+    lowered, started = programs.lower(exp.abstract, arrays, steps), time.perf_counter()
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -53,7 +53,7 @@ def precompile(config, record, topology: str) -> dict:
     text, costs, chip = compiled.as_text(), compiled.cost_analysis(), CHIPS[topology.split(":")[0]]
     work = hlo.cycles(text) / steps
     if not math.isnan(work):
-        report["step"] = {"cycles": round(work), "seconds": work / chip.clock, "examples": x.source.examples_per_step}
+        report["step"] = {"cycles": round(work), "seconds": work / chip.clock, "examples": exp.source.examples_per_step}
         if text.count(" while(") <= (steps > 1):                        # the steps': bytes are counted once a loop
             report["step"] |= {"intensity": costs["flops"] / costs["bytes accessed"], "ridge": chip.peak / chip.bandwidth}
     memory = {"arguments": found.argument_size_in_bytes, "outputs": found.output_size_in_bytes,
@@ -105,7 +105,7 @@ def suggest(options, report: dict) -> None:
         with config.unlocked():
             config.update_from_flattened_dict(change)
         flags = " ".join(f"--config.{name}={value}" for name, value in change.items())
-        found = precompile(config, options.record, options.topology)
+        found = precompile(config, options.task_file, options.topology)
         if found["fits"]:
             needed = sum(found["memory"].values()) / 2**20
             print(f"would fit    with {flags}: {needed:,.1f} MiB a chip")

@@ -12,7 +12,7 @@ def compiled(options, topology: str, batch: int) -> dict:
     """A row of the table: the config on that slice, with that global batch (environments, for a rollout)."""
     config = copy.deepcopy(options.config)
     config.data[batch_key(config)] = batch
-    report = precompile(config, options.record, topology)
+    report = precompile(config, options.task_file, topology)
     step = report.get("step")
     return {"topology": topology, "chips": report["chips"], "batch": batch, "fits": report["fits"], "usable": report["usable"],
             "memory": sum(report["memory"].values()) if "memory" in report else None,

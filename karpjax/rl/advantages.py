@@ -7,18 +7,20 @@ from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from karpjax.core import old_names
 from karpjax.core.metric import mean
 
 
+@old_names.old_keywords(trace="gae_lambda")
 def gae(reward: Float[Array, "E T"], value: Float[Array, "E T"], next_value: Float[Array, "E T"],
-        terminated: Bool[Array, "E T"], truncated: Bool[Array, "E T"], discount: float, trace: float) -> Float[Array, "E T"]:
+        terminated: Bool[Array, "E T"], truncated: Bool[Array, "E T"], discount: float, gae_lambda: float) -> Float[Array, "E T"]:
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
 
     value, next_value   of the observation acted on, and of the one reached (`final_obs`, never a reset one)
-    trace               lambda: 0 one-step temporal differences, 1 returns less the value
+    gae_lambda               lambda: 0 one-step temporal differences, 1 returns less the value
     """
     delta = reward + discount * jnp.where(terminated, 0.0, next_value) - value
-    decay = discount * trace * ~(terminated | truncated)
+    decay = discount * gae_lambda * ~(terminated | truncated)
 
     def step(later, now):
         delta, decay = now

@@ -25,7 +25,7 @@ def of(space, outputs: Float[Array, "*B K"]):
         return Categorical(outputs)
     if isinstance(space, MultiDiscrete):
         ends = [sum(space.sizes[:i + 1]) for i in range(len(space.sizes) - 1)]
-        return Several(tuple(map(Categorical, jnp.split(outputs, ends, axis=-1))))
+        return MultiCategorical(tuple(map(Categorical, jnp.split(outputs, ends, axis=-1))))
     low, high = jnp.array(space.low), jnp.array(space.high)
     mean, log_std = jnp.split(outputs, 2, axis=-1)           # in units of half the range, from its middle
     return Gaussian((low + high) / 2 + (high - low) / 2 * mean, log_std + jnp.log((high - low) / 2))
@@ -48,7 +48,7 @@ class Categorical(NamedTuple):
         return -jnp.sum(jnp.exp(log_p) * log_p, -1)
 
 
-class Several(NamedTuple):
+class MultiCategorical(NamedTuple):
     """Independent choices; an action is (..., len(parts))."""
     parts: tuple[Categorical, ...]
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 
-def start(shape) -> dict:
+def init(shape) -> dict:
     return {"count": jnp.float32(0), "mean": jnp.zeros(shape), "var": jnp.ones(shape)}
 
 
-def merged(moments: dict, x) -> dict:
+def update(moments: dict, x) -> dict:
     """With the rows x (E, T, ...); as they were where a row is not finite: one bad reward must not stay for ever."""
     old, new = moments["count"], jnp.float32(x.shape[0] * x.shape[1])
     mean, var = x.mean((0, 1)), x.var((0, 1))

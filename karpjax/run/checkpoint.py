@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from karpjax.core import files
+from karpjax.core import files, old_names
 from karpjax.core.errors import Outage, UserError, outage, storage
 from karpjax.core.state import TrainState
 from karpjax.core.trees import check_names, first_line, mix, path_name
@@ -220,6 +220,7 @@ def read_meta(folder) -> dict:
             file = folder.with_suffix(".json") if is_exported(folder) else folder / "meta" / "metadata"
             meta = json.loads(file.read_text())
         future = meta["schema"] > SCHEMA
+        meta["config"] = old_names.today(meta["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{folder}: its JSON cannot be read ({first_line(error)}); restore another checkpoint") from error
     if future:
@@ -253,9 +254,9 @@ def load_named(folder, wanted: dict) -> dict:
         return {}
     if is_exported(folder):
         with storage(folder):
-            arrays = files.read(folder)
+            arrays = files.read_arrays(folder)
         tree = jax.tree.map_with_path(lambda path, leaf: jax.device_put(arrays[path_name(path)], leaf.sharding), item)
-        return checked(folder, expected, tree)
+        return check_fingerprint(folder, expected, tree)
     try:
         with storage(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             tree = checkpointer.restore(folder / "state", args=ocp.args.PyTreeRestore(
@@ -265,10 +266,10 @@ def load_named(folder, wanted: dict) -> dict:
     except Exception as error:  # Orbax and TensorStore report damage, and wrong shapes, in many ways
         raise UserError(f"{folder}: cannot be loaded ({first_line(error)}); it is damaged, or of a model of other shapes") \
             from error
-    return checked(folder, expected, tree)
+    return check_fingerprint(folder, expected, tree)
 
 
-def checked(folder, expected: dict, tree) -> dict:
+def check_fingerprint(folder, expected: dict, tree) -> dict:
     """{name: array} of what was loaded, if its fingerprint is the stored one."""
     found = fingerprint(tree)
     damaged = different({name: expected[name] for name in found}, found)

@@ -17,6 +17,7 @@ from absl import flags
 import jax
 from ml_collections import ConfigDict, config_flags
 
+from karpjax.core import settings
 from karpjax.core.errors import FULL, NotFinite, Preempted, UserError, did_you_mean
 from karpjax.run.config_file import load_config
 from karpjax.run.distributed import join
@@ -79,9 +80,9 @@ def parse(argv, doc: str, config: bool = False, **defaults):
         names = ["--config=FILE --config.KEY=VALUE"] * config + [f"--{name}" for name in defaults]
         print(doc.strip(), "\n\nflags:", ", ".join(names))
         sys.exit(0)
-    loaded = record = None
+    loaded = task_file = None
     if config:
-        argv, loaded, record = _load_config(argv)
+        argv, loaded, task_file = _load_config(argv)
         _check_overrides(argv, loaded)
     try:
         if config:
@@ -98,7 +99,7 @@ def parse(argv, doc: str, config: bool = False, **defaults):
         if isinstance(default, type) and getattr(values, name) is None:
             raise UserError(f"--{name}=... is missing; {doc.strip().splitlines()[0]}")
     options = {name: getattr(values, name) for name in defaults}
-    return Options({**options, **({"config": values.config, "record": record} if config else {})})
+    return Options({**options, **({"config": values.config, "task_file": task_file} if config else {})})
 
 
 class Options(dict):
@@ -117,6 +118,7 @@ def _check_overrides(argv, config: ConfigDict) -> None:
     """Every --config.a.b=VALUE names a key that the config has."""
     known = names_of(config)
     for name in (re.split(r"[=\[]", a.removeprefix("--config."))[0] for a in argv if a.startswith("--config.")):
+        settings.check_renamed(config, name)
         if name not in known:
             raise UserError(f"--config.{name}: the config has no such key{did_you_mean(name, known)} (a key of the task's "
                             "own must be in the config file before it can be changed here)")

@@ -35,7 +35,7 @@ def load_config(path, overrides: Mapping | None = None) -> tuple[ConfigDict, dic
         raise UserError(f"{file}: get_config() returned {type(config).__name__}, expected what karpjax.config(...) returns")
     for key, value in (overrides or {}).items():
         override(config, key, value)
-    settings.check(config)
+    settings.check_config(config)
     return config, {"path": str(file), "text": text}
 
 

@@ -11,7 +11,7 @@ def make_evaluator(task, mesh, precision: str = "fp32"):
 
     @jax.jit
     def program(variables, batch):
-        batch = sharding.constrain_batch(mesh, task.source.prepare(batch))
+        batch = sharding.constrain_batch(mesh, task.source.preprocess(batch))
         params, model_state = split_variables(variables)
         params = cast_floating(sharding.constrain(params, sharding.replicated(mesh)), PRECISIONS[precision])
         if task.evaluate is not None:

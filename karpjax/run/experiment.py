@@ -16,12 +16,12 @@ from karpjax.core import settings, sharding
 from karpjax.core.errors import UserError
 from karpjax.core.optimizer import make_optimizer
 from karpjax.core.state import TrainState, init_state
-from karpjax.core.step import checked, make_train_step
+from karpjax.core.step import check_outputs, make_train_step
 from karpjax.core.task import Task
 from karpjax.core.task_file import build_task, load_task_module
 from karpjax.run.init_from import inherited
 from karpjax.sources.rollout import Rollout
-from karpjax.sources.source import Described, Source
+from karpjax.sources.source import SpecOnly, Source
 
 
 @dataclasses.dataclass
@@ -34,7 +34,7 @@ class Experiment:
     schedule: Callable
     shardings: TrainState            # a sharding for every leaf of the state
     abstract: TrainState             # ShapeDtypeStructs with these shardings
-    record: dict                     # of the task's file, for checkpoints
+    task_file: dict                     # of the task's file, for checkpoints
 
     def fresh_state(self) -> TrainState:
         """The state at step 0, on the devices."""
@@ -43,8 +43,8 @@ class Experiment:
         return jax.jit(init, out_shardings=self.shardings)()
 
     def eval_variables(self, state: TrainState) -> dict:
-        """What evaluation sees: the variables, and what the source lends of its state."""
-        lent = {name: state.source[name] for name in self.source.lends}
+        """What evaluation sees: the variables, and what the source eval_state of its state."""
+        lent = {name: state.source[name] for name in self.source.eval_state}
         return {**state.eval_variables, **({"source": lent} if lent else {})}
 
     def train_step(self, axis_name: str | None = None) -> Callable:
@@ -54,23 +54,23 @@ class Experiment:
                                mesh=None if axis_name else self.mesh, axis_name=axis_name)
 
 
-def assemble(config: ConfigDict, record: dict | None = None, mesh: Mesh | None = None, saved: dict | None = None) -> Experiment:
+def assemble(config: ConfigDict, task_file: dict | None = None, mesh: Mesh | None = None, saved: dict | None = None) -> Experiment:
     """Build everything a config says, and check that it fits together.
 
     record  {"path", "text"} of the config file, where that is the task's file (config.task == "")
     saved   the config of a run that goes on, for what this one leaves to config.init_from
     """
-    settings.check(config)
+    settings.check_config(config)
     config = inherited(settings.canonical(config), saved)
-    module, task_record = load_task_module(config.task, None if config.task else record)
+    module, task_record = load_task_module(config.task, None if config.task else task_file)
     task = build_task(config, module)
     source = repeat_first(task.source) if config.overfit else task.source
     mesh = mesh or sharding.make_mesh(**config.mesh)
-    if not isinstance(source, Described):
+    if not isinstance(source, SpecOnly):
         sharding.check_batch_size(mesh, source.batch_size, config.accumulate)
-    if config.steps % source.chunk:
-        raise UserError(f"config.steps: expected a multiple of the source's chunk, {source.chunk}, found {config.steps}; "
-                        f"use {config.steps // source.chunk * source.chunk or source.chunk}")
+    if config.steps % source.steps_per_chunk:
+        raise UserError(f"config.steps: expected a multiple of the source's chunk, {source.steps_per_chunk}, found {config.steps}; "
+                        f"use {config.steps // source.steps_per_chunk * source.steps_per_chunk or source.steps_per_chunk}")
     if source.on_host and (jax.process_count() > 1 or (mesh.size > 1 and jax.default_backend() == "cpu")):
         # Simulated devices that wait for each other leave no thread to the callback: it would hang.
         raise UserError(f"environments on the host are played by one process, on CPUs for one device: found "
@@ -90,12 +90,12 @@ def assemble(config: ConfigDict, record: dict | None = None, mesh: Mesh | None =
 
 def check_loss(task: Task, source: Source, state: TrainState) -> None:
     """Trace the source and the loss once, on shapes alone."""
-    if isinstance(source, Described):
+    if isinstance(source, SpecOnly):
         return
     def loss(state, arrays):
-        _, ctx = source.begin(arrays, state.source, state.variables)
-        batch = source.batch(arrays, ctx, 0)
-        return checked(task.loss(state.params, state.model_state, batch, state.key), state.model_state)
+        _, chunk = source.advance(arrays, state.source, state.variables)
+        batch = source.batch(arrays, chunk, 0)
+        return check_outputs(task.loss(state.params, state.model_state, batch, state.key), state.model_state)
     try:
         jax.eval_shape(loss, state, source.arrays)
     except ScopeParamShapeError as error:
@@ -109,9 +109,9 @@ def repeat_first(source: Source) -> Any:
     if isinstance(source, Rollout):
         raise UserError("config.overfit repeats the first batch of a data set, but a rollout changes with the policy: leave it "
                         "off")
-    names = ("arrays", "chunk", "batch_size", "n", "examples_per_step", "splits", "sharded", "lends", "example", "host_fed",
+    names = ("arrays", "chunk", "batch_size", "n", "examples_per_step", "splits", "sharded", "eval_state", "example", "streamed",
              "on_host", "described", "files", "init", "batch", "prepare", "eval_batches")
-    begin = lambda arrays, source_state, variables: (source_state, source.begin(arrays, source_state, variables)[1])
-    first = functools.cache(lambda seed: source.feed(0, seed))
+    begin = lambda arrays, source_state, variables: (source_state, source.advance(arrays, source_state, variables)[1])
+    first = functools.cache(lambda seed: source.next_batch(0, seed))
     same = {name: getattr(source, name) for name in names}
     return types.SimpleNamespace(**same, begin=begin, feed=lambda step, seed: first(seed))

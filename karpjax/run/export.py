@@ -23,6 +23,6 @@ def export(workdir, to, which: str = "newest") -> dict:
     meta, tree = checkpoint.read_meta(folder), stored_as(run.variables, run.config)
     arrays = {path_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
     meta |= {part: {name: meta[part][name] for name in arrays} for part in ("shapes", "fingerprint")}
-    files.write(to, arrays)
+    files.write_arrays(to, arrays)
     files.write_whole(to.with_suffix(".json"), json.dumps(meta, indent=1) + "\n")
     return {"step": run.step, "arrays": len(arrays), "files": [str(to), str(to.with_suffix(".json"))]}

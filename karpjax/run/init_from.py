@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from karpjax import weights
-from karpjax.core import trees
+from karpjax.core import files, trees
 from karpjax.core.errors import UserError
 from karpjax.core.state import TrainState
 from karpjax.core.trees import by_name, path_name, split_variables, variable_name
@@ -51,7 +51,7 @@ class Weights:
 def weights_at(path, model) -> Weights:
     """What there is at `path`; nothing of a checkpoint is loaded yet. `model` says what another project's names mean."""
     if is_foreign(path):
-        arrays = weights.translated(model, weights.read(path), path)
+        arrays = weights.translated(model, files.read_arrays(path), path)
         load = lambda wanted: {name: jax.device_put(arrays[name].astype(leaf.dtype), leaf.sharding)
                                for name, leaf in wanted.items()}
         return Weights(path, {name: array.shape for name, array in arrays.items()}, load, {})
@@ -137,16 +137,16 @@ def plan(weights: Weights, like: dict, model, skip=()) -> tuple[dict, list[str]]
     return load, said
 
 
-def check(path, like: dict, model, described: dict, skip=()) -> None:
-    """All that can be wrong with `start_from`, before anything is written."""
+def check_weights(path, like: dict, model, spec: dict, skip=()) -> None:
+    """All that can be wrong with `load_weights`, before anything is written."""
     weights = weights_at(path, model)
     plan(weights, like, model, skip)
-    check_tokens(path, weights.meta, described)
+    check_tokens(path, weights.meta, spec)
 
 
-def start_from(path, state: TrainState, task, skip=()) -> tuple[TrainState, list[str]]:
+def load_weights(path, state: TrainState, task, skip=()) -> tuple[TrainState, list[str]]:
     """(a fresh state with the variables at `path`, what to say of them). The moving average starts there too, and what the
-    source lends to evaluation (moments of observations), as far as that run had it."""
+    source eval_state to evaluation (moments of observations), as far as that run had it."""
     weights, like = weights_at(path, task.model), state.variables
     load, said = plan(weights, like, task.model, skip)
     as_is = {name: leaf for name, leaf in load.items() if not isinstance(leaf, jax.ShapeDtypeStruct)}
@@ -157,11 +157,11 @@ def start_from(path, state: TrainState, task, skip=()) -> tuple[TrainState, list
     variables = jax.tree.map_with_path(lambda path, leaf: loaded.get(variable_name(path), leaf), like)
     params, model_state = split_variables(variables)
     average = jax.tree.map(jnp.copy, params) if state.ema else state.ema
-    state = state.replace(params=params, model_state=model_state, ema=average, source=lent(weights, state, task.source.lends))
+    state = state.replace(params=params, model_state=model_state, ema=average, source=eval_state_of(weights, state, task.source.eval_state))
     return state, [f"{path}: {len(loaded)} of {len(ours)} arrays{''.join(f'; {line}' for line in said)}"]
 
 
-def lent(weights: Weights, state: TrainState, names) -> dict:
+def eval_state_of(weights: Weights, state: TrainState, names) -> dict:
     """The source's state, with what the other run's lent to evaluation."""
     borrowed = by_name({"source": {name: state.source[name] for name in names}})
     stored = weights.meta.get("shapes", {})

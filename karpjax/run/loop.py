@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 import numpy as np
 
-from karpjax.core import files, settings, sharding
+from karpjax.core import files, old_names, settings, sharding
 from karpjax.core.errors import NotFinite, Preempted, UserError
 from karpjax.core.state import parameter_table
 from karpjax.core.trees import path_name
@@ -23,17 +23,18 @@ from karpjax.run import compile_cache, distributed, init_from, metrics, pictures
 from karpjax.run.checkpoint import FOLDER, Checkpoints, absolute, steps_of
 from karpjax.run.evaluator import make_evaluator
 from karpjax.run.experiment import assemble
-from karpjax.run.model_card import card
+from karpjax.run.model_card import model_card
 from karpjax.run.programs import Programs, default_dispatch
 from karpjax.run.progress import Clock, Progress
 from karpjax.run.restore import check_pictures, check_tokens
-from karpjax.run.watchdog import Watch
-from karpjax.run.workdir import about, claim, device, saved_config, versions
-from karpjax.sources.source import Described
+from karpjax.run.watchdog import Watchdog
+from karpjax.run.workdir import checkpoint_meta, open_workdir, device, saved_config, versions
+from karpjax.sources.source import SpecOnly
 
 
+@old_names.old_keywords(record="task_file")
 def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] | None = None,
-          record: dict | None = None, mesh=None) -> dict:
+          task_file: dict | None = None, mesh=None) -> dict:
     """Train to config.steps and return the summary (also WORKDIR/summary.json).
 
     on_metrics  called with (step, row) for every row of metrics.jsonl: for Weights & Biases and the like
@@ -47,47 +48,47 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
 
     # ------------------------------------------------------------------- what to train, and where it stands
     saved = saved_config(workdir)
-    x = assemble(config, record, mesh, saved)
-    config, source, mesh = x.config, x.source, x.mesh
-    distributed.check_same({"versions": versions(), "config": config.to_dict(), "data": {"rows": source.n, **source.described}})
-    if isinstance(source, Described):
-        raise source.missing
+    exp = assemble(config, task_file, mesh, saved)
+    config, source, mesh = exp.config, exp.source, exp.mesh
+    distributed.check_same({"versions": versions(), "config": config.to_dict(), "data": {"rows": source.num_examples, **source.spec}})
+    if isinstance(source, SpecOnly):
+        raise source.error
     if not steps_of(absolute(workdir) / FOLDER):
-        metrics.check_not_lost(absolute(workdir), (saved or {}).get("save_every", config.save_every), source.chunk)
-    workdir = claim(workdir, x, saved)
+        metrics.check_not_lost(absolute(workdir), (saved or {}).get("save_every", config.save_every), source.steps_per_chunk)
+    workdir = open_workdir(workdir, exp, saved)
     saves = Checkpoints(workdir, config.keep, config.best, config.keep_every)
-    restored = saves.restore(x.abstract)
+    restored = saves.restore(exp.abstract)
     if restored:
         state, meta = restored
-        check_tokens(workdir, meta, source.described)
-        check_pictures(config, meta, source.described)
+        check_tokens(workdir, meta, source.spec)
+        check_pictures(config, meta, source.spec)
         step, spent, config.dispatch = meta["step"], meta["seconds"], meta["dispatch"]  # a run keeps its dispatch
         if step > config.steps:
             raise UserError(f"{workdir} is at step {step} already, beyond config.steps = {config.steps}; use a new --workdir, "
                             f"or config.steps of at least {step}")
     else:
         config.dispatch = config.dispatch or default_dispatch()
-        step, spent, state, said = 0, {}, x.fresh_state(), []
+        step, spent, state, said = 0, {}, exp.fresh_state(), []
         if config.init_from:
-            state, said = init_from.start_from(config.init_from, state, x.task, config.init_skip)
+            state, said = init_from.load_weights(config.init_from, state, exp.task, config.init_skip)
             said += init_from.differences(config)
     for name, text in source.files.items() if jax.process_index() == 0 else ():
         files.write_whole(workdir / name, text)
 
     # ------------------------------------------------------------------- programs, metrics, clocks
-    programs = Programs(x)
-    evaluate = make_evaluator(x.task, mesh, config.precision)
-    placed = None if source.host_fed else sharding.put(source.arrays, sharding.replicated(mesh))
-    feed = lambda step: sharding.put_batch(mesh, source.feed(step, config.seed)) if source.host_fed else placed
+    programs = Programs(exp)
+    evaluate = make_evaluator(exp.task, mesh, config.precision)
+    placed = None if source.streamed else sharding.put(source.arrays, sharding.replicated(mesh))
+    feed = lambda step: sharding.put_batch(mesh, source.next_batch(step, config.seed)) if source.streamed else placed
     training, waiting, evaluating = Clock(), Clock(), Clock()
     writer = metrics.Writer(workdir, upto=step if restored else -1, expected=meta.get("rows", 0) if restored else 0)
     progress = Progress(config.steps, step, source.examples_per_step, training, waiting)
-    stop, watch = StopSignal(), Watch(workdir, config.hang_after, jax.process_index(), jax.process_count())
+    stop, watch = StopSignal(), Watchdog(workdir, config.hang_timeout, jax.process_index(), jax.process_count())
     if restored and meta["config"]["steps"] != config.steps:
         progress.say(f"note: config.steps was {meta['config']['steps']}; a schedule without a length of its own follows it")
     if not restored:
-        progress.say("\n".join([parameter_table(x.abstract.params), *said]))
-    elif meta["task"]["text"] != x.record["text"]:
+        progress.say("\n".join([parameter_table(exp.abstract.params), *said]))
+    elif meta["task"]["text"] != exp.task_file["text"]:
         progress.say(f"note: the file of the task is not what it was when step {step} was saved; going on with today's")
     progress.say(f"{mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}, dispatch {config.dispatch}, "
                  f"steps {step} to {config.steps}, {workdir}")
@@ -122,7 +123,7 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
             for i, now in enumerate(range(first + 1, first + 1 + len(in_a_row))):
                 if now % config.log_every == 0 or now == config.steps:
                     row = {f"train/{name}": column[i] for name, column in values.items()}
-                    row["learning_rate"] = float(x.schedule(now - 1 - values["skipped"][i]))
+                    row["learning_rate"] = float(exp.schedule(now - 1 - values["skipped"][i]))
                     rates = rates or progress.rates(done(first + len(in_a_row)))  # a dispatch's rows come at once: one rate
                     row |= rates
                     log(now, row)
@@ -139,34 +140,34 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
                     "learning rate or config.optimizer.clip, or find the operation with config.debug_nans")
 
     def evaluated(splits) -> dict:
-        watch.says(f"{'' if evaluating.seconds else 'compiling the '}evaluation at step {step}")
+        watch.beat(f"{'' if evaluating.seconds else 'compiling the '}evaluation at step {step}")
         with evaluating:
             found = {f"{split}/{name}": files.plain(value) for split in splits
-                     for name, value in evaluate(x.eval_variables(state), split).items()}
+                     for name, value in evaluate(exp.eval_variables(state), split).items()}
         log(step, found)
         progress.say(f"step {step}: " + ", ".join(f"{name} {value}" if value is None else f"{name} {value:.4f}"
                                                   for name, value in found.items()))
         return found
 
     def save(found: dict | None) -> None:
-        watch.says(f"save at step {step}")
+        watch.beat(f"save at step {step}")
         writer.flush()  # rows first: what a checkpoint claims to have seen must be on disk
-        saves.save(step, state, {**about(x, seconds()), "rows": len(writer.rows)}, found)
+        saves.save(step, state, {**checkpoint_meta(exp, seconds()), "rows": len(writer.rows)}, found)
         if jax.process_index() == 0:
-            files.write_whole(workdir / "model_card.md", card(x, step, found, workdir.name))
+            files.write_whole(workdir / "model_card.md", model_card(exp, step, found, workdir.name))
 
     # ------------------------------------------------------------------- the loop
     while_training = [split for split in source.splits if split != "test"]
     profile = Profile(config, workdir)
     try:
         while step < config.steps:
-            before, n = step, steps_to_event(config, source.chunk, programs.longest, step)
+            before, n = step, steps_to_event(config, source.steps_per_chunk, programs.longest, step)
             with training, waiting:
                 arrays = feed(step)
-            watch.says(f"compiling {n} steps")
-            programs.prepare(state, arrays, n)
+            watch.beat(f"compiling {n} steps")
+            programs.compile(state, arrays, n)
             profile.before(step)
-            watch.says(f"steps {before} to {before + n}", waited=waiting.seconds)
+            watch.beat(f"steps {before} to {before + n}", waited=waiting.seconds)
             with training:
                 state, values, bad = programs.run(state, arrays, n)  # donates the old state
                 in_flight.append((before, values, bad))
@@ -206,15 +207,15 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
     writer.close()
     saves.close()
     summary = {**final, "steps": step, "skipped": int(state.skipped[0]), "resumed": bool(restored),
-               "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(x.abstract.params)),
+               "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(exp.abstract.params)),
                "seconds": seconds(),
                "examples_per_second": round(step * source.examples_per_step / max(seconds()["train"], 1e-9), 1),
                **programs.cost(step, seconds()["train"]), "versions": versions(), "device": device(mesh)}
     if jax.process_index() == 0:
         files.write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
         pictures.curves(writer.rows, workdir / "curves.png")
-    if x.task.show and source.splits and jax.process_count() == 1:  # last: pictures are the user's code
-        pictures.show(x.task, x.eval_variables(state), source.splits[0], workdir)
+    if exp.task.show and source.splits and jax.process_count() == 1:  # last: pictures are the user's code
+        pictures.show(exp.task, exp.eval_variables(state), source.splits[0], workdir)
     return summary
 
 

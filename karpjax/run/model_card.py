@@ -33,19 +33,19 @@ The card says what the run measured, not what it is fit for: whom the data speak
 ```
 """
 
-def card(x, step: int, metrics: dict | None, workdir) -> str:
+def model_card(exp, step: int, metrics: dict | None, workdir) -> str:
     """Markdown for the state at `step`; metrics are its evaluation's, None where it had none.
 
-    x        the Experiment (karpjax/run/experiment.py)
+    exp      the Experiment (karpjax/run/experiment.py)
     workdir  as `restore` is to be told
     """
-    config = x.config.to_dict()
+    config = exp.config.to_dict()
     names = [config.get(part, {}).get(key) for part, key in (("data", "name"), ("data", "dir"), ("env", "name"))]
     data = next(filter(None, names), "its own data")
-    model = config.get("model", {}).get("name", type(x.task.model).__name__)
+    model = config.get("model", {}).get("name", type(exp.task.model).__name__)
     rows = [f"| {name} | {value:.4g} |" for name, value in sorted((metrics or {}).items()) if value is not None]
     return TEMPLATE.format(
-        title=f"{model} on {data}", model=model, data=data, task=config["task"] or x.record["path"], step=step,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(x.abstract.params)), workdir=workdir,
+        title=f"{model} on {data}", model=model, data=data, task=config["task"] or exp.task_file["path"], step=step,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(exp.abstract.params)), workdir=workdir,
         metrics="\n".join(rows) or "| not evaluated | |", use="act" if "env" in config else "predict",
-        config=json.dumps(config, indent=2), table=parameter_table(x.abstract.params))
+        config=json.dumps(config, indent=2), table=parameter_table(exp.abstract.params))

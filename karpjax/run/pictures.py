@@ -37,7 +37,7 @@ def show(task, variables, split: str, workdir) -> None:
     """What `Task.show` makes of the first batch of a split, in the workdir."""
     from matplotlib.image import imsave
     batch = jax.tree.map(jnp.asarray, next(iter(task.source.eval_batches(split))))
-    for name, found in task.show(jax.device_get(variables), task.source.prepare(batch)).items():
+    for name, found in task.show(jax.device_get(variables), task.source.preprocess(batch)).items():
         if name.endswith((".png", ".gif")):
             with (epath.Path(workdir) / name).open("wb") as file:
                 imsave(file, found, format="png") if name.endswith(".png") else save_gif(file, found)

@@ -76,7 +76,7 @@ class Run:
     def _features(self):
         return jax.jit(lambda variables, inputs: apply(self.model, *split_variables(
             {name: part for name, part in variables.items() if name != "source"}),
-            self.task.source.prepare({self.task.inputs: inputs})[self.task.inputs], features=True)[0][1])
+            self.task.source.preprocess({self.task.inputs: inputs})[self.task.inputs], features=True)[0][1])
 
 
 def is_for_a_person(x) -> bool:
@@ -92,16 +92,16 @@ def restore(path, which: str = "newest", data: dict | None = None) -> Run:
     from karpjax.run import checkpoint  # here: Orbax takes a sixth of a second to import
     folder = checkpoint.find(path, which)
     meta = checkpoint.read_meta(folder)
-    config, record = ConfigDict(meta["config"]), meta["task"]
+    config, task_file = ConfigDict(meta["config"]), meta["task"]
     if data:
         config.data = ConfigDict({**config.data.to_dict(), **data})
     module, _ = load_task_module(record["name"], {"path": record["path"], "text": record["text"]})
     task = build_task(with_description(config, meta.get("source")), module)
-    check_tokens(path, meta, task.source.described)
+    check_tokens(path, meta, task.source.spec)
     variables = jax.eval_shape(task.init, jax.random.key(0))
     wanted = stored_as(variables, config)
     tree = checkpoint.load(folder, on_default_device(wanted))
-    variables = {"params": tree.get("ema", tree.get("params")), **tree["model_state"], **lent(folder, task.source)}
+    variables = {"params": tree.get("ema", tree.get("params")), **tree["model_state"], **eval_state_of(folder, task.source)}
     return Run(config, task, variables, meta["step"], meta["metrics"] or {})
 
 
@@ -112,13 +112,13 @@ def stored_as(variables: dict, config) -> dict:
     return {"ema" if config.ema_decay else "params": params, "model_state": model_state, **source}
 
 
-def lent(folder, source) -> dict:
-    """{"source": what the source lends of its state to evaluation}, from a checkpoint: the moments of observations."""
-    if not source.lends:
+def eval_state_of(folder, source) -> dict:
+    """{"source": what the source eval_state of its state to evaluation}, from a checkpoint: the moments of observations."""
+    if not source.eval_state:
         return {}
     from karpjax.run import checkpoint
     state = jax.eval_shape(source.init, jax.random.key(0))
-    wanted = {"source": {name: state[name] for name in source.lends}}
+    wanted = {"source": {name: state[name] for name in source.eval_state}}
     loaded = checkpoint.load_named(folder, by_name(on_default_device(wanted)))
     return jax.tree.map_with_path(lambda path, _: loaded[path_name(path)], wanted)
 
@@ -130,17 +130,17 @@ def with_description(config: ConfigDict, description: dict | None) -> ConfigDict
     return ConfigDict({**config.to_dict(), "data": {**config.data.to_dict(), "described": description}})
 
 
-def check_tokens(path, meta: dict, described: dict) -> None:
+def check_tokens(path, meta: dict, spec: dict) -> None:
     """What was trained on one tokenizer's tokens means nothing on another's."""
-    was, now = (meta.get("source") or {}).get("fingerprint"), described.get("fingerprint")
+    was, now = (meta.get("source") or {}).get("fingerprint"), spec.get("fingerprint")
     if was and now and was != now:
         raise UserError(f"{path} was trained on the tokens of another tokenizer ({was[:12]}) than config.data ({now[:12]}); "
                         "prepare the texts with the tokenizer.json in its workdir: python -m karpjax.prepare --tokenizer=FILE")
 
 
-def check_pictures(config, meta: dict, described: dict) -> None:
+def check_pictures(config, meta: dict, spec: dict) -> None:
     """A run goes on with the pictures it began with (config.data.dir)."""
-    was, now = (meta.get("source") or {}).get("set"), described.get("set")
+    was, now = (meta.get("source") or {}).get("set"), spec.get("set")
     if was and now and was != now:
         raise UserError(f"config.data.dir = {config.data.dir!r}: its pictures have changed since this run began; put them "
                         "back, or use a new --workdir")

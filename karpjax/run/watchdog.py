@@ -1,7 +1,7 @@
 """The hang detector: when one of several processes stops, the others wait for it in a collective, for ever and without a word.
 
 Every process writes WORKDIR/beats/process_I.json every few seconds, from a thread of its own: a count, and what the loop does.
-Where the loop does nothing new for config.hang_after seconds, compilation anywhere excepted, the process prints the stack
+Where the loop does nothing new for config.hang_timeout seconds, compilation anywhere excepted, the process prints the stack
 of each of its threads, says which process has not been heard of and what was running, and exits with code 4. A file that
 stays as it is tells of a process that is dead or stopped; whose clock is right does not matter, and nothing is asked of the
 network that hangs.
@@ -20,8 +20,8 @@ CODE = 4
 COMPILING = "compiling"
 
 
-class Watch:
-    """watch.says("step 16"), again and again, from Watch(...) to watch.close(). after: seconds; 0: no watch."""
+class Watchdog:
+    """watch.beat("step 16"), again and again, from Watchdog(...) to watch.close(). after: seconds; 0: no watch."""
 
     def __init__(self, workdir, after: float, process: int = 0, processes: int = 1):
         self.folder, self.after, self.process, self.processes = epath.Path(workdir) / "beats", after, process, processes
@@ -41,7 +41,7 @@ class Watch:
             with contextlib.suppress(OSError):
                 self.file(self.process).unlink()
 
-    def says(self, doing: str, waited: float = 0.0) -> None:
+    def beat(self, doing: str, waited: float = 0.0) -> None:
         """The loop has come to this: the clock starts anew. waited: the seconds, so far, that its host fed too late."""
         self.doing, self.since, self.waited = doing, time.monotonic(), max(waited, self.waited)
 
@@ -80,7 +80,7 @@ class Watch:
 
     def _give_up(self) -> None:
         silent = sorted(set(range(self.processes)) - set(self.alive()))
-        lines = [f"process {self.process}: nothing new for {self.after:g} s (config.hang_after) since {self.doing!r}"]
+        lines = [f"process {self.process}: nothing new for {self.after:g} s (config.hang_timeout) since {self.doing!r}"]
         for i in silent:
             said, when = self.heard.get(i, ({"doing": "never heard of"}, self.since))
             silence = time.monotonic() - when

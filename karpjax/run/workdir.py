@@ -9,7 +9,7 @@ import platform
 from etils import epath
 import jax
 
-from karpjax.core import files, settings
+from karpjax.core import files, old_names, settings
 from karpjax.core.errors import Outage, UserError, outage, storage
 from karpjax.run import init_from
 from karpjax.run.checkpoint import absolute
@@ -21,18 +21,18 @@ def saved_config(workdir) -> dict | None:
     """WORKDIR/config.json, if there is one."""
     file = absolute(workdir) / "config.json"
     with storage(file):
-        return json.loads(file.read_text()) if file.exists() else None
+        return old_names.today(json.loads(file.read_text())) if file.exists() else None
 
 
-def claim(workdir, x: Experiment, saved: dict | None) -> epath.Path:
+def open_workdir(workdir, exp: Experiment, saved: dict | None) -> epath.Path:
     """Make the workdir and its config.json, or check that what is there, `saved`, is the same experiment."""
-    config, workdir = x.config, absolute(workdir)
+    config, workdir = exp.config, absolute(workdir)
     file = workdir / "config.json"
     try:
         if saved:
             settings.check_same(saved, config.to_dict(), workdir)
         elif config.init_from:
-            init_from.check(config.init_from, x.abstract.variables, x.task.model, x.source.described, config.init_skip)
+            init_from.check_weights(config.init_from, exp.abstract.variables, exp.task.model, exp.source.spec, config.init_skip)
         workdir.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
             files.write_whole(file, json.dumps(config.to_dict(), indent=2) + "\n")
@@ -43,9 +43,9 @@ def claim(workdir, x: Experiment, saved: dict | None) -> epath.Path:
     return workdir
 
 
-def about(x: Experiment, seconds: dict) -> dict:
+def checkpoint_meta(exp: Experiment, seconds: dict) -> dict:
     """What a checkpoint says of its run, beside the state: all that a restore needs where the run's files are not."""
-    return {"config": x.config.to_dict(), "task": x.record, "dispatch": x.config.dispatch, "source": x.source.described,
+    return {"config": exp.config.to_dict(), "task": exp.task_file, "dispatch": exp.config.dispatch, "source": exp.source.spec,
             "seconds": seconds, "versions": versions()}
 
 
@@ -67,7 +67,7 @@ def finished(folder, config) -> dict | None:
     """The summary of a seed that has been trained to config.steps; None if it has not."""
     if not (folder / "summary.json").exists():
         return None
-    saved = json.loads((folder / "config.json").read_text())
+    saved = saved_config(folder)
     settings.check_same(saved, inherited(config, saved).to_dict(), folder)
     summary = json.loads((folder / "summary.json").read_text())
     return summary if summary["steps"] == config.steps else None

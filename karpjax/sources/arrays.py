@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from karpjax.core import old_names
 from karpjax.core.errors import UserError
 from karpjax.sources.shuffle import shuffled
 from karpjax.sources.source import Source, augmented, local_rows, ones, unchanged
@@ -25,43 +26,44 @@ class Arrays(Source):
     mix       (batch, keys) -> batch, in training only, after augment: mixup and the like
     """
 
-    def __init__(self, train: dict, *, batch_size: int, splits: dict | None = None, prepare: Callable | None = None,
+    @old_names.old_keywords(prepare="preprocess")
+    def __init__(self, train: dict, *, batch_size: int, splits: dict | None = None, preprocess: Callable | None = None,
                  view: Callable | None = None, augment: Callable | None = None, mix: Callable | None = None):
-        self.n = check_columns(train, "train")
+        self.num_examples = check_columns(train, "train")
         self.batch_size, self.data = batch_size, {"train": train, **(splits or {})}
         self.splits = tuple(self.data)[1:]
         for name in self.splits:
             check_columns(self.data[name], name)
-        self._prepare, self._view, self._augment, self._mix = prepare or unchanged, view or unchanged, augment, mix
+        self._preprocess, self._view, self._augment, self._mix = preprocess or unchanged, view or unchanged, augment, mix
         # Rows are stored flat: on a TPU an array (N, H, W, 3) would be padded and laid out anew in every program.
         self.shapes = {name: column.shape[1:] for name, column in train.items()}
-        self.arrays = {name: column.reshape(self.n, -1) if column.ndim > 2 else column for name, column in train.items()}
-        self.example = jax.tree.map(np.asarray, self.prepare({k: jnp.asarray(v[:1]) for k, v in train.items()}))
+        self.arrays = {name: column.reshape(self.num_examples, -1) if column.ndim > 2 else column for name, column in train.items()}
+        self.example = jax.tree.map(np.asarray, self.preprocess({k: jnp.asarray(v[:1]) for k, v in train.items()}))
 
     def init(self, key):
         # The key's data rather than a typed key: plain arrays are all a checkpoint holds.
         return {"key": jax.random.key_data(key), "epoch": jnp.uint32(0), "position": jnp.uint32(0), "draw": jnp.uint32(0)}
 
-    def begin(self, arrays, source_state, variables):
+    def advance(self, arrays, source_state, variables):
         # epoch and position rather than one counter: it would overflow 32 bits in a long run. `draw` may wrap: it is a key.
         end = source_state["position"] + self.batch_size
-        after = {**source_state, "epoch": source_state["epoch"] + end // self.n, "position": end % self.n,
+        after = {**source_state, "epoch": source_state["epoch"] + end // self.num_examples, "position": end % self.num_examples,
                  "draw": source_state["draw"] + self.batch_size}
         return after, source_state
 
-    def batch(self, arrays, ctx, i):
-        order_key, augment_key = jax.random.split(jax.random.wrap_key_data(ctx["key"]))
+    def batch(self, arrays, chunk, i):
+        order_key, augment_key = jax.random.split(jax.random.wrap_key_data(chunk["key"]))
         rows = jnp.arange(self.batch_size, dtype=jnp.uint32)                                # (B,)
-        position = ctx["position"] + rows
-        epoch = ctx["epoch"] + position // self.n                                           # (B,)
-        chosen = shuffled(position % self.n, epoch, order_key, self.n)
+        position = chunk["position"] + rows
+        epoch = chunk["epoch"] + position // self.num_examples                                           # (B,)
+        chosen = shuffled(position % self.num_examples, epoch, order_key, self.num_examples)
         batch = {name: column[chosen].reshape(self.batch_size, *self.shapes[name]) for name, column in arrays.items()}
-        batch = {**self._prepare(batch), "index": ctx["draw"] + rows, "record": chosen, "epoch": epoch,
+        batch = {**self._preprocess(batch), "index": chunk["draw"] + rows, "row": chosen, "epoch": epoch,
                  "weight": ones(self.batch_size)}
         return augmented(batch, self._augment, self._mix, augment_key)
 
-    def prepare(self, batch):
-        return self._view(self._prepare(batch))
+    def preprocess(self, batch):
+        return self._view(self._preprocess(batch))
 
     def first(self, n):
         return {name: column[:n] for name, column in self.data["train"].items()}

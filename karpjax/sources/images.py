@@ -11,7 +11,7 @@ from karpjax.core.errors import UserError, check_keys
 from karpjax.datasets.images import name_of_folder, prepared_folder
 from karpjax.datasets.tfds import open_splits, prepared_builder
 from karpjax.sources.records import source_of
-from karpjax.sources.source import Described, Source
+from karpjax.sources.source import SpecOnly, Source
 
 KEYS = ("name", "dir", "data_dir", "train", "validation", "test", "batch_size", "mean", "std", "resize", "crop", "channels",
         "on_device", "described")
@@ -30,7 +30,7 @@ def images(data, augment=None, mix=None) -> Source:
     crop                in evaluation and prediction: the size of a square in the middle (of what `resize` leaves)
     channels            3: grey images repeated to three channels
     on_device           "auto", "yes" or "no" (fed from the host)
-    described           set by karpjax.restore: classes and shape, for where the data set is not
+    spec           set by karpjax.restore: classes and shape, for where the data set is not
     """
     data = ConfigDict(dict(data))
     check_keys(data, KEYS, "config.data", required=("train", "batch_size"))
@@ -47,9 +47,9 @@ def images(data, augment=None, mix=None) -> Source:
     except UserError as error:
         if not data.get("described"):
             raise
-        described = data.described.to_dict()
-        source = Described({"image": np.zeros((1, *described["shape"]), np.uint8)}, lambda batch: view(prepare(batch)), error)
-        source.classes, source.described, source.encode = described["classes"], described, encoder(described["shape"])
+        spec = data.described.to_dict()
+        source = SpecOnly({"image": np.zeros((1, *spec["shape"]), np.uint8)}, lambda batch: view(prepare(batch)), error)
+        source.classes, source.spec, source.encode = spec["classes"], spec, encoder(spec["shape"])
         return source
     data.name = builder.name
     wanted, records = open_splits(builder, data)
@@ -71,11 +71,11 @@ def images(data, augment=None, mix=None) -> Source:
 
     shape = (*(resize or features["image"].shape[:2]), channels or features["image"].shape[2])
     row_bytes = None if None in shape else int(np.prod(shape)) * np.dtype(features["image"].np_dtype).itemsize
-    source = source_of(data, wanted, records, decode, row_bytes, prepare=prepare, view=view, augment=augment, mix=mix)
+    source = source_of(data, wanted, records, decode, row_bytes, preprocess=prepare, view=view, augment=augment, mix=mix)
     stored = decode(records["train"][0])["image"].shape
-    source.classes, source.described = classes, {"classes": classes, "shape": list(stored), "names": features["label"].names,
+    source.classes, source.spec = classes, {"classes": classes, "shape": list(stored), "names": features["label"].names,
                                                  **({"set": builder.name} if data.get("dir", "") else {})}
-    source.encode = encoder(source.described["shape"])
+    source.encode = encoder(source.spec["shape"])
     source.pixels = lambda images: np.clip((np.asarray(images) * std + mean) / 255, 0, 1)   # (B, H, W, C) in 0 to 1, to look at
     return source
 

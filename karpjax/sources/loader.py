@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from karpjax.core import old_names
 from karpjax.sources.source import Source, augmented, ones, unchanged
 
 
-class Host(Source):
+class Loader(Source):
     """Batches read by grain from random-access data.
 
     train     records by index, with len(): a TFDS data source, a list, anything with __getitem__
@@ -21,17 +22,18 @@ class Host(Source):
     prepare, view, augment, mix    as in karpjax.sources.Arrays, on the device
     ahead     batches that may wait in host memory, beside the one in use; `threads` decode them
     """
-    host_fed = True
+    streamed = True
 
+    @old_names.old_keywords(prepare="preprocess", ahead="prefetch")
     def __init__(self, train, *, batch_size: int, splits: dict | None = None, decode: Callable = lambda record: record,
-                 prepare: Callable | None = None, view: Callable | None = None, augment: Callable | None = None,
-                 mix: Callable | None = None, ahead: int = 2, threads: int = 16):
+                 preprocess: Callable | None = None, view: Callable | None = None, augment: Callable | None = None,
+                 mix: Callable | None = None, prefetch: int = 2, threads: int = 16):
         self.records, self.batch_size, self.decode = {"train": train, **(splits or {})}, batch_size, decode
-        self.splits, self.n = tuple(self.records)[1:], len(train)
-        self._prepare, self._view, self._augment, self._mix = prepare or unchanged, view or unchanged, augment, mix
-        self.ahead, self.threads = ahead, threads
+        self.splits, self.num_examples = tuple(self.records)[1:], len(train)
+        self._preprocess, self._view, self._augment, self._mix = preprocess or unchanged, view or unchanged, augment, mix
+        self.prefetch, self.threads = prefetch, threads
         first = decode(train[0])
-        self.example = jax.tree.map(np.asarray, self.prepare({name: jnp.asarray(v)[None] for name, v in first.items()}))
+        self.example = jax.tree.map(np.asarray, self.preprocess({name: jnp.asarray(v)[None] for name, v in first.items()}))
         self.arrays = {name: jax.ShapeDtypeStruct((batch_size, *np.shape(v)), jnp.asarray(v).dtype)
                        for name, v in {**first, **numbers(0, 0, 1)}.items()}
         self.expected, self.iterator = None, None  # (step, seed) that the iterator gives next
@@ -39,17 +41,17 @@ class Host(Source):
     def init(self, key):
         return {"key": jax.random.key_data(key)}
 
-    def begin(self, arrays, source_state, variables):
+    def advance(self, arrays, source_state, variables):
         return source_state, source_state
 
-    def batch(self, arrays, ctx, i):
-        batch = {**self._prepare(arrays), "weight": ones(self.batch_size)}
-        return augmented(batch, self._augment, self._mix, jax.random.wrap_key_data(ctx["key"]))
+    def batch(self, arrays, chunk, i):
+        batch = {**self._preprocess(arrays), "weight": ones(self.batch_size)}
+        return augmented(batch, self._augment, self._mix, jax.random.wrap_key_data(chunk["key"]))
 
-    def prepare(self, batch):
-        return self._view(self._prepare(batch))
+    def preprocess(self, batch):
+        return self._view(self._preprocess(batch))
 
-    def feed(self, step, seed):
+    def next_batch(self, step, seed):
         if (step, seed) != self.expected:  # the first step of a run, or of a resumed one
             import grain  # here and below: it takes a third of a second, and no other source needs it
             order = grain.MapDataset.range(len(self.records["train"])).seed(seed).shuffle().repeat()
@@ -79,10 +81,10 @@ class Host(Source):
             return {**self.decode(self.records[split][record]), **numbers(row, record, len(self.records[split]))}
 
         mine = grain.MapDataset.range(start * rows, len(order) // processes).map(read)
-        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.ahead * rows)
+        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.prefetch * rows)
         return iter(mine.to_iter_dataset(options).batch(rows))
 
 
 def numbers(draw: int, record: int, n: int) -> dict:
     """What a row carries beside its data, see karpjax.sources.source."""
-    return {"index": np.uint32(draw % 2**32), "record": np.uint32(record), "epoch": np.uint32(draw // n % 2**32)}
+    return {"index": np.uint32(draw % 2**32), "row": np.uint32(record), "epoch": np.uint32(draw // n % 2**32)}

@@ -2,7 +2,7 @@
 from karpjax.core.errors import check_choice
 from karpjax.datasets.tfds import read_all, read_record
 from karpjax.sources.arrays import Arrays
-from karpjax.sources.loader import Host
+from karpjax.sources.loader import Loader
 from karpjax.sources.source import Source
 
 ON_DEVICE_BYTES = 2 << 30                                    # larger sets are fed from the host
@@ -20,7 +20,7 @@ def source_of(data, wanted: dict, records: dict, decode, row_bytes: int | None, 
         columns = {split: read_all(rows, decode, f"{data.name}/{wanted[split]}") for split, rows in records.items()}
         return Arrays(columns.pop("train"), splits=columns, batch_size=data.batch_size, **options)
     named = {split: Named(rows, f"{data.name}/{wanted[split]}") for split, rows in records.items()}
-    return Host(named.pop("train"), splits=named, decode=decode, batch_size=data.batch_size, **options)
+    return Loader(named.pop("train"), splits=named, decode=decode, batch_size=data.batch_size, **options)
 
 
 class Named:

@@ -1,6 +1,6 @@
 """Batches from environments: a rollout is a pure function, so reinforcement learning is one more source.
 
-`begin` plays `length` steps in `num_envs` environments with the policy it is handed and lets the task turn the trajectory
+`begin` plays `num_steps` steps in `num_envs` environments with the policy it is handed and lets the task turn the trajectory
 into training examples; `batch` gives minibatch i: some of the steps of every environment. The environment axis comes first and
 is the batch axis: it stays sharded, so nothing crosses devices but gradients, and the sums that normalise. Keys belong to
 environments (fold_in(key, env)), never to devices: the number of devices changes nothing.
@@ -12,6 +12,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from karpjax.core import old_names
 from karpjax.core.errors import UserError
 from karpjax.envs import protocol
 from karpjax.envs.protocol import array_of, auto_reset
@@ -37,30 +38,31 @@ class Rollout(Source):
     """
     sharded = ("env", "obs", "episode", "recent")
 
-    def __init__(self, env, act: Callable, examples: Callable, *, num_envs: int, length: int, minibatches: int = 1,
+    @old_names.old_keywords(length="num_steps")
+    def __init__(self, env, act: Callable, examples: Callable, *, num_envs: int, num_steps: int, minibatches: int = 1,
                  epochs: int = 1, normalize: Sequence[str] = (), discount: float = 1.0, eval_episodes: int = 0,
                  eval_env=None):
-        for name, value in dict(num_envs=num_envs, length=length, minibatches=minibatches, epochs=epochs).items():
+        for name, value in dict(num_envs=num_envs, num_steps=num_steps, minibatches=minibatches, epochs=epochs).items():
             if value < 1:
                 raise UserError(f"config.data.{name}: expected at least 1, found {value}")
-        if length % minibatches:
-            raise UserError(f"a rollout of {length} steps cannot be cut into {minibatches} equal minibatches; "
-                            f"use a length that {minibatches} divides")
+        if num_steps % minibatches:
+            raise UserError(f"a rollout of {num_steps} steps cannot be cut into {minibatches} equal minibatches; "
+                            f"use a num_steps that {minibatches} divides")
         if isinstance(normalize, str) or set(normalize) - {"obs", "reward"}:
             raise UserError(f"config.data.normalize: expected some of ('obs', 'reward'), in brackets, found {normalize!r}")
         self.env, self.act, self.examples, self.eval_env = env, act, examples, eval_env or env
-        self.batch_size, self.length, self.minibatches, self.chunk = num_envs, length, minibatches, minibatches * epochs
+        self.batch_size, self.num_steps, self.minibatches, self.steps_per_chunk = num_envs, num_steps, minibatches, minibatches * epochs
         self.normalize, self.discount, self.eval_episodes = tuple(normalize), discount, eval_episodes
-        self.lends = ("moments",) if "obs" in normalize else ()
+        self.eval_state = ("moments",) if "obs" in normalize else ()
         self.splits = ("eval",) if eval_episodes else ()
         self.on_host = getattr(env, "on_host", False)
-        _, obs = protocol.check(env)
+        _, obs = protocol.check_env(env)
         self.example = {"obs": jax.tree.map(lambda x: np.zeros((1, *x.shape), x.dtype), obs)}
 
     @property
     def examples_per_step(self) -> float:
         """Environment steps: each is counted once, however often it is learned from."""
-        return self.batch_size * self.length / self.chunk
+        return self.batch_size * self.num_steps / self.steps_per_chunk
 
     def init(self, key):
         start_key, key = jax.random.split(key)
@@ -70,13 +72,13 @@ class Rollout(Source):
         return {"key": jax.random.key_data(key), "rollouts": jnp.int32(0), "env": env, "obs": obs,
                 "episode": {name: jnp.zeros(E) for name in ("return", "length", "discounted")},   # the one under way
                 "recent": {name: jnp.zeros((E, K)) for name in ("return", "length", "known")},    # newest first
-                "moments": {name: running_stats.start(shapes[name]) for name in self.normalize}}
+                "moments": {name: running_stats.init(shapes[name]) for name in self.normalize}}
 
     def actor(self, variables, source_state) -> Callable:
         """Who plays a rollout: (states of the environments (E, ...), obs, keys (E,)) -> what `act` gives."""
         return lambda env, obs, keys: self.act(variables, self.seen(source_state["moments"], obs), keys)
 
-    def begin(self, arrays, source_state, variables):
+    def advance(self, arrays, source_state, variables):
         E, known = self.batch_size, source_state["moments"]
         key = jax.random.fold_in(jax.random.wrap_key_data(source_state["key"]), source_state["rollouts"])
         env_keys, act = example_keys(key, jnp.arange(E)), self.actor(variables, source_state)  # (E,)
@@ -96,31 +98,31 @@ class Rollout(Source):
             return (env, out.obs, jax.tree.map(lambda x: jnp.where(over, 0.0, x), episode), recent), now
 
         start = tuple(source_state[name] for name in ("env", "obs", "episode", "recent"))
-        (env, obs, episode, recent), trajectory = lax.scan(step, start, jnp.arange(self.length))   # leaves (T, E, ...)
+        (env, obs, episode, recent), trajectory = lax.scan(step, start, jnp.arange(self.num_steps))   # leaves (T, E, ...)
         trajectory = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), trajectory)                     # (E, T, ...)
 
         rows = {"obs": array_of(trajectory["obs"]), "reward": trajectory.pop("discounted")}
-        new = {name: running_stats.merged(known[name], rows[name]) for name in self.normalize}
+        new = {name: running_stats.update(known[name], rows[name]) for name in self.normalize}
         if "reward" in self.normalize:
             trajectory["reward"] = running_stats.scale(new["reward"], trajectory["reward"])
         # What is learned from is what the policy saw: with the moments of before.
         trajectory |= {name: self.seen(known, trajectory[name]) for name in ("obs", "final_obs")}
-        ctx = {"rows": self.examples(trajectory, variables), "recent": recent}
+        chunk = {"rows": self.examples(trajectory, variables), "recent": recent}
         if self.minibatches > 1:
-            order = lambda k: jax.vmap(lambda e: jax.random.permutation(jax.random.fold_in(k, e), self.length))(
-                jnp.arange(self.chunk // self.minibatches))
-            ctx["order"] = jax.vmap(order)(example_keys(key, E + jnp.arange(E)))                   # (E, epochs, T)
+            order = lambda k: jax.vmap(lambda e: jax.random.permutation(jax.random.fold_in(k, e), self.num_steps))(
+                jnp.arange(self.steps_per_chunk // self.minibatches))
+            chunk["order"] = jax.vmap(order)(example_keys(key, E + jnp.arange(E)))                   # (E, epochs, T)
         return {**source_state, "rollouts": source_state["rollouts"] + 1, "env": env, "obs": obs, "episode": episode,
-                "recent": recent, "moments": new}, ctx
+                "recent": recent, "moments": new}, chunk
 
-    def batch(self, arrays, ctx, i):
-        rows = ctx["rows"]                                                                         # (E, T, ...)
+    def batch(self, arrays, chunk, i):
+        rows = chunk["rows"]                                                                         # (E, T, ...)
         if self.minibatches > 1:
-            epoch, j, size = i // self.minibatches, i % self.minibatches, self.length // self.minibatches
-            order = lax.dynamic_index_in_dim(ctx["order"], epoch, axis=1, keepdims=False)          # (E, T)
+            epoch, j, size = i // self.minibatches, i % self.minibatches, self.num_steps // self.minibatches
+            order = lax.dynamic_index_in_dim(chunk["order"], epoch, axis=1, keepdims=False)          # (E, T)
             order = lax.dynamic_slice_in_dim(order, j * size, size, axis=1)                        # (E, T / minibatches)
             rows = jax.tree.map(lambda x: jax.vmap(lambda row, k: row[k])(x, order), rows)
-        return {**rows, "recent": ctx["recent"]}
+        return {**rows, "recent": chunk["recent"]}
 
     def seen(self, known: dict, obs):
         """Observations (..., O) as the policy sees them."""

@@ -44,13 +44,13 @@ class SelfPlay(Rollout):
         return {**super().init(key), "pool": jax.tree.map(lambda p: jnp.zeros((self.pool["size"], *p.shape), p.dtype),
                                                           self.params)}
 
-    def begin(self, arrays, source_state, variables):
+    def advance(self, arrays, source_state, variables):
         if self.pool:
             turn, size, every = source_state["rollouts"], self.pool["size"], self.pool["every"]
             slot = turn // every % size
             join = lambda pool, p: jnp.where(turn % every == 0, pool.at[slot].set(p.astype(pool.dtype)), pool)
             source_state = {**source_state, "pool": jax.tree.map(join, source_state["pool"], variables["params"])}
-        return super().begin(arrays, source_state, variables)
+        return super().advance(arrays, source_state, variables)
 
     def actor(self, variables, source_state):
         plays = lambda variables: lambda env, obs, keys: self.act(

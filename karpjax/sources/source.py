@@ -1,11 +1,11 @@
 """The contract of a source: where batches come from. Data sets and rollouts differ in nothing else.
 
-    begin(arrays, source_state, variables) -> (source_state, ctx)    once a chunk: a rollout, or next to nothing
-    batch(arrays, ctx, i)                  -> batch                  once a step: gather, augment, mask; i < chunk
+    begin(arrays, source_state, variables) -> (source_state, chunk)    once a chunk: a rollout, or next to nothing
+    batch(arrays, chunk, i)                  -> batch                  once a step: gather, augment, mask; i < chunk
 
 Both are pure and run inside the compiled program. Axis 0 of every leaf of a batch is the batch axis; the step shards it.
 Every batch of a data set carries "index" (uint32, the number of the draw) and "weight" (0 for padding); in training also
-"record" and "epoch", the draw's row of the data set and how often all rows came before. Randomness is keyed by the index (a
+"row" and "epoch", the draw's row of the data set and how often all rows came before. Randomness is keyed by the index (a
 rollout's: by the environment), never by the device, so 1 and 8 devices see the same bits.
 """
 from collections.abc import Iterator
@@ -15,20 +15,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from karpjax.core import old_names
 
+
+@old_names.old_attributes(begin="advance", chunk="steps_per_chunk", n="num_examples", host_fed="streamed", feed="next_batch",
+                          described="spec", lends="eval_state", prepare="preprocess")
 class Source:
     arrays: Any = {}                # held in device memory for the whole run; arguments of the program, not in checkpoints.
                                     # Host-fed sources: the shapes of what feed gives
-    chunk: int = 1                  # steps fed by one `begin`
+    steps_per_chunk: int = 1                  # steps fed by one `begin`
     batch_size: int = 0             # global
-    n: int = 0                      # rows of the training split; 0: there is none
+    num_examples: int = 0                      # rows of the training split; 0: there is none
     splits: tuple[str, ...] = ()    # what can be evaluated; "test" only once, at the end
     sharded: tuple[str, ...] = ()   # entries of source_state whose axis 0 is split over devices as batches are
     example: dict = {}              # a prepared batch of 1, for shapes
-    host_fed: bool = False          # True: `arrays` is fresh for every step, from feed(step)
+    streamed: bool = False          # True: `arrays` is fresh for every step, from feed(step)
     on_host: bool = False           # True: `begin` calls back to Python, as environments outside JAX do
-    described: dict = {}            # JSON, kept in checkpoints: what `Described` needs where the data is not at hand
-    lends: tuple[str, ...] = ()     # entries of source_state that evaluation and restored models see, as variables["source"]
+    spec: dict = {}            # JSON, kept in checkpoints: what `SpecOnly` needs where the data is not at hand
+    eval_state: tuple[str, ...] = ()     # entries of source_state that evaluation and restored models see, as variables["source"]
     files: dict[str, str] = {}      # texts that belong to the data, kept in the workdir: {"tokenizer.json": ...}
 
     @property
@@ -40,17 +44,17 @@ class Source:
         """The state at step 0; checkpointed. The key is the source's own."""
         raise NotImplementedError
 
-    def begin(self, arrays, source_state, variables):
+    def advance(self, arrays, source_state, variables):
         raise NotImplementedError
 
-    def batch(self, arrays, ctx, i):
+    def batch(self, arrays, chunk, i):
         raise NotImplementedError
 
-    def prepare(self, batch: dict) -> dict:
+    def preprocess(self, batch: dict) -> dict:
         """Raw entries, as stored or as a user gives them to `predict`, to what the model reads. Pure; also in jit."""
         return batch
 
-    def feed(self, step: int, seed: int):
+    def next_batch(self, step: int, seed: int):
         """Host-fed sources: this process's rows (numpy) for `step` of the run with that seed."""
         raise NotImplementedError
 
@@ -63,18 +67,18 @@ class Source:
         raise NotImplementedError
 
 
-class Described(Source):
+class SpecOnly(Source):
     """A source whose data is not at hand, as a checkpoint describes it: enough for the model and `predict`, no batches."""
 
     def __init__(self, example: dict, prepare, missing: Exception):
-        self.prepare, self.missing = prepare, missing
+        self.preprocess, self.error = prepare, missing
         self.example = jax.tree.map(np.asarray, prepare(jax.tree.map(jnp.asarray, example)))
 
     def init(self, key):
         return {}
 
     def eval_batches(self, split):
-        raise self.missing
+        raise self.error
 
 
 def example_keys(key, index):

@@ -16,7 +16,7 @@ from karpjax.datasets.tfds import open_splits, prepared_builder
 from karpjax.datasets.tokenizer import BYTES, vocabulary_of
 from karpjax.sources.arrays import Arrays
 from karpjax.sources.records import source_of
-from karpjax.sources.source import Described, Source
+from karpjax.sources.source import SpecOnly, Source
 
 EMBEDDED = pathlib.Path(__file__).parent.parent / "data" / "pride_and_prejudice.txt"
 PREPARED = ("name", "data_dir", "train", "validation", "test", "batch_size", "on_device", "described")
@@ -41,7 +41,7 @@ def prepared_text(data, augment=None) -> Source:
     except UserError as error:
         if not data.get("described"):
             raise
-        return with_vocabulary(Described({"tokens": np.zeros((1, data.described["length"]), np.uint16)}, as_integers, error),
+        return with_vocabulary(SpecOnly({"tokens": np.zeros((1, data.described["length"]), np.uint16)}, as_integers, error),
                                data.described)
     features, metadata = builder.info.features, builder.info.metadata or {}
     if "tokens" not in features or "tokenizer" not in metadata:
@@ -54,19 +54,19 @@ def prepared_text(data, augment=None) -> Source:
 
     length = features["tokens"].shape[0]
     row_bytes = 2 * length * (1 + ("segments" in features)) + 8
-    source = source_of(data, *open_splits(builder, data), decode, row_bytes, prepare=as_integers, augment=augment)
+    source = source_of(data, *open_splits(builder, data), decode, row_bytes, preprocess=as_integers, augment=augment)
     classes = features["label"].num_classes if "label" in features else 0
     return with_vocabulary(source, {"length": length, "classes": classes, "tokenizer": metadata["tokenizer"]})
 
 
 def bytes_of_a_file(data, augment=None) -> Source:
     check_keys(data, BYTES_OF_A_FILE, "config.data", required=("length", "batch_size"))
-    path, described = pathlib.Path(data.get("path", "") or EMBEDDED), {"length": data.length, "classes": 0, "tokenizer": ""}
+    path, spec = pathlib.Path(data.get("path", "") or EMBEDDED), {"length": data.length, "classes": 0, "tokenizer": ""}
     if not path.is_file():
         missing = UserError(f"config.data.path: no text file {str(path)!r}; leave it empty for the embedded novel")
         if not data.get("described"):
             raise missing
-        return with_vocabulary(Described({"tokens": np.zeros((1, data.length), np.uint8)}, as_integers, missing), described)
+        return with_vocabulary(SpecOnly({"tokens": np.zeros((1, data.length), np.uint8)}, as_integers, missing), spec)
     tokens = np.frombuffer(path.read_bytes(), np.uint8)
     rows = len(tokens) // data.length
     if rows < 10:
@@ -74,9 +74,9 @@ def bytes_of_a_file(data, augment=None) -> Source:
                         "use a longer text or a smaller config.data.length")
     tokens = tokens[:rows * data.length].reshape(rows, data.length)
     tenth = rows // 10
-    source = Arrays({"tokens": tokens[:-2 * tenth]}, batch_size=data.batch_size, prepare=as_integers, augment=augment,
+    source = Arrays({"tokens": tokens[:-2 * tenth]}, batch_size=data.batch_size, preprocess=as_integers, augment=augment,
                     splits={"validation": {"tokens": tokens[-2 * tenth:-tenth]}, "test": {"tokens": tokens[-tenth:]}})
-    return with_vocabulary(source, described)
+    return with_vocabulary(source, spec)
 
 
 def as_integers(batch: dict) -> dict:
@@ -85,12 +85,12 @@ def as_integers(batch: dict) -> dict:
     return {**batch, **integers}
 
 
-def with_vocabulary(source: Source, described: dict) -> Source:
+def with_vocabulary(source: Source, spec: dict) -> Source:
     """What a checkpoint must know of the texts goes along: the length of a row, the classes, the tokenizer."""
-    source.vocabulary = vocabulary_of(described["tokenizer"]) if described["tokenizer"] else BYTES
-    source.classes, source.encode = described["classes"], lambda texts: source.vocabulary.encode(texts, described["length"])
-    source.described = {**described, "fingerprint": source.vocabulary.fingerprint}
-    source.files = {"tokenizer.json": described["tokenizer"]} if described["tokenizer"] else {}
+    source.vocabulary = vocabulary_of(spec["tokenizer"]) if spec["tokenizer"] else BYTES
+    source.classes, source.encode = spec["classes"], lambda texts: source.vocabulary.encode(texts, spec["length"])
+    source.spec = {**spec, "fingerprint": source.vocabulary.fingerprint}
+    source.files = {"tokenizer.json": spec["tokenizer"]} if spec["tokenizer"] else {}
     return source
 
 

@@ -1,14 +1,14 @@
 """Advantage actor-critic (A2C; Mnih et al. 2016, algorithm S3, in its synchronous form).
 
 One step a rollout, so the policy that learns is the one that acted. The rollout is short: values guess the rest. Unlike there,
-advantages are generalised (`trace`; 1 is theirs) and normalised over the rollout.
+advantages are generalised (`gae_lambda`; 1 is theirs) and normalised over the rollout.
 """
 import karpjax as kj
 from karpjax.tasks.agent import Agent, entropy_bonus, recent
 
 
 def build(config, env=None) -> kj.Task:
-    agent = Agent(config, own=("trace", "value_coefficient", "entropy_coefficient"), env=env,
+    agent = Agent(config, own=("gae_lambda", "value_coefficient", "entropy_coefficient"), env=env,
                   optional=("normalize_advantages",))
 
     def loss(params, model_state, batch, key):

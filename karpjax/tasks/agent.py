@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import karpjax as kj
+from karpjax.core import old_names
 from karpjax.core.errors import UserError, check_keys
 from karpjax.core.settings import check_own_keys
 from karpjax.core.trees import split_variables
@@ -17,7 +18,7 @@ from karpjax.envs.pgx import Versus
 from karpjax.envs.spaces import sample_legal
 from karpjax.rl import advantages, distributions
 
-ROLLOUT = ("num_envs", "length", "minibatches", "epochs", "normalize", "eval_episodes")        # and, of games, "pool"
+ROLLOUT = ("num_envs", "num_steps", "minibatches", "epochs", "normalize", "eval_episodes")        # and, of games, "pool"
 FRAMES = 250  # of a picture
 
 
@@ -26,9 +27,10 @@ class Agent:
     goes to the task's build: `from karpjax.tasks import ppo`, `def build(config): return ppo.build(config, env=Mine())`."""
 
     def __init__(self, config, own: Sequence[str], env=None, critic: bool = True, optional: Sequence[str] = ()):
+        config = old_names.for_our_task(config)
         check_own_keys(config, "env", "discount", *own, *optional)
         check_keys(config, config, "config", required=("discount", *own, *(() if env else ("env",))))
-        for name in ("discount", "trace"):
+        for name in ("discount", "gae_lambda"):
             if not 0 <= config.get(name, 0) <= 1:
                 raise UserError(f"config.{name}: expected 0 to 1, found {config[name]}")
         self.config = config
@@ -37,12 +39,12 @@ class Agent:
         self.normalizes = config.get("normalize_advantages", not self.game)
         if not isinstance(self.normalizes, bool):
             raise UserError(f"config.normalize_advantages: expected True or False, found {self.normalizes!r}")
-        check_keys(config.data, (*ROLLOUT, *(("pool",) if self.game else ())), "config.data", required=("num_envs", "length"))
+        check_keys(config.data, (*ROLLOUT, *(("pool",) if self.game else ())), "config.data", required=("num_envs", "num_steps"))
         # Of a game the next state is seen by the other player, whose gain is this one's loss. A trace of GAE, which decays
         # with the discount, turns its sign with it: A(t) = delta(t) - discount trace A(t+1), of the other's advantage.
         self.discount = -config.discount if self.game else config.discount
-        _, obs = protocol.check(self.env)
-        self.model = kj.models.make(config.model, actions=self.env.actions, obs_shape=protocol.array_of(obs).shape,
+        _, obs = protocol.check_env(self.env)
+        self.model = kj.models.make_model(config.model, actions=self.env.actions, obs_shape=protocol.array_of(obs).shape,
                                     critic=critic)
 
     def __call__(self, params, model_state, obs, key=None):
@@ -71,7 +73,7 @@ class Agent:
         """
         _, next_value = self.see(variables, trajectory["final_obs"])
         advantage = advantages.gae(*(trajectory[name] for name in ("reward", "value")), next_value, trajectory["terminated"],
-                                   trajectory["truncated"], self.discount, self.config.trace)
+                                   trajectory["truncated"], self.discount, self.config.gae_lambda)
         weight = trajectory.get("own", jnp.ones_like(advantage))
         return {**{name: trajectory[name] for name in ("obs", "action", "log_prob", "value")},
                 "target": advantage + trajectory["value"],

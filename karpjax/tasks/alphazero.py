@@ -1,6 +1,6 @@
 """Gumbel AlphaZero (Danihelka et al. 2022): a search plays, the network learns what it found.
 
-The policy's target is the search's improved policy, the value's the result of the game (`trace` 1; where the rollout ends
+The policy's target is the search's improved policy, the value's the result of the game (`gae_lambda` 1; where the rollout ends
 before it, the value of where it stopped), or a mixture of it with what searches found on the way. See karpjax/games/search.py.
 
 On several devices the searches keep in step, unlike other rollouts: mctx walks down all trees of a batch until the last has
@@ -17,7 +17,7 @@ from karpjax.tasks.agent import Agent, recent
 
 
 def build(config, env=None) -> kj.Task:
-    agent = Agent(config, own=("simulations", "trace", "value_coefficient"), env=env)
+    agent = Agent(config, own=("simulations", "gae_lambda", "value_coefficient"), env=env)
     if not agent.game:
         raise UserError("this task needs a game of two players, as in config.env = "
                         "dict(name='pgx:connect_four')")
@@ -36,7 +36,7 @@ def build(config, env=None) -> kj.Task:
         later = jnp.concatenate([trajectory["value"][:, 1:], last], 1)          # (E, T), of a search but for the last
         target = trajectory["value"] + advantages.gae(
             trajectory["reward"], trajectory["value"], later, trajectory["terminated"], trajectory["truncated"],
-            agent.discount, config.trace)
+            agent.discount, agent.config.gae_lambda)
         return {"obs": trajectory["obs"], "weights": trajectory["weights"], "target": target,
                 "weight": trajectory.get("own", jnp.ones_like(target))}
 

@@ -20,7 +20,7 @@ import karpjax as kj
 from karpjax.core.errors import check_choice
 from karpjax.core.settings import check_own_keys
 from karpjax.sources import augment
-from karpjax.sources.source import Described
+from karpjax.sources.source import SpecOnly
 
 VIEWS = ("", "mirror", "mirror_translate")
 START_IMAGES = 5000  # training images that a data-dependent start sees
@@ -31,7 +31,7 @@ def build(config) -> kj.Task:
     each, together = augment.make(config.get("augment", ()), seed=config.seed)
     source = kj.sources.images(config.data, augment=each, mix=together)
     classes = check_classes(config, source.classes)
-    model = kj.models.make(config.model, classes=classes)
+    model = kj.models.make_model(config.model, classes=classes)
     smoothing, tta = config.get("label_smoothing", 0.0), config.get("tta", "")
     frozen = config.get("frozen_statistics", False)
     check_choice(tta, VIEWS, "config.tta")
@@ -50,11 +50,11 @@ def build(config) -> kj.Task:
     @functools.cache
     def start():
         with jax.ensure_compile_time_eval():
-            return model.start(np.asarray(source.prepare(source.first(START_IMAGES))["image"]))           # (5000, H, W, C)
+            return model.start(np.asarray(source.preprocess(source.first(START_IMAGES))["image"]))           # (5000, H, W, C)
 
     # A restored run brings its parameters along, where the data may not be.
-    from_data = start if hasattr(model, "start") and not isinstance(source, Described) else None
-    return kj.Task(model, source, loss, start=from_data)
+    from_data = start if hasattr(model, "start") and not isinstance(source, SpecOnly) else None
+    return kj.Task(model, source, loss, init_from_data=from_data)
 
 
 def mean_of_views(predict, images, logits, tta: str):

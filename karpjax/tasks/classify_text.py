@@ -21,7 +21,7 @@ def build(config) -> kj.Task:
     if not source.classes:
         raise kj.UserError(f"data set {config.data.get('name', '')!r} has no labels; prepare its texts without --pack, from "
                            'lines {"text": ..., "label": ...}')
-    model = kj.models.make(config.model, vocabulary=source.vocabulary.size, classes=source.classes)
+    model = kj.models.make_model(config.model, vocabulary=source.vocabulary.size, classes=source.classes)
 
     def logits_of(params, model_state, tokens, key=None):
         return kj.apply(model, params, model_state, tokens, key, segments=source.vocabulary.segments(tokens))   # (B, C)

@@ -19,7 +19,7 @@ import karpjax as kj
 from karpjax.core.errors import UserError, check_keys
 from karpjax.core.settings import check_own_keys
 from karpjax.envs import environment, protocol
-from karpjax.sources.source import Described
+from karpjax.sources.source import SpecOnly
 
 COLUMNS = ("obs", "legal", "action", "result", "game")
 HELD_OUT = 10  # every tenth game is for validation
@@ -31,12 +31,12 @@ def build(config) -> kj.Task:
     check_keys(config, config, "config", required=("env", *own))
     check_keys(config.data, ("file", "batch_size", "mirror", "described"), "config.data", required=("file", "batch_size"))
     env = environment(config)
-    _, like = protocol.check(env)
+    _, like = protocol.check_env(env)
     if config.data.get("mirror") and env.actions.n != like["obs"].shape[1]:
         raise UserError(f"config.data.mirror is for games whose moves are columns, as in connect_four; {config.env.name} has "
                         f"{env.actions.n} moves on {like['obs'].shape[1]} columns: leave it out")
     source = recorded(config.data, env, like)
-    model = kj.models.make(config.model, actions=env.actions, obs_shape=like["obs"].shape)
+    model = kj.models.make_model(config.model, actions=env.actions, obs_shape=like["obs"].shape)
 
     def loss(params, model_state, batch, key):
         (logits, values), model_state = kj.apply(model, params, model_state, batch["obs"], key)           # (B, A), (B,)
@@ -68,15 +68,15 @@ def recorded(data, env, like) -> kj.sources.Source:
     except UserError as error:
         if not data.get("described"):
             raise
-        return Described({"obs": jax.tree.map(lambda x: np.zeros((1, *x.shape), x.dtype), dict(like))}, prepare, error)
+        return SpecOnly({"obs": jax.tree.map(lambda x: np.zeros((1, *x.shape), x.dtype), dict(like))}, prepare, error)
     held_out = columns.pop("game") % HELD_OUT == 0
     if held_out.all() or not held_out.any():
         raise UserError(f"config.data.file = {data.file!r}: expected some games for training and every tenth for validation, "
                         f"found {held_out.sum()} of {len(held_out)} positions held out; record more")
     parts = [{name: column[rows] for name, column in columns.items()} for rows in (~held_out, held_out)]
-    source = kj.sources.arrays(parts[0], batch_size=data.batch_size, splits={"validation": parts[1]}, prepare=prepare,
+    source = kj.sources.arrays(parts[0], batch_size=data.batch_size, splits={"validation": parts[1]}, preprocess=prepare,
                                augment=mirror if data.get("mirror") else None)
-    source.described = {"recorded": len(held_out)}
+    source.spec = {"recorded": len(held_out)}
     return source
 
 

@@ -30,7 +30,7 @@ def build(config) -> kj.Task:
     each, together = augment.make(config.get("augment", ()), seed=config.seed)
     if together:
         raise kj.UserError("config.augment: mixup and cutmix mix labels, which masked_image has none of; leave them out")
-    model = kj.models.make(config.model)
+    model = kj.models.make_model(config.model)
 
     def ordered(example, key):
         """+ order (N,): the patches, those that stay visible first."""

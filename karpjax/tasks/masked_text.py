@@ -30,7 +30,7 @@ def build(config) -> kj.Task:
     if not 0 < rate < 1:
         raise kj.UserError(f"config.mask_rate: expected a share between 0 and 1, found {rate}")
     source = kj.sources.text(config.data, augment=lambda example, key: masked(example, key, rate, source.vocabulary, replace))
-    model = kj.models.make(config.model, vocabulary=source.vocabulary.size)
+    model = kj.models.make_model(config.model, vocabulary=source.vocabulary.size)
 
     def masked_for_evaluation(batch):
         mask = lambda tokens, key: masked({"tokens": tokens}, key, EVAL_RATE, source.vocabulary)

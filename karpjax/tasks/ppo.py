@@ -15,7 +15,7 @@ import karpjax as kj
 from karpjax.core.errors import UserError
 from karpjax.tasks.agent import Agent, entropy_bonus, recent
 
-OWN = ("trace", "clip", "value_clip", "value_coefficient", "entropy_coefficient", "target_kl")
+OWN = ("gae_lambda", "clip", "value_clip", "value_coefficient", "entropy_coefficient", "target_kl")
 
 
 def build(config, env=None) -> kj.Task:

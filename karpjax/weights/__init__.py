@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from karpjax.core.errors import UserError, check_choice
-from karpjax.core.files import KINDS, PICKLES, read, write
+from karpjax.core.files import KINDS, PICKLES
 from karpjax.core.trees import by_name, check_names, variable_name
 from karpjax.models.efficientnet_lite import EfficientNetLite0
 from karpjax.models.encoder import BERT, ROBERTA, Encoder, MaskedLM

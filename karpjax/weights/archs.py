@@ -12,7 +12,7 @@ import functools
 from karpjax.core.errors import UserError, did_you_mean
 from karpjax.core.settings import config
 from karpjax.datasets.tokenizer import vocabulary_of
-from karpjax.models import MODELS, make
+from karpjax.models import MODELS, make_model
 from karpjax.models.encoder import BERT, ROBERTA
 from karpjax.weights import translated
 
@@ -95,7 +95,7 @@ def by_our_names(arch: str, arrays: dict, where) -> dict:
     """The arrays of a file of this architecture, whose sizes are not known yet."""
     form = dict(find(arch).model)
     fields = MODELS[form["name"]].__dataclass_fields__
-    return translated(make(form, **({"classes": 1} if "classes" in fields else {})), arrays, where)
+    return translated(make_model(form, **({"classes": 1} if "classes" in fields else {})), arrays, where)
 
 
 def config_for(arch: str, arrays: dict, heads: int = 0, decoder_heads: int = 0, tokenizer: str = ""):

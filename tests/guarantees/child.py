@@ -9,18 +9,18 @@ from karpjax.run import cli
 
 def main(argv):
     options = cli.parse(argv, __doc__, task=str, workdir=str, mutant="", slow="0", devices=0, coordinator="", processes=0,
-                        process=0, steps=12, hang_after=0)
+                        process=0, steps=12, hang_timeout=0)
     cli.start_jax(options.devices, options.coordinator, options.processes, options.process)
     from guarantees.registry import config_of
     import jax
 
     from karpjax.run import checkpoint, loop
-    config, record = config_of(options.task, steps=options.steps, hang_after=options.hang_after)
+    config, task_file = config_of(options.task, steps=options.steps, hang_timeout=options.hang_timeout)
     loop.report.curves = loop.report.show = lambda *drawn: None  # seconds of drawing that no guarantee looks at
     if options.mutant:
         MUTANTS[options.mutant](checkpoint, jax)
     say = lambda step, row: (print("row", step, flush=True), time.sleep(float(options.slow)))
-    loop.fit(config, options.workdir, record=record, on_metrics=say)
+    loop.fit(config, options.workdir, task_file=task_file, on_metrics=say)
     return 0
 
 

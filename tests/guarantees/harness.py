@@ -30,8 +30,8 @@ def uneven(experiment):
     source = experiment.source
     batch = source.batch
 
-    def uneven_batch(arrays, ctx, i):
-        rows = batch(arrays, ctx, i)
+    def uneven_batch(arrays, chunk, i):
+        rows = batch(arrays, chunk, i)
         factor = (np.arange(source.batch_size) % 7 % 4).astype(np.float32)
         return {**rows, "weight": rows["weight"] * factor.reshape(-1, *[1] * (rows["weight"].ndim - 1))}
     source.batch = uneven_batch
@@ -46,17 +46,17 @@ class Trained(NamedTuple):
     experiment: Any
 
 
-def run(config, record, mesh, steps: int = 12, change=lambda experiment: experiment) -> Trained:
+def run(config, task_file, mesh, steps: int = 12, change=lambda experiment: experiment) -> Trained:
     """Train `steps` steps without the loop."""
     config.dispatch = config.dispatch or "step"
-    experiment = change(assemble(config, record, mesh))
+    experiment = change(assemble(config, task_file, mesh))
     programs, state, source = Programs(experiment), experiment.fresh_state(), experiment.source
-    placed = None if source.host_fed else sharding.put(source.arrays, sharding.replicated(mesh))
+    placed = None if source.streamed else sharding.put(source.arrays, sharding.replicated(mesh))
     rows, step = [], 0
     while step < steps:
-        arrays = sharding.put_batch(mesh, source.feed(step, config.seed)) if source.host_fed else placed
+        arrays = sharding.put_batch(mesh, source.next_batch(step, config.seed)) if source.streamed else placed
         n = min(programs.longest, steps - step)
-        programs.prepare(state, arrays, n)
+        programs.compile(state, arrays, n)
         state, values, bad = programs.run(state, arrays, n)
         rows.append(jax.device_get(values))  # waits: see loop.py on devices of the CPU
         step += n

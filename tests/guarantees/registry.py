@@ -67,7 +67,7 @@ TASKS = {
         "init_from": "{data}/vit", "data.dir": "{data}/pictures", "data.batch_size": 16, "data.validation": "train[:30]",
         "data.resize": (12, 12), "data.crop": 8, "augment": [dict(name="random_resized_crop", size=8)]},
         {}, argument="lora"),
-    "reinforce": Entry("reinforce_cartpole.py", {"model.width": 16, "data.num_envs": 16, "data.length": 32, "env.max_steps": 20,
+    "reinforce": Entry("reinforce_cartpole.py", {"model.width": 16, "data.num_envs": 16, "data.num_steps": 32, "env.max_steps": 20,
                                                  "data.minibatches": 2, "steps_per_dispatch": 4,
                                                  "data.eval_episodes": 20, "baseline": True,
                                                  "optimizer.learning_rate.init_value": 1e-3}, {}),
@@ -77,16 +77,16 @@ TASKS = {
     # Gaussian actions, truncation, observations and rewards normalised: the source's state is the network's input.
     # Wide enough that fsdp splits the parameters. A short horizon: advantages are small differences of returns, and of
     # returns of -20 rounding leaves 1e-6.
-    "ppo": Entry("ppo_reacher.py", {"model.width": 32, "value_clip": 0.2, "discount": 0.5, "trace": 0.5, "data.length": 16,
+    "ppo": Entry("ppo_reacher.py", {"model.width": 32, "value_clip": 0.2, "discount": 0.5, "gae_lambda": 0.5, "data.num_steps": 16,
                                     "data.normalize": ("obs", "reward"),
                                     "data.minibatches": 2, "data.epochs": 2, "env.max_steps": 10, "steps_per_dispatch": 4,
                                     "data.eval_episodes": 20, "optimizer.learning_rate.init_value": 1e-4}, {}),
     # A game against itself and a pool, whose snapshots are in the source's state: other rollouts, other opponents.
     "self_play": Entry("connect_four_ppo.py", {"env.name": "pgx:tic_tac_toe", "model.width": 8, "data.num_envs": 16,
-                                               "data.length": 16, "data.minibatches": 2, "data.epochs": 2,
+                                               "data.num_steps": 16, "data.minibatches": 2, "data.epochs": 2,
                                                "data.pool.size": 2, "data.pool.every": 1, "steps_per_dispatch": 4,
                                                "data.eval_episodes": 20, "optimizer.learning_rate.init_value": 1e-4}, {}),
-    "alphazero": Entry("tic_tac_toe.py", {"model.width": 16, "data.num_envs": 16, "data.length": 8, "data.minibatches": 2,
+    "alphazero": Entry("tic_tac_toe.py", {"model.width": 16, "data.num_envs": 16, "data.num_steps": 8, "data.minibatches": 2,
                                           "data.epochs": 2, "data.pool.size": 2, "data.pool.every": 1, "simulations": 4,
                                           "steps_per_dispatch": 4, "data.eval_episodes": 20,
                                           "optimizer.learning_rate.init_value": 1e-4}, {}),

@@ -58,9 +58,9 @@ def mean_of_means(parts: int):
 
 @pytest.mark.parametrize("name", ["masked_text", "reinforce"])
 def test_mutant_mean_of_means(name):
-    config, record = config_of(name, exact=True)
+    config, task_file = config_of(name, exact=True)
     one = reference(name, exact=True).state
-    eight = run(config, record, mesh_of(8), change=mean_of_means(8)).state
+    eight = run(config, task_file, mesh_of(8), change=mean_of_means(8)).state
     names = [n for n in one if n.startswith("params/")]
     assert differences({n: one[n] for n in names}, {n: eight[n] for n in names}) != []
 

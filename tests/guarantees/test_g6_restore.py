@@ -17,8 +17,8 @@ def on_eight(tmp_path_factory):
     @functools.cache
     def run(name):
         workdir = tmp_path_factory.mktemp(name)
-        config, record = config_of(name, steps=4, eval_every=4, mesh={"data": 4, "fsdp": 2})
-        loop.fit(config, workdir, record=record)
+        config, task_file = config_of(name, steps=4, eval_every=4, mesh={"data": 4, "fsdp": 2})
+        loop.fit(config, workdir, task_file=task_file)
         return workdir
     with pytest.MonkeyPatch.context() as patch:
         for name in ("curves", "show"):

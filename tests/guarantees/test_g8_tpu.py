@@ -50,7 +50,7 @@ for name, *flags in map(json.loads, sys.argv[1:]):
     step.strided, step.scan = {"rows cross chips": (rows, right[1]), "unrolled": (right[0], unrolled)}.get(name, right)
     try:
         options = cli.parse(flags, "", config=True, topology=str)
-        print(json.dumps(precompile(options.config, options.record, options.topology)), flush=True)
+        print(json.dumps(precompile(options.config, options.task_file, options.topology)), flush=True)
     except Exception:
         print(json.dumps({"fits": False, "error": traceback.format_exc()}), flush=True)
 """
@@ -64,7 +64,7 @@ def build(config):
     n = 2**28                                                            # of 64 bytes: 16 GiB
     source = kj.sources.arrays({"image": np.broadcast_to(np.zeros((8, 8, 1), np.uint8), (n, 8, 8, 1)),
                                 "label": np.broadcast_to(np.uint8(0), n)}, batch_size=config.data.batch_size)
-    model = kj.models.make(config.model, classes=2)
+    model = kj.models.make_model(config.model, classes=2)
     def loss(params, model_state, batch, key):
         logits, model_state = kj.apply(model, params, model_state, batch["image"] / 255.0, key)
         return {"nll": kj.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))}, {}, model_state
@@ -183,7 +183,7 @@ def test_mutant_data_too_large(tmp_path):
 
 def test_a_billion_parameters():
     config = cli.parse(["--config=configs/mlm_1b_v5e256.py"], "", config=True).config
-    model = kj.models.make(config.model, vocabulary=32_768)
+    model = kj.models.make_model(config.model, vocabulary=32_768)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 512), jnp.int32))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == 1_075_136_512
 

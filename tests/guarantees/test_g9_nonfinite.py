@@ -72,9 +72,9 @@ def config(**values):
 
 
 def test_the_run_stops_and_keeps_the_batch(tmp_path):
-    settings, record = config()
+    settings, task_file = config()
     with pytest.raises(NotFinite, match=r"step \d+: .* not finite.*nonfinite"):
-        loop.fit(settings, tmp_path, record=record, mesh=mesh_of(2))
+        loop.fit(settings, tmp_path, task_file=task_file, mesh=mesh_of(2))
     saved, = (tmp_path / "nonfinite").glob("step_*.npz")
     with np.load(saved) as batch:
         assert batch["x"].shape == (16, 4) and np.isnan(batch["x"]).any(1).sum() == 1
@@ -82,8 +82,8 @@ def test_the_run_stops_and_keeps_the_batch(tmp_path):
 
 def test_the_run_goes_on_where_it_may(tmp_path):
     """Limit 2: single bad steps are skipped and counted, and what is saved is finite."""
-    settings, record = config(nonfinite_limit=2)
-    summary = loop.fit(settings, tmp_path, record=record, mesh=mesh_of(1))
+    settings, task_file = config(nonfinite_limit=2)
+    summary = loop.fit(settings, tmp_path, task_file=task_file, mesh=mesh_of(1))
     assert summary["skipped"] == 3  # 12 steps are 3 epochs
     run_ = kj.restore(tmp_path)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run_.params))

@@ -150,6 +150,6 @@ def rotate(x: Float[Array, "B T H C"], positions: Int[Array, "B T"] | None = Non
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 
 
-def same_segment(segments: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
+def segment_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
     """Who sees whom: tokens of one document that share a row. Padding, segment 0, is seen by nobody but itself."""
     return segments[:, None, :, None] == segments[:, None, None, :]
