@@ -85,7 +85,7 @@ class Contextual:
 def config_for(task, num_steps=8, num_envs=16, **values):
     own = {"reinforce": dict(baseline=False), "a2c": dict(gae_lambda=0.95, value_coefficient=0.5, entropy_coefficient=0.0)}
     own["ppo"] = {**own["a2c"], "clip": 0.2, "value_clip": 0.0, "target_kl": 0.0}
-    rollout = dict(num_envs=num_envs, num_steps=length, minibatches=1, epochs=1, normalize=(), eval_episodes=64)
+    rollout = dict(num_envs=num_envs, num_steps=num_steps, minibatches=1, epochs=1, normalize=(), eval_episodes=64)
     rollout |= values.pop("data", {})
     return kj.config(**{"task": task, "env": dict(name="cartpole"), "discount": 0.9, "data": rollout, **own[task],
                         "model": dict(name="actor_critic", width=16), **values})

@@ -2,9 +2,6 @@
 written: what is wrong with a config or its loss is said before a workdir is claimed."""
 from collections.abc import Callable
 import dataclasses
-import functools
-import types
-from typing import Any
 
 from flax.errors import ScopeParamShapeError
 import jax
@@ -20,7 +17,7 @@ from karpjax.core.step import check_outputs, make_train_step
 from karpjax.core.task import Task
 from karpjax.core.task_file import build_task, load_task_module
 from karpjax.run.init_from import inherited
-from karpjax.sources.rollout import Rollout
+from karpjax.sources.first_batch import FirstBatch
 from karpjax.sources.source import SpecOnly, Source
 
 
@@ -64,7 +61,7 @@ def assemble(config: ConfigDict, task_file: dict | None = None, mesh: Mesh | Non
     config = inherited(settings.canonical(config), saved)
     module, task_record = load_task_module(config.task, None if config.task else task_file)
     task = build_task(config, module)
-    source = repeat_first(task.source) if config.overfit else task.source
+    source = FirstBatch(task.source) if config.overfit else task.source
     mesh = mesh or sharding.make_mesh(**config.mesh)
     if not isinstance(source, SpecOnly):
         sharding.check_batch_size(mesh, source.batch_size, config.accumulate)
@@ -102,16 +99,3 @@ def check_loss(task: Task, source: Source, state: TrainState) -> None:
         raise UserError("expected training batches of the shape that evaluation has, which the model was made for; of pictures "
                         "give config.data.crop (or resize) and the last size in config.augment one value; found: "
                         f"{' '.join(str(error).split())}") from error
-
-
-def repeat_first(source: Source) -> Any:
-    """The same source, its state never advancing: every step sees the first batch (config.overfit)."""
-    if isinstance(source, Rollout):
-        raise UserError("config.overfit repeats the first batch of a data set, but a rollout changes with the policy: leave it "
-                        "off")
-    names = ("arrays", "chunk", "batch_size", "n", "examples_per_step", "splits", "sharded", "eval_state", "example", "streamed",
-             "on_host", "described", "files", "init", "batch", "prepare", "eval_batches")
-    begin = lambda arrays, source_state, variables: (source_state, source.advance(arrays, source_state, variables)[1])
-    first = functools.cache(lambda seed: source.next_batch(0, seed))
-    same = {name: getattr(source, name) for name in names}
-    return types.SimpleNamespace(**same, begin=begin, feed=lambda step, seed: first(seed))

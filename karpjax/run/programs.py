@@ -81,7 +81,7 @@ class Programs:
             -(-config.steps_per_dispatch // source.steps_per_chunk) * source.steps_per_chunk
         self.compiled = {}
 
-    def preprocess(self, state, arrays, n: int) -> None:
+    def compile(self, state, arrays, n: int) -> None:
         """Compile what a dispatch of n steps needs, if it is not there yet."""
         key = "split" if self.split else n
         if key not in self.compiled:

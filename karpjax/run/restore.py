@@ -20,7 +20,6 @@ from karpjax.core.errors import UserError
 from karpjax.core.task import Task, apply
 from karpjax.core.task_file import build_task, load_task_module
 from karpjax.core.trees import by_name, path_name, split_variables
-from karpjax.sources.rollout import Rollout
 
 
 @dataclasses.dataclass
@@ -64,7 +63,7 @@ class Run:
 
     def act(self, obs) -> Any:
         """A policy's actions (B, ...) for observations (B, ...) as the environment gives them: the most likely ones."""
-        if not isinstance(self.task.source, Rollout):
+        if not self.task.source.depends_on_policy:
             raise UserError(f"run.act: this run ({self.config.task}) learned no policy; use run.predict")
         return self.predict(obs)
 
@@ -95,7 +94,7 @@ def restore(path, which: str = "newest", data: dict | None = None) -> Run:
     config, task_file = ConfigDict(meta["config"]), meta["task"]
     if data:
         config.data = ConfigDict({**config.data.to_dict(), **data})
-    module, _ = load_task_module(record["name"], {"path": record["path"], "text": record["text"]})
+    module, _ = load_task_module(task_file["name"], {"path": task_file["path"], "text": task_file["text"]})
     task = build_task(with_description(config, meta.get("source")), module)
     check_tokens(path, meta, task.source.spec)
     variables = jax.eval_shape(task.init, jax.random.key(0))

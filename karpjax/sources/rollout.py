@@ -37,6 +37,7 @@ class Rollout(Source):
     A batch also carries "recent": {"return", "length", "known"} (E, K), of the last K episodes of each environment.
     """
     sharded = ("env", "obs", "episode", "recent")
+    depends_on_policy = True
 
     @old_names.old_keywords(length="num_steps")
     def __init__(self, env, act: Callable, examples: Callable, *, num_envs: int, num_steps: int, minibatches: int = 1,

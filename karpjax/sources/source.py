@@ -30,6 +30,7 @@ class Source:
     sharded: tuple[str, ...] = ()   # entries of source_state whose axis 0 is split over devices as batches are
     example: dict = {}              # a prepared batch of 1, for shapes
     streamed: bool = False          # True: `arrays` is fresh for every step, from feed(step)
+    depends_on_policy: bool = False # True: what comes next follows from what was learned, as in a rollout
     on_host: bool = False           # True: `begin` calls back to Python, as environments outside JAX do
     spec: dict = {}            # JSON, kept in checkpoints: what `SpecOnly` needs where the data is not at hand
     eval_state: tuple[str, ...] = ()     # entries of source_state that evaluation and restored models see, as variables["source"]
