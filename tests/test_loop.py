@@ -159,8 +159,8 @@ def test_input_bound_runs_say_so(tmp_path, capfd, monkeypatch):
     import time
 
     from karpjax.sources.loader import Loader
-    feed = Loader.feed
-    monkeypatch.setattr(Loader, "feed", lambda self, step, seed: (time.sleep(0.2), feed(self, step, seed))[1])
+    feed = Loader.next_batch
+    monkeypatch.setattr(Loader, "next_batch", lambda self, step, seed: (time.sleep(0.2), feed(self, step, seed))[1])
     config, task_file = config_of("digits_host", steps=3, save_every=3)
     fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     assert "input-bound" in capfd.readouterr().out
@@ -170,8 +170,8 @@ def test_input_bound_runs_say_so(tmp_path, capfd, monkeypatch):
 def test_host_fed_steps_see_every_batch_under_scan(tmp_path, monkeypatch):
     """One batch a dispatch, whatever the dispatch: the default on accelerators must not train on a batch twice."""
     from karpjax.sources.loader import Loader
-    feed, seen = Loader.feed, []
-    monkeypatch.setattr(Loader, "feed", lambda self, step, seed: (seen.append(step), feed(self, step, seed))[1])
+    feed, seen = Loader.next_batch, []
+    monkeypatch.setattr(Loader, "next_batch", lambda self, step, seed: (seen.append(step), feed(self, step, seed))[1])
     config, task_file = config_of("digits_host", dispatch="scan", steps=8)
     fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     assert seen == list(range(8))
