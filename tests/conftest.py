@@ -107,7 +107,8 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
     dearest = sorted(COSTS.seconds, key=COSTS.seconds.get, reverse=True)
     terminalreporter.write_line(f"{sum(COSTS.seconds.values()):.0f} CPU seconds in {len(dearest)} tests; the dearest: " + ", ".join(
         f"{name.split('/')[-1]} {COSTS.seconds[name]:.0f}" for name in dearest[:5]))
-    config.cache.set("karpjax/processor_seconds", COSTS.seconds)
+    if getattr(config, "cache", None):  # not with -p no:cacheprovider
+        config.cache.set("karpjax/processor_seconds", COSTS.seconds)
 
 
 def pytest_sessionfinish(session, exitstatus):
