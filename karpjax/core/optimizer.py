@@ -35,7 +35,7 @@ import optax
 
 from karpjax.core.errors import UserError, check_keys, did_you_mean
 from karpjax.core.muon import filter_muon
-from karpjax.core.trees import path_name
+from karpjax.core.trees import first_match, path_name
 
 OWN = {"filter_muon": filter_muon}
 LENGTHS = ("decay_steps", "transition_steps")
@@ -54,7 +54,7 @@ def make_optimizer(config, steps: int, params, layer_of: Callable | None = None
     trained = [name for name in names_of(params) if first_match(freeze, name) is None]
     if groups:
         check_keys(options, ("groups", "clip", "freeze"), "config.optimizer")
-        parts, schedule = partition_by_group(groups, steps, params, trained, layer_of)
+        parts, schedule = partition_by_name(groups, steps, params, trained, layer_of)
     else:
         parts, schedule = one_optimizer(options, steps, params, layer_of, "config.optimizer")
     optimizer = optax.chain(*([optax.clip_by_global_norm(clip)] if clip else []), *parts)
@@ -66,7 +66,7 @@ def make_optimizer(config, steps: int, params, layer_of: Callable | None = None
     return optimizer, schedule
 
 
-def partition_by_group(groups, steps: int, params, trained, layer_of) -> tuple[list, Callable]:
+def partition_by_name(groups, steps: int, params, trained, layer_of) -> tuple[list, Callable]:
     """Return ([one optimizer for each group of parameters, in one], the first group's schedule)."""
     patterns = [pattern for pattern, _ in groups]
     places = [f"config.optimizer.groups[{i}]" for i in range(len(groups))]
@@ -127,8 +127,8 @@ def mask_argument(name: str, arguments, weight_decay: float, where: str) -> str:
                         "karpjax does not; use adamw with config.ema_decay")
     mask = next((key for key in ("mask", "weight_decay_mask") if key in arguments), "")
     if weight_decay and "weight_decay" in arguments and not mask:
-        raise UserError(f"{where}.weight_decay: optax.{name} has no mask, so norms and biases would "
-                        "decay too; use 0 with it, or another optimizer")
+        raise UserError(f"{where}.weight_decay: optax.{name} has no mask, so norms and biases "
+                        "would decay too; use 0 with it, or another optimizer")
     if weight_decay and mask and "weight_decay" not in arguments:  # adafactor
         raise UserError(f"{where}.weight_decay: optax.{name} has no such argument"
                         f"{did_you_mean('weight_decay', arguments)}")
@@ -151,7 +151,7 @@ def make_schedule(learning_rate, steps: int, where: str) -> Callable:
     return _call(factory, name, where, **options)
 
 
-# -------------------------------------------------------------------- which parameters, and by how much
+# ---------------------------------------------------------------- which parameters, and by how much
 
 def decay_mask(params):
     """Return a tree of True for the parameters that weight decay is for: not norms and biases."""
@@ -227,12 +227,7 @@ def names_of(params) -> list[str]:
     return [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
 
 
-def first_match(patterns, name: str) -> int | None:
-    """Return the index of the first pattern that matches a name in full, or None."""
-    return next((i for i, pattern in enumerate(patterns) if re.fullmatch(pattern, name)), None)
-
-
-# ----------------------------------------------------------------------------------- optax, and its errors
+# ---------------------------------------------------------------------------- optax, and its errors
 
 def _find(name: str, where: str) -> Callable:
     """Return the function of that name, ours or optax's."""
@@ -248,7 +243,7 @@ def _find(name: str, where: str) -> Callable:
 def _call(factory: Callable, name: str, where: str, *args, **options):
     try:
         return factory(*args, **options)
-    except (TypeError, ValueError) as error:  # an argument missing, or a warm-up longer than the run
+    except (TypeError, ValueError) as error:  # an argument missing, a warm-up longer than the run
         raise UserError(f"{where}: optax.{name} with {options}: {error}") from error
 
 

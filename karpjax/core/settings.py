@@ -81,7 +81,7 @@ def config(**values) -> ConfigDict:
 
 def check_renamed(values, key: str) -> None:
     """Refuse a key by the name that version 1 had for it."""
-    today = old_names.new_key(values, key)
+    today = old_names.new_keys(values).get(key)
     if today:
         raise UserError(f"config.{key} is called config.{today} now; rename it")
 
