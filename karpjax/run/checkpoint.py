@@ -165,10 +165,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _reported():
-    """Turn a save that fails, as on a full disk, into one line.
-
-    The checkpoints before it are untouched.
-    """
+    """Turn a save that fails into one line; the checkpoints before it are untouched."""
     try:
         yield
     except Exception as error:  # in its background thread Orbax and TensorStore raise all kinds
@@ -231,10 +228,7 @@ def best_of(rule: str, metrics: dict) -> int | None:
 
 
 def is_exported(path) -> bool:
-    """Return whether a path is NAME.safetensors with its NAME.json (karpjax/export.py).
-
-    The functions below read such a pair like a checkpoint.
-    """
+    """Return whether a path is NAME.safetensors with NAME.json, read below like a checkpoint."""
     path = epath.Path(path)
     return path.suffix == EXPORTED and path.exists() and path.with_suffix(".json").exists()
 
