@@ -21,7 +21,7 @@ class NotFinite(Exception):
 
 
 class Preempted(Exception):
-    """The run was asked to stop (SIGTERM, Ctrl-C); its state is saved."""
+    """The run was asked to stop (SIGTERM, Ctrl-C), and its state is saved."""
     code = 75
 
 
@@ -34,7 +34,7 @@ class Outage(UserError):
 
 
 def outage(error) -> str:
-    """Return the failure of the storage or the machine behind an error; "" if a file is at fault.
+    """Return the failure of the storage or the machine behind an error, or "" if a file is at fault.
 
     TensorStore's errors carry the system's number, or a status of gRPC, in their text; Orbax wraps
     them.
@@ -80,7 +80,7 @@ def did_you_mean(name: str, known) -> str:
 
 
 def check_choice(value, known, where: str) -> None:
-    """Check that a value is a known one; `where` names it in the error."""
+    """Check that a value, which `where` names in the error, is a known one."""
     if value not in known:
         raise UserError(f"{where}: expected one of {', '.join(map(repr, known))}, found {value!r}")
 

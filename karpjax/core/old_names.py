@@ -228,7 +228,7 @@ def new_keys(values: dict, own: bool | None = None) -> dict[str, str]:
 
 
 def today(values: dict, own: bool | None = None) -> dict:
-    """Return a config of plain dicts, as a checkpoint holds it, by today's keys; `own` as above."""
+    """Return a config of plain dicts, as a checkpoint holds it, by today's keys. `own` as above."""
     names = new_keys(values, own)
 
     def renamed(part: dict, prefix: str = "") -> dict:

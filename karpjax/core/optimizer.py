@@ -86,7 +86,7 @@ def partition_by_name(groups, steps: int, params, trained, layer_of) -> tuple[li
 
 
 def one_optimizer(options: dict, steps: int, params, layer_of, where: str) -> tuple[list, Callable]:
-    """Return ([transformations], schedule) of one set of options; `where` names it in errors."""
+    """Return ([transformations], schedule) of one set of options, which `where` names."""
     schedule = make_schedule(options.pop("learning_rate", None), steps, f"{where}.learning_rate")
     name, weight_decay = options.pop("name", ""), options.pop("weight_decay", 0.0)
     lr_scale, layer_decay = options.pop("lr_scale", ()), options.pop("layer_decay", 1.0)
@@ -203,7 +203,7 @@ def by_rule(rules, params, where: str) -> dict[str, float]:
 
 
 def by_layer(decay: float, layer_of: Callable | None, params, where: str) -> dict[str, float]:
-    """Return {name: decay^(L + 1 - i)} for the parameters of layer i of L; 1 for heads.
+    """Return {name: decay^(L + 1 - i)} for the parameters of layer i of L, and 1 for heads.
 
     Layer 0 is the embeddings, layers 1 to L are the blocks. `layer_of` is None for heads.
     """

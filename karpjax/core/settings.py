@@ -78,7 +78,7 @@ CHOICES = {"parallel": ("jit", "pmap"), "dispatch": ("", "scan", "step"),
 
 
 def config(**values) -> ConfigDict:
-    """Return a ConfigDict of DEFAULTS with `values` over them; other keys belong to the task."""
+    """Return a ConfigDict of DEFAULTS with `values` over them. Other keys belong to the task."""
     merged = ConfigDict(copy.deepcopy(DEFAULTS), type_safe=True)
     for key, value in values.items():
         if key not in DEFAULTS:

@@ -18,7 +18,7 @@ FSDP_MIN_SIZE = 1024  # elements; below it a gather costs more than the memory i
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
-    """Return a (data, fsdp) mesh over `devices` (default: all); data = -1: what fsdp leaves."""
+    """Return a (data, fsdp) mesh over `devices` (default: all). data = -1 takes what fsdp leaves."""
     devices = jax.devices() if devices is None else devices
     n = len(devices)
     data = n // fsdp if data == -1 and fsdp > 0 else data
@@ -41,7 +41,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def fsdp_sharding(mesh: Mesh, leaf) -> NamedSharding:
-    """Split the longest axis that fsdp divides; small or indivisible leaves are replicated."""
+    """Split the longest axis that fsdp divides. Small or indivisible leaves are replicated."""
     size = mesh.shape["fsdp"]
     axes = [axis for axis, length in enumerate(leaf.shape) if length % size == 0]
     if size == 1 or not axes or np.prod(leaf.shape) < FSDP_MIN_SIZE:
@@ -66,7 +66,7 @@ def state_shardings(mesh: Mesh, state, sharded_source: tuple[str, ...] = ()):
 
 
 def constrain_batch(mesh: Mesh | None, batch):
-    """Split axis 0 of every leaf, the batch axis, over the whole mesh; for use inside jit."""
+    """Split axis 0 of every leaf, the batch axis, over the whole mesh, inside jit."""
     if mesh is None:
         return batch
     rows = batch_sharding(mesh)
@@ -74,7 +74,7 @@ def constrain_batch(mesh: Mesh | None, batch):
 
 
 def constrain(tree, shardings):
-    """Pin every leaf to its sharding, or all to one, inside jit; None pins nothing."""
+    """Pin every leaf to its sharding, or all to one, inside jit. None pins nothing."""
     return tree if shardings is None else jax.lax.with_sharding_constraint(tree, shardings)
 
 

@@ -160,7 +160,7 @@ def make_gradients(objective: Callable, accumulate: int, mesh: Mesh | None, on_c
 # -------------------------------------------------------------------------------------- small parts
 
 def ratio(total, count, empty):
-    """Return total / count; if the count is 0, `empty`, with a gradient of 0 and not nan."""
+    """Return total / count, or `empty` if the count is 0, with a gradient of 0 and not nan."""
     # Not `count > 0`: a nan count must show.
     return jnp.where(count == 0, empty, total / jnp.where(count == 0, 1, count))
 
@@ -173,7 +173,7 @@ def without_gradient(params, patterns: Sequence[str]):
 
 
 def unzip(pairs: dict) -> tuple[dict, dict]:
-    """Return ({name: total}, {name: count}) of {name: (total, count)}; counts carry no gradient."""
+    """Return ({name: total}, {name: count}) of {name: (total, count)}. Counts carry no gradient."""
     return ({name: total for name, (total, _) in pairs.items()},
             {name: lax.stop_gradient(count) for name, (_, count) in pairs.items()})
 

@@ -35,7 +35,7 @@ def split_variables(variables: dict) -> tuple[dict, dict]:
 
 
 def cast_floating(tree, dtype):
-    """Cast the floating leaves of a tree; integers, booleans and keys stay."""
+    """Cast the floating leaves of a tree. Integers, booleans and keys stay."""
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x,
                         tree)
 
@@ -57,7 +57,7 @@ def mix(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
 
 def check_names(wanted: dict, stored: dict, where,
                 fix="what is meant to differ goes into config.init_skip") -> None:
-    """Check {name: array} against the stored {name: shape}; raise UserError that lists both.
+    """Check {name: array} against the stored {name: shape}, or raise UserError.
 
     Without the check a partial load would leave holes and report nothing.
     """

@@ -29,7 +29,7 @@ EXPORTED = ".safetensors"
 
 
 class Damaged(UserError):
-    """A checkpoint that cannot be read; the one before may be whole."""
+    """A checkpoint that cannot be read. The one before may be whole."""
 
 
 class Checkpoints:
@@ -182,7 +182,7 @@ def _reported():
 # ------------------------------------------------------------------ reading, also without the loop
 
 def absolute(path) -> epath.Path:
-    """Return an absolute path, since Orbax takes no other; gs://... is one."""
+    """Return an absolute path, as gs://... is one, since Orbax takes no other."""
     return epath.Path(path if "://" in str(path) else os.path.abspath(os.path.expanduser(path)))
 
 
@@ -234,7 +234,7 @@ def is_exported(path) -> bool:
 
 
 def read_meta(folder) -> dict:
-    """Return the JSON beside a checkpoint's state; a schema from the future is an error."""
+    """Return the JSON beside a checkpoint's state, if its schema is not from the future."""
     folder = epath.Path(folder)
     try:
         with storage(folder):
@@ -336,7 +336,7 @@ def to_tree(state: TrainState) -> dict:
 
 
 def key_data(key):
-    """Return the data of a typed PRNG key, uint32; of an abstract key, the data's shape."""
+    """Return the data of a typed PRNG key, uint32, or its shape if the key is abstract."""
     if isinstance(key, jax.Array):
         return jax.random.key_data(key)
     shape = jax.eval_shape(jax.random.key_data, key).shape

@@ -1,4 +1,4 @@
-"""Accelerators by the vendors' data sheets: peak rates and memory, once for MFU and for precompile."""
+"""Accelerators by the vendors' data sheets: peak rates and memory, for MFU and for precompile."""
 import dataclasses
 
 PEAK_FLOPS = {  # per device, bf16 matrix units, from the vendors' data sheets

@@ -172,7 +172,7 @@ def plan(given: Weights, like: dict, model, skip=()) -> tuple[dict, list[str]]:
 
 
 def adapts(model, name: str, stored: tuple, shape: tuple) -> bool:
-    """Return whether the model makes an array of `shape` from a `stored` one; it may refuse."""
+    """Return whether the model makes an array of `shape` from a `stored` one. It may refuse."""
     if not hasattr(model, "adapt"):
         return False
     array = jax.ShapeDtypeStruct(stored, jnp.float32)

@@ -1,8 +1,8 @@
-"""Metrics on disk: `metrics.jsonl`, one row a line, is the record; TensorBoard events are made from it.
+"""Metrics on disk: `metrics.jsonl`, one row a line, and TensorBoard events made from it.
 
 A resumed run must leave the same file as one that never stopped. So rows are on disk before the
-checkpoint that follows them, and on restore the file is cut back to the checkpoint's step: no row is
-there twice and none is lost. Everything that depends on the clock is named "time/...".
+checkpoint that follows them, and on restore the file is cut back to the checkpoint's step: no row
+is there twice and none is lost. Everything that depends on the clock is named "time/...".
 """
 import codecs
 import itertools
@@ -38,8 +38,8 @@ class Writer:
         self.remote = "://" in str(self.path)
         if self.active:
             if unreadable:
-                say(f"{self.path}: lines {unreadable[:8]} ({len(unreadable)} in all) cannot be read; "
-                    f"the file is kept as {set_aside(self.path).name}, and its other rows go on")
+                say(f"{self.path}: lines {unreadable[:8]} ({len(unreadable)} in all) cannot be "
+                    f"read; the file is kept as {set_aside(self.path).name}, and its other rows go on")
             if len(self.rows) < expected:
                 say(f"{self.path}: {expected - len(self.rows)} of the {expected} rows up to step "
                     f"{upto} are missing; the run goes on without them")
@@ -56,7 +56,7 @@ class Writer:
             self.board.write(self.rows[-1])
 
     def flush(self) -> None:
-        """Write all rows to disk; the loop calls it before every save."""
+        """Write all rows to disk, as the loop does before every save."""
         if self.active:
             self._rewrite() if self.remote else self.board.flush()
 
@@ -120,7 +120,8 @@ def parsed(workdir) -> tuple[list[dict], list[int]]:
 
 def set_aside(path):
     """Copy a damaged file to NAME.damaged (or NAME.damaged.2, ...) beside it."""
-    copies = (path.parent / f"{path.name}.damaged{f'.{i}' if i > 1 else ''}" for i in itertools.count(1))
+    endings = itertools.chain([""], (f".{i}" for i in itertools.count(2)))
+    copies = (path.parent / f"{path.name}.damaged{ending}" for ending in endings)
     copy = next(copy for copy in copies if not copy.exists())
     copy.write_bytes(path.read_bytes())
     return copy
@@ -136,6 +137,6 @@ def check_not_lost(workdir, save_every: int, chunk: int) -> None:
     last = max((row["step"] for row in rows), default=0)
     tested = any(name.startswith("test/") for row in rows for name in row)
     if last > second or tested or rows and (workdir / "summary.json").exists():
-        raise UserError(f"{workdir}: {NAME} has rows up to step {last}, but there is no checkpoint to go "
-                        "on from; put one back (perhaps from its folder damaged), use a new --workdir, "
-                        f"or, to start from scratch here, remove {NAME}")
+        raise UserError(f"{workdir}: {NAME} has rows up to step {last}, but there is no checkpoint to "
+                        "go on from; put one back (perhaps from its folder damaged), use a new "
+                        f"--workdir, or, to start from scratch here, remove {NAME}")

@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 
 class Clock:
-    """A stopwatch: `with clock:` adds the block's seconds to clock.seconds (live inside the block)."""
+    """A stopwatch: `with clock:` adds the block's seconds to clock.seconds, live inside it."""
 
     def __init__(self):
         self.total, self.start = 0.0, None

@@ -1,4 +1,4 @@
-"""Weights of other projects into a checkpoint, and a run's weights into a file for other projects."""
+"""Weights of other projects into a checkpoint, a run's weights into a file for other projects."""
 import jax
 
 from karpjax import weights
