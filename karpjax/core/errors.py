@@ -34,7 +34,7 @@ class Outage(UserError):
 
 
 def outage(error) -> str:
-    """Return the failure of the storage or the machine behind an error, or "" if a file is at fault.
+    """Return the failure of storage or machine behind an error, or "" if a file is at fault.
 
     TensorStore's errors carry the system's number, or a status of gRPC, in their text; Orbax wraps
     them.

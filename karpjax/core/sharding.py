@@ -18,7 +18,7 @@ FSDP_MIN_SIZE = 1024  # elements; below it a gather costs more than the memory i
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
-    """Return a (data, fsdp) mesh over `devices` (default: all). data = -1 takes what fsdp leaves."""
+    """Return a (data, fsdp) mesh over `devices`, all by default. data = -1: what fsdp leaves."""
     devices = jax.devices() if devices is None else devices
     n = len(devices)
     data = n // fsdp if data == -1 and fsdp > 0 else data

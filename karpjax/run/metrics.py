@@ -38,8 +38,9 @@ class Writer:
         self.remote = "://" in str(self.path)
         if self.active:
             if unreadable:
+                copy = set_aside(self.path)
                 say(f"{self.path}: lines {unreadable[:8]} ({len(unreadable)} in all) cannot be "
-                    f"read; the file is kept as {set_aside(self.path).name}, and its other rows go on")
+                    f"read; the file is kept as {copy.name}, and its other rows go on")
             if len(self.rows) < expected:
                 say(f"{self.path}: {expected - len(self.rows)} of the {expected} rows up to step "
                     f"{upto} are missing; the run goes on without them")
@@ -137,6 +138,6 @@ def check_not_lost(workdir, save_every: int, chunk: int) -> None:
     last = max((row["step"] for row in rows), default=0)
     tested = any(name.startswith("test/") for row in rows for name in row)
     if last > second or tested or rows and (workdir / "summary.json").exists():
-        raise UserError(f"{workdir}: {NAME} has rows up to step {last}, but there is no checkpoint to "
-                        "go on from; put one back (perhaps from its folder damaged), use a new "
+        raise UserError(f"{workdir}: {NAME} has rows up to step {last}, but there is no checkpoint "
+                        "to go on from; put one back (perhaps from its folder damaged), use a new "
                         f"--workdir, or, to start from scratch here, remove {NAME}")
