@@ -52,7 +52,7 @@ def test_restore_notebook(tmp_path, kernel):
 def test_finetune_notebook(tmp_path, kernel):
     """Threes from eights, from a start on all digits."""
     text, pictures = executed("finetune", tmp_path, kernel)
-    assert re.search(r"head/kernel \(\d+, 10\) -> \(\d+, 2\) starts anew", text) and "# cnn on " in text
+    assert re.search(r"head/kernel \(\d+, 10\) -> \(\d+, 2\) reinitialised", text) and "# cnn on " in text
     assert number(r"\ntest accuracy ([\d.]+)", text) > 0.8 and pictures
 
 

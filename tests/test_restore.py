@@ -204,7 +204,7 @@ def test_task_module_that_is_gone(tmp_path, monkeypatch):
 def test_start_from_another_run(made, tmp_path, capsys, values, skip, anew):
     """A learning rate of 0 shows what the run started from; the command's refusals are in test_bad_input.py."""
     train(tmp_path, **values, **{"init_from": str(made), "init_skip": skip, "optimizer.learning_rate": 0.0, "steps": 1})
-    assert ("head/kernel (8, 3) -> (8, 5) starts anew" in capsys.readouterr().out) == ("model.classes" in values)
+    assert ("head/kernel (8, 3) -> (8, 5) reinitialised" in capsys.readouterr().out) == ("model.classes" in values)
     skip = anew
     old, new = named(restore(made).params), named(restore(tmp_path).params)
     shared = {name for name in new if not any(re.fullmatch(pattern, name) for pattern in skip)}

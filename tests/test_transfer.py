@@ -163,7 +163,7 @@ def test_what_the_config_leaves_out_is_the_checkpoints(tmp_path, capsys):
     config, task_file = config_of("lora", steps=3, init_from=str(start))
     fit(config, tmp_path / "run", task_file=task_file, mesh=mesh_of(1))
     said = capsys.readouterr().out
-    assert "head/kernel (16, 10) -> (16, 2) starts anew" in said and ": 30 of 40 arrays" in said
+    assert "head/kernel (16, 10) -> (16, 2) reinitialised" in said and ": 30 of 40 arrays" in said
     run = kj.restore(tmp_path / "run")
     assert run.config.data.mean == [127.5] and run.config.model.name == "vit" and run.config.model.lora == 8
     shutil.rmtree(start)
@@ -206,7 +206,7 @@ def test_a_file_of_another_project(tmp_path):
     theirs = weights.translated(exp.task.model, files.read_arrays(config.init_from), "file")
     ours = by_name(state.variables)
     different = {name for name in ours if ours[name].shape != theirs[name].shape or (ours[name] != theirs[name]).any()}
-    assert different == {"head/kernel", "head/bias"} and "head/bias (10,) -> (2,) starts anew" in said[0]
+    assert different == {"head/kernel", "head/bias"} and "head/bias (10,) -> (2,) reinitialised" in said[0]
 
 
 def test_a_file_does_not_say_its_model(tmp_path):

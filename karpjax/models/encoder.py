@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from karpjax.core.errors import UserError, check_choice
 from karpjax.models.layers.embed import Embed
 from karpjax.models.layers.gelu import gelu
-from karpjax.models.layers.transformer import Dense, block_class, norm, segment_mask
+from karpjax.models.layers.transformer import Dense, block_class, layer_of, norm, segment_mask
 
 BERT = dict(norm="post", mlp="gelu", bias=True, positions="learned", transform=True, types=2, eps=1e-12)
 ROBERTA = dict(BERT, types=1, eps=1e-5, offset=2)  # Liu et al. 2019: its table has two rows before the first position
@@ -42,6 +42,10 @@ class Encoder(nn.Module):
     lora: int = 0              # rank of the attention's trainable part beside frozen matrices: see transformer.py
     lora_alpha: float = 16.0
     remat: bool = False        # compute blocks anew in the backward pass, for memory
+
+    def layer_of(self, name: str) -> int | None:
+        """Return the number of a parameter's layer, for config.optimizer.layer_decay."""
+        return layer_of(name, ("embed", "position", "type", "norm_embed"))
 
     def encode(self, tokens: Int[Array, "B T"], segments, train: bool):
         """The embedding table, and what each layer gives: embeddings first, the last is the encoder's output."""

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 import numpy as np
 
 from karpjax.core.errors import UserError, check_choice
-from karpjax.models.layers.transformer import Block, Dense, block_class, init, norm
+from karpjax.models.layers.transformer import Block, Dense, block_class, init, layer_of, norm
 
 POOLS = ("cls", "mean")
 
@@ -32,6 +32,16 @@ class Patches(nn.Module):
     lora_alpha: float = 16.0
     remat: bool = False        # compute blocks anew in the backward pass, for memory
     first = ("cls",)           # tokens before the patches
+
+    def layer_of(self, name: str) -> int | None:
+        """Return the number of a parameter's layer, for config.optimizer.layer_decay."""
+        return layer_of(name, ("patch", "position", *self.first))
+
+    def adapt(self, name: str, stored, shape):
+        """Return stored positions fitted to another grid of patches; None for other parameters."""
+        if name in ("position", "decoder_position") and stored.shape[1:] == shape[1:]:
+            return resized(stored, shape, len(self.first))
+        return None
 
     def encode(self, images: Float[Array, "B H W C"], train: bool, order=None, keep: int = 0) -> list:
         """(B, F + N, D) after the embedding and each layer, the last normed; with `order` (B, N) of its first `keep`."""

@@ -9,6 +9,8 @@ with A of (D, lora), and B of (lora, F) that starts at 0. To train that part and
 
     config.model.lora = 8, config.optimizer.freeze = ["(?!head)(?!.*lora_).*"]
 """
+import re
+
 from flax import linen as nn
 from flax import traverse_util
 import jax
@@ -133,6 +135,15 @@ def merged(model: nn.Module, variables: dict) -> tuple[nn.Module, dict]:
         update = model.lora_alpha / model.lora * jnp.matmul(a, b, precision="highest")
         flat[*module, "kernel"] = flat[*module, "kernel"] + update
     return model.clone(lora=0), {**variables, "params": traverse_util.unflatten_dict(flat)}
+
+
+def layer_of(name: str, embeddings) -> int | None:
+    """Return 0 for a parameter of the `embeddings`, i + 1 for one of block i, None for the head."""
+    module = name.partition("/")[0]
+    if module in embeddings:
+        return 0
+    block = re.fullmatch(r"block(\d+)", module)
+    return int(block[1]) + 1 if block else None
 
 
 def norm(eps: float, bias: bool, name: str) -> nn.LayerNorm:
