@@ -51,7 +51,7 @@ MOVED = {
              "versions": "run.workdir", "device": "run.workdir"},
     "envs.adapters": {"Gymnax": "envs.gymnax", "Brax": "envs.brax", "extra": "core.errors", "box": "envs.spaces:box_of"},
     "sources.datasets": {"source_of": "sources.records", "Named": "sources.records"},
-    "sweep": {"finished": "run.workdir"},
+    "sweep": {"finished": "run.workdir", "over_seeds": "run.seeds", "table": "run.seeds:seeds_table"},
     "evaluate": {"make_evaluator": "run.evaluator"},
     "report": {"curves": "run.pictures", "show": "run.pictures", "save_gif": "run.pictures"},
     "prepare": {"prepare": "datasets.formats", "FORMATS": "datasets.formats", "write": "datasets.tfds",
