@@ -4,9 +4,10 @@
     karpjax convert --config=cifar10_resnet:20 --weights=resnet20.safetensors --workdir=DIR
     karpjax convert --workdir=DIR --to=FILE.safetensors [--which=best] [--names=timm]
 
-The first makes a workdir that holds weights and no data, for karpjax.restore and config.init_from: a
-published architecture (karpjax/weights/archs.py) with its input's mean and std. --tokenizer=tokenizer.json
-for texts. --heads=N (and --decoder_heads=N, of a MAE) for a width that is none of the published.
+The first makes a workdir that holds weights and no data, for karpjax.restore and config.init_from:
+a published architecture (karpjax/weights/archs.py) with its input's mean and std. For texts add
+--tokenizer=tokenizer.json. For a width that is none of the published add --heads=N (and
+--decoder_heads=N, of a MAE).
 
 The second makes one as a run of that config would at step 0, to evaluate, or to train on.
 

@@ -2,11 +2,11 @@
 
     karpjax knn --workdir=runs/mae --name=cifar10 --train='train[:90%]' --on='train[90%:]' [--k=20]
 
-Each row of `on` gets the label that the k rows of `train` with the most similar features (cosine) vote
-for. A vote weighs exp(similarity / 0.07) (Wu et al. 2018, section 3.4). Printed is the accuracy.
-`name` is a set with labels. Text must be prepared with the run's own tokenizer.
-Features: what the model calls "pooled": the mean over the last layer's patches or tokens, or a ViT's
-class token. Also as python -m karpjax.knn.
+Each row of `on` gets the label that the k rows of `train` with the most similar features (cosine)
+vote for. A vote weighs exp(similarity / 0.07) (Wu et al. 2018, section 3.4). Printed is the
+accuracy. `name` is a set with labels. Text must be prepared with the run's own tokenizer.
+Features: what the model calls "pooled": the mean over the last layer's patches or tokens, or a
+ViT's class token. Also as python -m karpjax.knn.
 """
 from karpjax.core import old_names
 from karpjax.explain.features import knn

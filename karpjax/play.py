@@ -3,8 +3,8 @@
     karpjax play --workdir=runs/c4/ppo                      # its policy alone
     karpjax play --workdir=runs/c4/ppo --simulations=64     # with search
 
---first: you begin. A move is the number of a column, or of a square from the top left. q, Ctrl-D and
-Ctrl-C leave. Also as python -m karpjax.play.
+--first: you begin. A move is the number of a column, or of a square from the top left. q, Ctrl-D
+and Ctrl-C leave. Also as python -m karpjax.play.
 """
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,8 @@ def asked(obs) -> int | None:
         if text in legal:
             return int(text) - 1
         known = text.isdigit() and 1 <= int(text) <= len(obs["legal"])
-        print(f"{text!r} is {'not allowed now' if known else 'no move'}; expected one of {' '.join(legal)}, or q")
+        print(f"{text!r} is {'not allowed now' if known else 'no move'}; "
+              f"expected one of {' '.join(legal)}, or q")
 
 
 def game(env, player, first: bool, seed: int = 0) -> None:

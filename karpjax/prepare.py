@@ -1,10 +1,10 @@
 """Prepare a data set on disk for config.data, without TensorFlow or a network.
 
-    karpjax prepare --format=imagefolder --from=DIR --name=my_set    # DIR/train/CLASS/*.jpg, DIR/val/...
-    karpjax prepare --format=idx --from=DIR --name=fashion_mnist     # MNIST's train-images-idx3-ubyte.gz
-    karpjax prepare --format=cifar --from=DIR --name=cifar10         # CIFAR's binary data_batch_1.bin
-    karpjax prepare --format=npz --from=FILE --name=my_set           # NumPy's x_train, y_train, x_test
-    karpjax prepare --format=text --from=DIR --name=imdb --length=256 --vocabulary=8192 # train.jsonl
+    karpjax prepare --format=imagefolder --from=DIR --name=my_set    # DIR/train/CLASS/*.jpg, ...
+    karpjax prepare --format=idx --from=DIR --name=fashion_mnist     # train-images-idx3-ubyte.gz, ...
+    karpjax prepare --format=cifar --from=DIR --name=cifar10         # data_batch_1.bin, ...
+    karpjax prepare --format=npz --from=FILE --name=my_set           # x_train, y_train, x_test, ...
+    karpjax prepare --format=text --from=DIR --name=imdb --length=256 --vocabulary=8192
 
     --data_dir=DIR     where to ("": $TFDS_DATA_DIR, or TFDS's default)
     --classes=a,b,c    names of the classes, for idx, cifar and npz
@@ -17,8 +17,8 @@ from a set that TFDS has prepared in --data_dir:
     --vocabulary=N     train a tokenizer of that size (8192) on all splits but test and validation
     --tokenizer=JSON   or take this one
     --lowercase        it does not tell upper case from lower
-    --pack             for pretraining: documents one after another in full rows; otherwise each has a
-                       row of its own, with its label
+    --pack             for pretraining: documents one after another in full rows; otherwise each has
+                       a row of its own, with its label
     --without=FILE     leave out of these splits the texts that are in that file too: a test set's
 
 The set is written in TFDS's format. Rows keep the files' order, so that train[:54000] are the first
@@ -34,8 +34,8 @@ FOR_TEXT = dict(length=0, vocabulary=0, tokenizer="", lowercase=False, pack=Fals
 
 
 def main(argv):
-    options = cli.parse(argv, __doc__, **{"from": str}, format=str, name=str, data_dir="", classes="",
-                        overwrite=False, **FOR_TEXT)
+    options = cli.parse(argv, __doc__, **{"from": str}, format=str, name=str, data_dir="",
+                        classes="", overwrite=False, **FOR_TEXT)
     text = options.format == "text"
     for name in ("classes",) if text else FOR_TEXT:
         if options[name]:

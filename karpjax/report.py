@@ -16,8 +16,8 @@ def main(argv):
     options = cli.parse(argv, __doc__, workdir=str)
     rows = metrics.read_rows(options.workdir)
     if not rows:
-        raise UserError(f"--workdir={options.workdir}: expected a run with rows in its {metrics.NAME}, "
-                        "found none; check the folder")
+        raise UserError(f"--workdir={options.workdir}: expected a run with rows in its "
+                        f"{metrics.NAME}, found none; check the folder")
     curves(rows, epath.Path(options.workdir) / "curves.png")
 
 

@@ -3,10 +3,10 @@
     karpjax slices --config=poly --topologies=v5e:2x2,v6e:2x2 --batches=64,128 --plot=slices.png
     karpjax slices --config=poly --topologies=v5e:2x2                         # --batches=largest
 
-largest: double the config's batch size until it no longer fits; halve it if it does not fit at first.
-Each line is a compilation by `karpjax precompile`. The time of a step, and examples a second and chip,
-are the compiler's estimate of a chip's own work, without the network (experiments/pods). A rollout's
-examples are steps of its environments.
+largest: double the config's batch size until it no longer fits; halve it if it does not at first.
+Each line is a compilation by `karpjax precompile`. The time of a step, and examples a second and
+chip, are the compiler's estimate of a chip's own work, without the network (experiments/pods). A
+rollout's examples are steps of its environments.
 Exit codes: 0 something fits; 1 nothing does; 2 bad input. Also as python -m karpjax.slices.
 """
 import functools

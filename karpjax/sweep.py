@@ -2,10 +2,10 @@
 
     karpjax sweep --config=digits_cnn --seeds=5 --workdir=runs/sweep [--config.steps=500 ...]
 
-Seeds 0 to n - 1 train one after another in DIR/seed_I, each as `karpjax train` would (config.seed is
-not read). --devices and --distributed are as there. Stopped at any moment and started again, the sweep
-goes on where it stopped, and seeds that are done are read, not trained again. The deviation is that of
-the sample (n - 1). The table is printed, and written to DIR/sweep.json.
+Seeds 0 to n - 1 train one after another in DIR/seed_I, each as `karpjax train` would (config.seed
+is not read). --devices and --distributed are as there. Stopped at any moment and started again, the
+sweep goes on where it stopped; seeds that are done are read, not trained again. The deviation is
+that of the sample (n - 1). The table is printed, and written to DIR/sweep.json.
 Exit codes: see karpjax/run/cli.py. Also as python -m karpjax.sweep.
 """
 import json
@@ -21,11 +21,12 @@ from karpjax.run.workdir import finished
 
 
 def main(argv):
-    options = cli.parse(argv, __doc__, config=True, workdir=str, seeds=5, devices=0, distributed=False)
+    options = cli.parse(argv, __doc__, config=True, workdir=str, seeds=5, devices=0,
+                        distributed=False)
     if options.seeds < 1:
         raise UserError(f"--seeds: expected at least 1, found {options.seeds}")
     cli.start_jax(devices=options.devices, distributed=options.distributed)
-    from karpjax.run.loop import fit  # Orbax takes a while to import: not before bad input is refused
+    from karpjax.run.loop import fit  # imports Orbax: after bad input is refused
     workdir, summaries = epath.Path(options.workdir).expanduser(), []
     for seed in range(options.seeds):
         config = settings.canonical(options.config)

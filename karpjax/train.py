@@ -4,11 +4,12 @@
     python -m karpjax.train --config=...                      # the same
 
     --devices=8         simulate that many devices on the CPU
-    --distributed       one of several processes, found from the environment (TPU pods, Slurm); or by hand
-                        --coordinator=HOST:PORT --processes=N --process=I
+    --distributed       one of several processes, found from the environment (TPU pods, Slurm); or
+                        by hand --coordinator=HOST:PORT --processes=N --process=I
     --join_seconds=300  how long the processes wait for each other
 
-Started again with the same workdir, it goes on where it stopped. Exit codes: see karpjax/run/cli.py.
+Started again with the same workdir, it goes on where it stopped.
+Exit codes: see karpjax/run/cli.py.
 """
 from karpjax.run import cli
 
@@ -18,7 +19,7 @@ def main(argv):
                         processes=0, process=0, distributed=False, join_seconds=300)
     cli.start_jax(options.devices, options.coordinator, options.processes, options.process,
                   options.distributed, options.join_seconds)
-    from karpjax.run.loop import fit  # Orbax takes a while to import: not before bad input is refused
+    from karpjax.run.loop import fit  # imports Orbax: after bad input is refused
     summary = fit(options.config, options.workdir, task_file=options.task_file)
     cli.print_json({name: value for name, value in summary.items()
                     if "/" in name or name in ("steps", "seconds")})
