@@ -41,8 +41,9 @@ def run_with(workdir: str, split: str, which: str) -> tuple[Run, str]:
         return run, split
     data = run.config.get("data", {})
     if not data.get("name") and not data.get("dir"):
-        raise UserError(f"--split={split}: this run has {', '.join(run.task.source.splits) or 'none'},"
-                        " and its data is no set of TFDS's to take another part of")
+        known = ", ".join(run.task.source.splits) or "none"
+        raise UserError(f"--split={split}: this run has {known}, "
+                        "and its data is no set of TFDS's to take another part of")
     # The part stands in as the test split.
     return restore(workdir, which=which, data={"test": split}), "test"
 
