@@ -36,7 +36,7 @@ def start(choice: str) -> None:
     A folder that cannot be written is read. One that cannot be made is done without. A folder
     that jax was given before stays: it opens one a process.
     """
-    given_before = jax.config.jax_compilation_cache_dir  # JAX_COMPILATION_CACHE_DIR, or the caller's own
+    given_before = jax.config.jax_compilation_cache_dir  # by its variable, or the caller
     if choice in ("", "off") or given_before:
         return
     base = user_folder() if choice == "auto" else os.path.expanduser(choice)
@@ -55,8 +55,8 @@ def start(choice: str) -> None:
 
 def user_folder() -> str:
     """Return $XDG_CACHE_HOME/karpjax/compiled, or the same in ~/.cache."""
-    caches = os.environ.get("XDG_CACHE_HOME", "") if not os.path.isabs(caches):  # unset; a
-    relative one is to be ignored, by the XDG specification
+    caches = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(caches):  # unset, or relative: ignored, by the XDG specification
         caches = os.path.join(os.path.expanduser("~"), ".cache")
     # A user without a home gets a folder that cannot be made.
     return os.path.join(caches if os.path.isabs(caches) else os.devnull, "karpjax", "compiled")

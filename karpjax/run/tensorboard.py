@@ -1,4 +1,4 @@
-"""TensorBoard's event files: numbers by name and step, written without TensorFlow, torch or tensorboard.
+"""TensorBoard's event files: numbers by name and step, without TensorFlow, torch or tensorboard.
 
 A file is TFRecords (length, its checksum, data, its checksum) of `Event` messages
 (tensorflow/core/util/event.proto). Only the four fields of a scalar are needed, so the protocol

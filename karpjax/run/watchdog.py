@@ -36,8 +36,9 @@ class Watchdog:
         self.doing, self.since, self.beats, self.waited = "starting", time.monotonic(), 0, 0.0
         self.heard = {}                       # process: (its last message, when it was new here)
         self.closing = threading.Event()
-        self.thread = threading.Thread(target=self._run, name="watch", daemon=True) if after else None
-        if self.thread:
+        self.thread = None
+        if after:
+            self.thread = threading.Thread(target=self._run, name="watch", daemon=True)
             self.folder.mkdir(parents=True, exist_ok=True)
             self.thread.start()
 
