@@ -41,9 +41,9 @@ def print_report(report: dict) -> None:
     print("memory      ", sizes(report["memory"]))
     if step := report.get("step"):
         rate = step["examples"] / step["seconds"]
-        print(f"one step     {1000 * step['seconds']:,.3f} ms of a chip's own work by the compiler's "
-              f"estimate, {rate:,.0f} examples a second at most; "
-              "what collectives take is not in it")
+        print(f"one step     {1000 * step['seconds']:,.3f} ms of a chip's own work by the "
+              f"compiler's estimate, {rate:,.0f} examples a second at most; what collectives take "
+              "is not in it")
         if "intensity" in step:
             print(f"intensity    {step['intensity']:,.1f} operations a byte; "
                   f"below {step['ridge']:,.0f} memory is the limit")
