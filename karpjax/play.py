@@ -33,7 +33,7 @@ def picture(obs, own: str, other: str) -> str:
 
 
 def asked(obs) -> int | None:
-    """Ask for a legal move and return its index; None: the player leaves."""
+    """Ask for a legal move and return its index, or None if the player leaves."""
     legal = [str(i + 1) for i in np.flatnonzero(obs["legal"])]
     while True:
         try:

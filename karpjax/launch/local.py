@@ -18,7 +18,7 @@ FLAGS = {"processes": 2, "devices-per-process": 1, "port": 0, "grace": 30}
 
 
 def launch(options, rest: list[str]) -> int:
-    """Start the processes and wait for them; return the first exit code that is not 0, or 0.
+    """Start the processes, wait for them, and return the first exit code that is not 0, or 0.
 
     rest  the flags of karpjax train
     """

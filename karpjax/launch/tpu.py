@@ -1,4 +1,4 @@
-"""Training on a TPU slice by gcloud: make the slice, copy the code, run; again after a preemption.
+"""Training on a TPU slice by gcloud: make the slice, copy the code, run, and resume.
 
 The commands are those that one would type, and --dry-run prints them. The workdir is on gs://, so a
 slice that is taken away takes nothing with it: the next one goes on from the newest checkpoint.
@@ -19,7 +19,7 @@ CODE, LOG = "karpjax.tgz", "karpjax.log"
 
 
 def launch(options, rest: list[str]) -> int:
-    """Run on a slice until the run ends, and return its exit code; `rest`: train's flags."""
+    """Run on a slice until the run ends, with train's flags `rest`, and return its exit code."""
     if not workdir_of(rest).startswith("gs://"):
         raise UserError(f"--workdir={workdir_of(rest)}: expected gs://BUCKET/..., found a folder "
                         "of this machine, which the workers of a slice do not share")
@@ -91,7 +91,7 @@ def make_ready(command: dict) -> None:
 
 
 def state(command: dict) -> str:
-    """Return the state of the slice, as in "READY"; "" if there is none."""
+    """Return the state of the slice, as in "READY", or "" if there is none."""
     described = subprocess.run(["bash", "-c", command["describe"]], capture_output=True, text=True)
     return described.stdout.strip()
 

@@ -55,7 +55,7 @@ def print_report(report: dict) -> None:
 
 
 def sizes(parts: dict) -> str:
-    """Return the parts that are not empty with their sizes; parts: {name: bytes}."""
+    """Return parts, {name: bytes}, as text, without those that are empty."""
     return ", ".join(f"{name} {mebibytes(size)}" for name, size in parts.items() if size)
 
 

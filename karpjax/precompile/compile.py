@@ -87,7 +87,7 @@ def memory_of(compiled) -> dict:
 
 
 def step_of(text: str, costs: dict, steps: int, chip) -> dict:
-    """Return the compiler's estimate of one step; {} if a loop of the program cannot be counted."""
+    """Return the compiler's estimate of one step, {} if a loop cannot be counted."""
     cycles = hlo.cycles(text) / steps
     if math.isnan(cycles):
         return {}
@@ -126,7 +126,7 @@ def slice_devices(topology: str) -> list:
 
 
 def suggest(options, report: dict) -> None:
-    """Print the first of the usual changes of the config that fits; each is compiled."""
+    """Compile the usual changes of the config, and print the first that fits."""
     held = sum(report["state"].values())
     if report["data"] > report["usable"]:
         print("             every chip would hold the data set; feed it from the hosts: "

@@ -31,7 +31,7 @@ def computations(hlo: str) -> dict[str, list[str]]:
 
 
 def turns(hlo: str) -> dict[str, float]:
-    """Return {computation: how often one run of the program runs it}; nan if that cannot be read.
+    """Return {computation: how often one run of the program runs it}, nan if not known.
 
     A loop with the condition `counter < N` turns N times: those of scan, of fori_loop and of the
     compiler count up from 0 by one. A loop by hand that starts later or takes larger steps turns
@@ -51,7 +51,7 @@ def turns(hlo: str) -> dict[str, float]:
 
 
 def turns_of(line: str, parts: dict[str, list[str]]) -> float:
-    """Return how often an instruction runs what it calls; nan if that cannot be read."""
+    """Return how often an instruction runs what it calls, nan if not known."""
     if known := KNOWN.search(line):
         return float(known[1])
     loop = WHILE.search(line)

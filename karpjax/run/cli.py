@@ -33,7 +33,7 @@ ACCELERATORS = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/kfd")
 
 
 def run(main) -> None:
-    """Call main(argv) and exit with its code; print bad input as one line."""
+    """Call main(argv) and exit with its code, printing bad input as one line."""
     has_accelerator = any(map(glob.glob, ACCELERATORS)) or "JAX_PLATFORMS" in os.environ
     if importlib.util.find_spec("libtpu") and not has_accelerator:
         # Precompile's libtpu would look for a TPU, and print a page about not finding one.
@@ -81,7 +81,7 @@ def _quiet_threads() -> None:
 
 
 def parse(argv, doc: str, config: bool = False, **defaults):
-    """Parse flags of the form --name=value; print `doc` and the flags for --help.
+    """Parse flags of the form --name=value, or print `doc` and the flags for --help.
 
     doc       the command's docstring
     config    whether it takes --config=FILE[:ARG] and --config.x.y=VALUE
@@ -120,7 +120,7 @@ def parse(argv, doc: str, config: bool = False, **defaults):
 
 
 def define_flags(defaults: dict) -> flags.FlagValues:
-    """Return absl's flags of these defaults; None for those that are required."""
+    """Return absl's flags of these defaults, None for those that are required."""
     values = flags.FlagValues()
     define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, bool: flags.DEFINE_bool}
     for name, default in defaults.items():
@@ -198,7 +198,7 @@ def print_json(values: dict) -> None:
 
 def start_jax(devices: int = 0, coordinator: str = "", processes: int = 0, process: int = 0,
               distributed: bool = False, join_seconds: int = 300):
-    """Simulate CPU devices, or join the processes of a run; to be called before jax is used."""
+    """Simulate CPU devices, or join the processes of a run, before jax is used."""
     if devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", devices)

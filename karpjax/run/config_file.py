@@ -44,7 +44,10 @@ def load_config(path, overrides: Mapping | None = None) -> tuple[ConfigDict, dic
 
 
 def find_config(name: str) -> pathlib.Path:
-    """Return the file of that path or name; a file here wins over one of karpjax's own configs."""
+    """Return the file of that path or name.
+
+    One in the current folder wins over one of karpjax's own.
+    """
     given = pathlib.Path(name).expanduser()
     file_name = given.name if given.suffix == ".py" else f"{given.name}.py"
     places = [given, given.parent / file_name]

@@ -24,7 +24,7 @@ class InFlight:
         self.queue.append((first, values, bad))
 
     def pop(self) -> tuple[int, dict, dict]:
-        """Take the oldest dispatch, (first, metrics on the host, bad batch); waits for it."""
+        """Wait for the oldest dispatch: (first, metrics on the host, bad batch)."""
         first, values, bad = self.queue.popleft()
         return first, jax.device_get(values), bad
 

@@ -98,7 +98,7 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
 # --------------------------------------------------------------- what to train, and where it stands
 
 def open_experiment(config, workdir, task_file, mesh) -> tuple[Experiment, epath.Path]:
-    """Build the experiment and open its workdir; what can be refused is refused before."""
+    """Build the experiment and open its workdir, after all that can be refused."""
     if config.debug_nans:
         jax.config.update("jax_debug_nans", True)
     compile_cache.start(config.compile_cache)
@@ -116,7 +116,7 @@ def open_experiment(config, workdir, task_file, mesh) -> tuple[Experiment, epath
 
 
 class Start(NamedTuple):
-    """Where a run begins: at step 0, or at a checkpoint."""
+    """The beginning of a run: step 0, or a checkpoint."""
     step: int
     resumed: bool
     elapsed: dict     # {clock: seconds} of the run before
@@ -138,7 +138,7 @@ def start_or_resume(exp: Experiment, workdir, checkpoints) -> tuple[TrainState, 
 
 
 def start_fresh(exp: Experiment) -> tuple[TrainState, Start]:
-    """Initialise the state at step 0; from other weights, if config.init_from names some."""
+    """Initialise the state at step 0, from config.init_from's weights if there are any."""
     config = exp.config
     config.dispatch = config.dispatch or default_dispatch()
     state, notes = exp.fresh_state(), []
@@ -226,7 +226,7 @@ class Trainer:
                 for name, value in now.items()}
 
     def advance(self, state: TrainState, step: int, n: int, profile: Profile) -> TrainState:
-        """Dispatch n steps and return the state after them; donates `state`."""
+        """Dispatch n steps, donating `state`, and return the state after them."""
         with self.training, self.waiting:
             arrays = self.next_arrays(step)
         self.watchdog.beat(f"{COMPILING} {n} steps")
@@ -258,7 +258,7 @@ class Trainer:
                              self.exp.config.nonfinite_limit, self.workdir)
 
     def log_steps(self, first: int, values: dict) -> None:
-        """Log the rows that are due among the steps of a dispatch; values: {name: (steps,)}."""
+        """Log the rows that are due among a dispatch's steps, of values {name: (steps,)}."""
         config, steps, rates = self.exp.config, len(values["skipped_in_a_row"]), None
         for i, step in enumerate(range(first + 1, first + 1 + steps)):
             if step % config.log_every and step != config.steps:
@@ -301,7 +301,7 @@ class Trainer:
                 for name, value in row.items() if name.split("/")[0] in splits}
 
     def save(self, state: TrainState, step: int, results: dict | None) -> None:
-        """Save a checkpoint and its model card; results: of an evaluation at this step, if any."""
+        """Save a checkpoint and its model card, with the results of an evaluation, if any."""
         self.watchdog.beat(f"save at step {step}")
         self.writer.flush()  # rows first: what a checkpoint claims to have seen must be on disk
         meta = {**checkpoint_meta(self.exp, self.elapsed()), "rows": len(self.writer.rows)}
@@ -314,7 +314,7 @@ class Trainer:
 # ------------------------------------------------------------------------------------------ the end
 
 def finish(trainer: Trainer, state: TrainState, step: int, final: dict, resumed: bool) -> dict:
-    """Write the summary, the curves and what the task shows; return the summary."""
+    """Write the summary, the curves and what the task shows, and return the summary."""
     exp, workdir, elapsed = trainer.exp, trainer.workdir, trainer.elapsed()
     examples = step * exp.source.examples_per_step
     summary = {

@@ -10,7 +10,9 @@ from karpjax.core.trees import path_name
 
 
 def check_finite(first: int, in_a_row: np.ndarray, bad, limit: int, workdir) -> None:
-    """Save the bad batch of a dispatch, if any; raise NotFinite after `limit` bad steps in a row.
+    """Save the bad batch of a dispatch, if it has one.
+
+    Raises NotFinite after `limit` bad steps in a row.
 
     first     steps done before the dispatch
     in_a_row  (steps,): how many steps in a row were skipped, up to each step

@@ -3,7 +3,7 @@ import jax
 
 
 class Profile:
-    """The trace of config.profile_steps steps from config.profile_at on; 0: none."""
+    """The trace of config.profile_steps steps from config.profile_at on, unless that is 0."""
 
     def __init__(self, config, workdir):
         self.start = config.profile_at
@@ -17,7 +17,7 @@ class Profile:
             self.running = True
 
     def after(self, step: int, state) -> None:
-        """Write the trace if it ends by this step; waits for the device."""
+        """Wait for the device and write the trace, if it ends by this step."""
         if self.running and step >= self.stop:
             jax.block_until_ready(state)
             jax.profiler.stop_trace()

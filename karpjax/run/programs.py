@@ -95,7 +95,7 @@ def make_program(source, train_step, *, steps: int, mesh=None, precision: str = 
 # ------------------------------------------------------------------------ the compiled programs
 
 class Programs:
-    """The compiled programs of a run; subclasses say how a dispatch of n steps is made of them.
+    """The compiled programs of a run: subclasses make a dispatch of n steps of them.
 
         programs.compile(state, arrays, n)                      # if it is not compiled yet
         state, metrics, bad = programs.run(state, arrays, n)    # as make_program's
@@ -118,7 +118,7 @@ class Programs:
         raise NotImplementedError
 
     def cost(self, steps: int, seconds: float) -> dict:
-        """Return {"flops_per_step"}, and "mfu" if the device's peak is known; {} if not counted."""
+        """Return {"flops_per_step"}, with "mfu" if the device's peak is known, or {}."""
         try:
             flops = self.flops_per_step()
         # At the end of a run that must not lose its summary for a count that backends may refuse.
@@ -135,7 +135,7 @@ class Programs:
         return {"flops_per_step": flops, "mfu": round(mfu, 4)}
 
     def flops_per_step(self) -> float:
-        """Return the FLOPs of one step on all devices by XLA's count; 0: not counted.
+        """Return the FLOPs of one step on all devices by XLA's count, 0 if not counted.
 
         XLA counts a loop's body once, so a program of many steps counts as one, with its share of
         the source. A loop of micro-batches would count as one of them, and what a GPU's libraries
@@ -170,11 +170,11 @@ class WholePrograms(Programs):
                 self.compiled[n] = self.lower(state, arrays, n).compile()
 
     def run(self, state, arrays, n: int):
-        """Return (state, metrics, bad) after n steps; donates the state."""
+        """Return (state, metrics, bad) after n steps, donating the state."""
         return self.compiled[n](state, arrays)
 
     def lower(self, state, arrays, n: int):
-        """Return the program of n steps, lowered; the state may be abstract."""
+        """Return the program of n steps, lowered, for a state that may be abstract."""
         jitted = jax.jit(self.program(n), donate_argnums=0,
                          out_shardings=(self.exp.shardings, None, None))
         return jitted.lower(state, arrays)
@@ -233,7 +233,7 @@ class SplitPrograms(Programs):
         return advance
 
     def batch(self):
-        """Return (arrays, chunk, i) -> batch; for pmap with an axis of the devices in front."""
+        """Return (arrays, chunk, i) -> batch, for pmap with an axis of the devices in front."""
         source, mesh = self.exp.source, self.exp.mesh
 
         def by_device(x):
@@ -247,7 +247,7 @@ class SplitPrograms(Programs):
         return batch
 
     def jitted_step(self):
-        """Return (state, batch) -> (state, metrics); donates the state."""
+        """Return (state, batch) -> (state, metrics), which donates the state."""
         return jax.jit(self.exp.train_step(), donate_argnums=0,
                        out_shardings=(self.exp.shardings, None))
 
@@ -268,7 +268,7 @@ class SplitPrograms(Programs):
 # ----------------------------------------------------------------------------- counting FLOPs
 
 def step_flops(exp) -> float:
-    """Return the FLOPs of one step on the whole batch, without its source; 0: not counted.
+    """Return the FLOPs of one step on the whole batch, without its source, 0 if not counted.
 
     They are XLA's count. It counts a loop's body once, so the step that is counted has no loop of
     steps or micro-batches. It is lowered for the CPU and never compiled: plugins (CUDA, TPU) count

@@ -6,9 +6,9 @@ from jax.experimental import multihost_utils
 
 
 class StopSignal:
-    """SIGTERM, agreed on by all processes at one step; in a single process also Ctrl-C.
+    """SIGTERM, agreed on by all processes at one step.
 
-    A second signal ends the process at once.
+    A single process takes Ctrl-C for it too. A second signal ends the process at once.
     """
 
     def __init__(self):

@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Events:
-    """A new event file in a folder; buffered until flush."""
+    """A new event file in a folder, buffered until flush."""
 
     def __init__(self, folder):
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"

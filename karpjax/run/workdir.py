@@ -25,7 +25,7 @@ def saved_config(workdir) -> dict | None:
 
 
 def open_workdir(workdir, exp: Experiment, saved: dict | None) -> epath.Path:
-    """Make the workdir and its config.json; raise UserError if it holds another experiment.
+    """Make the workdir and its config.json, unless it holds another experiment (UserError).
 
     saved  the config that is there; None: none
     """
@@ -77,7 +77,7 @@ def device(mesh) -> dict:
 
 
 def finished(folder, config) -> dict | None:
-    """Return the summary of a run that has been trained to config.steps; None if it has not."""
+    """Return the summary of a run that has been trained to config.steps, or None."""
     if not (folder / "summary.json").exists():
         return None
     saved = saved_config(folder)
