@@ -3,7 +3,7 @@
     apt-get install dataset-fashion-mnist                    # or the four files from its authors, in one folder
     python -m karpjax.prepare --format=idx --from=/usr/share/datasets/fashion-mnist --name=fashion_mnist
     python -m karpjax.train --config=configs/fashion_mnist.py --workdir=runs/fashion
-    python -m karpjax.evaluate --workdir=runs/fashion --on=test
+    python -m karpjax.evaluate --workdir=runs/fashion --split=test
 
 train[:90%] are the first 54,000 images, train[90%:] the last 6,000, for choices. The test set is read once, by the last line:
 94.37 % with the mirror view, 94.16 % with one (validation 94.97 % and 94.65 %; one seed, experiments/image_sets).

@@ -179,12 +179,12 @@ def test_host_fed_steps_see_every_batch_under_scan(tmp_path, monkeypatch):
 
 def test_rates_are_of_steps_that_are_done(tmp_path, monkeypatch):
     """Six dispatches, two ahead of what is fetched; each takes 0.05 s or more, so no row may be much faster than that."""
-    run = programs.Programs.run
+    run = programs.WholePrograms.run
     def slowly(*arguments):
         out = run(*arguments)
         time.sleep(0.05)                                              # done by then: the last two are fetched at once
         return out
-    monkeypatch.setattr(programs.Programs, "run", slowly)
+    monkeypatch.setattr(programs.WholePrograms, "run", slowly)
     config, task_file = config_of("poly", steps=24, steps_per_dispatch=4, dispatch="scan", log_every=4, eval_every=24,
                                save_every=24)
     fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))

@@ -21,7 +21,7 @@ from karpjax.rl import advantages, distributions, running_stats
 from karpjax.run.experiment import assemble
 from karpjax.run.init_from import load_weights
 from karpjax.run.loop import fit
-from karpjax.run.programs import Programs, acting_variables
+from karpjax.run.programs import acting_variables, make_programs
 from karpjax.sources.rollout import EVALUATION
 from karpjax.sources.source import example_keys
 from karpjax.tasks import a2c, ppo, reinforce
@@ -541,7 +541,7 @@ def test_a_rollout_crosses_devices_only_to_normalise():
 def test_the_step_only_adds_up():
     from karpjax.precompile.hlo import collectives
     exp = assemble(config_for("ppo", num_envs=16, data=dict(minibatches=2), dispatch="scan"), None, mesh_of(8))
-    text = Programs(exp).lower(exp.fresh_state(), {}, 2).compile().as_text()
+    text = make_programs(exp).lower(exp.fresh_state(), {}, 2).compile().as_text()
     assert set(collectives(text)) == {"all-reduce"}
 
 

@@ -43,11 +43,11 @@ def test_one_all_reduce_for_the_gradient():
     config.dispatch = "step"
     from karpjax.core import sharding
     from karpjax.run.experiment import assemble
-    from karpjax.run.programs import Programs
+    from karpjax.run.programs import make_programs
     mesh = mesh_of(8)
     experiment = assemble(config, task_file, mesh)
     arrays = sharding.put(experiment.source.arrays, sharding.replicated(mesh))
-    text = Programs(experiment).lower(experiment.abstract, arrays, 1).compile().as_text()
+    text = make_programs(experiment).lower(experiment.abstract, arrays, 1).compile().as_text()
     assert " all-reduce(" in text
     assert not any(f" {op}(" in text for op in ("all-gather", "all-to-all", "collective-permute", "reduce-scatter"))
 

@@ -16,9 +16,9 @@ import sys, time
 from karpjax.run.watchdog import Watchdog
 watch = Watchdog(sys.argv[1], after=1.0, process=0, processes=2)
 for i in range(4):
-    watchdog.beat(f"{sys.argv[2]} {i}")
+    watch.beat(f"{sys.argv[2]} {i}")
     time.sleep(float(sys.argv[3]))
-watchdog.close()
+watch.close()
 """
 
 

@@ -20,7 +20,7 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from experiments.runs import config_of, trained  # noqa: E402
-from karpjax.sweep import over_seeds, table  # noqa: E402
+from karpjax.run.seeds import over_seeds, seeds_table  # noqa: E402
 
 CONFIGS = ("cifar10_airbench", "fashion_mnist")
 QUICK = {"steps": 4, "eval_every": 4, "save_every": 4, "model.widths": (4, 8, 8), "data.batch_size": 32,
@@ -29,7 +29,7 @@ QUICK = {"steps": 4, "eval_every": 4, "save_every": 4, "model.widths": (4, 8, 8)
 
 def evaluated(run: pathlib.Path, on: str) -> dict:
     """What the command prints, and the command."""
-    arguments = ["-m", "karpjax.evaluate", f"--workdir={run.resolve()}", f"--on={on}"]
+    arguments = ["-m", "karpjax.evaluate", f"--workdir={run.resolve()}", f"--split={on}"]
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     return {"command": " ".join(["python", *arguments[:2], f"--workdir={run.name}", arguments[3]]), **found}
@@ -64,7 +64,7 @@ def study(options, workdir: pathlib.Path):
         if options.seeds > 1:
             rows.append({"config": name, "seeds": options.seeds, "metrics": over_seeds(summaries)})
             log_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        print(f"{name}\n{table(over_seeds(summaries))}", flush=True)
+        print(f"{name}\n{seeds_table(over_seeds(summaries))}", flush=True)
 
 
 if __name__ == "__main__":

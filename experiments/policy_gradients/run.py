@@ -23,7 +23,7 @@ from experiments.runs import Log, command, config_of, trained  # noqa: E402
 from karpjax.envs import spaces  # noqa: E402
 from karpjax.run import metrics  # noqa: E402
 from karpjax.run.experiment import assemble  # noqa: E402
-from karpjax.sweep import over_seeds, table  # noqa: E402
+from karpjax.run.seeds import over_seeds, seeds_table  # noqa: E402
 
 # The criterion: a mean return, of training episodes ("when") and of the evaluation. GridNav's: eval/length_over_shortest of
 # at most 1.05.
@@ -75,7 +75,7 @@ def study(options, folder: pathlib.Path):
         names_of_all = {key: None for summary in summaries for key in summary}     # a seed may never have reached it
         found = over_seeds([{**names_of_all, **summary} for summary in summaries])
         log({"config": name, "seeds": seeds, "metrics": found})
-        print(table(found), flush=True)
+        print(seeds_table(found), flush=True)
 
 
 def arguments(parser):

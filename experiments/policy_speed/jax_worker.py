@@ -17,7 +17,7 @@ from experiments.runs import config_of  # noqa: E402
 from experiments.speed.harness import serve  # noqa: E402
 from karpjax.core.sharding import make_mesh  # noqa: E402
 from karpjax.run.experiment import assemble  # noqa: E402
-from karpjax.run.programs import Programs  # noqa: E402
+from karpjax.run.programs import make_programs  # noqa: E402
 
 ROLLOUTS = 10  # a dispatch
 
@@ -27,7 +27,7 @@ def by_karpjax(envs, length, minibatches, epochs):
     config, task_file = config_of("ppo_cartpole", steps=10_000 * chunk, steps_per_dispatch=ROLLOUTS * chunk, **{
         "data.num_envs": envs, "data.length": length, "data.minibatches": minibatches, "data.epochs": epochs})
     exp = assemble(config, task_file, make_mesh(1, 1, jax.devices()[:1]))
-    programs, state = Programs(exp), exp.fresh_state()
+    programs, state = make_programs(exp), exp.fresh_state()
     programs.compile(state, {}, ROLLOUTS * chunk)
 
     def run_steps(n):

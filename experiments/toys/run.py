@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from experiments.runs import config_of, trained  # noqa: E402
 from karpjax.sources.text import text, unigram_entropy  # noqa: E402
-from karpjax.sweep import over_seeds, table  # noqa: E402
+from karpjax.run.seeds import over_seeds, seeds_table  # noqa: E402
 
 CONFIGS = ("digits_cnn", "poly", "mlm_tiny", "reinforce_cartpole")
 
@@ -51,7 +51,7 @@ def main():
             if name == "mlm_tiny":
                 extra["unigram_entropy"] = unigram_entropy(text(config_of(name)[0].data).data["test"]["tokens"])
             log({"config": name, "seeds": options.seeds, **extra, "metrics": over_seeds(summaries)})
-            print(f"{name}\n{table(over_seeds(summaries))}", extra, flush=True)
+            print(f"{name}\n{seeds_table(over_seeds(summaries))}", extra, flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def on_eight(tmp_path_factory):
         return workdir
     with pytest.MonkeyPatch.context() as patch:
         for name in ("curves", "show"):
-            patch.setattr(loop.report, name, lambda *drawn: None)
+            patch.setattr(loop.pictures, name, lambda *drawn: None)
         yield run
 
 
