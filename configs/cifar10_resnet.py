@@ -4,8 +4,8 @@
     python -m karpjax.train --config=configs/cifar10_resnet.py:56 --workdir=runs/resnet56
 
 The paper is "Deep Residual Learning for Image Recognition". CIFAR-10 must be prepared, with TFDS or
-from its files: see python -m karpjax.prepare. The paper's test accuracies, trained on 45,000 images
-as here: 91.25 % (20 layers), 92.49 (32), 92.83 (44), 93.03 (56), 93.57 (110; 93.39 over 5 runs). No
+from its files: see python -m karpjax.prepare. The paper's test accuracies, from 45,000 images as
+here: 91.25 % (20 layers), 92.49 (32), 92.83 (44), 93.03 (56), 93.57 (110; 93.39 over 5 runs). No
 run of this file has been made yet. Published weights of this network, converted (python -m
 karpjax.convert), score 91.73 % (20) and 93.39 % (56): experiments/published_weights.
 """

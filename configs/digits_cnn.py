@@ -1,4 +1,4 @@
-"""A small CNN on the UCI digits (1,797 images of 8 x 8; embedded, no download).
+"""A small CNN on the UCI digits (1,797 images of 8 x 8, embedded, no download).
 
     python -m karpjax.train --config=configs/digits_cnn.py --workdir=runs/digits
 

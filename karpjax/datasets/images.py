@@ -168,7 +168,7 @@ def import_idx(folder: pathlib.Path, classes: list[str] = ()) -> ImageSet:
 def read_idx(file: pathlib.Path, axes: int) -> np.ndarray:
     """Read bytes in `axes` axes.
 
-    The file holds a magic number 0, 0, 8, axes; the axes' lengths, big-endian; the bytes.
+    The file holds a magic number 0, 0, 8, axes, then the axes' lengths, big-endian, then the bytes.
     """
     try:
         data = (gzip.open if file.suffix == ".gz" else open)(file, "rb").read()
@@ -259,7 +259,7 @@ def read_npz(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def pairs_of(columns: dict, file: pathlib.Path) -> list[str]:
-    """Return the splits of an archive, train first; a UserError lists the missing columns."""
+    """Return the splits of an archive, train first, or raise if a column is missing."""
     names = [name[2:] for name in columns if name.startswith("x_")]
     names = sorted(names, key=lambda name: name != "train")
     lacking = [f"y_{name}" for name in names if f"y_{name}" not in columns]
@@ -279,7 +279,7 @@ def first_names(folder: pathlib.Path) -> str:
 
 
 def first_file(folder: pathlib.Path, pattern: str) -> pathlib.Path:
-    """Return the first file of a pattern; a UserError says what is there instead."""
+    """Return the first file of a pattern, or raise a UserError that lists the files."""
     files = sorted(folder.glob(pattern))
     if not files:
         expected = pattern.replace("?", "-").replace("*", "[.gz]")

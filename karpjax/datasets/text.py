@@ -175,7 +175,7 @@ def files_by_split(source: pathlib.Path) -> dict[str, list[pathlib.Path]]:
 
 
 def read_documents(file: pathlib.Path) -> list[Document]:
-    """Read the documents of one file; a UserError gives the line of a fault."""
+    """Read the documents of one file, or raise a UserError with the line of the fault."""
     try:
         lines = file.read_bytes().split(b"\n")
     except OSError as error:
@@ -200,7 +200,7 @@ def read_documents(file: pathlib.Path) -> list[Document]:
 
 
 def parse_document(line: str, where: str) -> Document:
-    """Return the document of a line of JSONL; `where` is for errors."""
+    """Return the document of a line of JSONL, whose origin `where` is for errors."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -270,7 +270,7 @@ def shuffle_documents(documents: list) -> list:
 
 
 def keep_labelled(documents: dict, where) -> dict:
-    """Leave out the splits that have no labels at all; train must have some."""
+    """Leave out the splits that have no labels at all, except that train must have some."""
     kept = {split: each for split, each in documents.items() if any(one.label for one in each)}
     left_out = sorted(set(documents) - set(kept))
     if left_out:

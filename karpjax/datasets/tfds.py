@@ -32,7 +32,10 @@ def open_splits(builder, data) -> tuple[dict, dict]:
 
 
 def prepared_builder(name: str, data_dir: str = ""):
-    """Return the TFDS builder of a prepared set; the embedded sets are prepared on first use."""
+    """Return the TFDS builder of a prepared set.
+
+    The embedded sets are prepared on first use.
+    """
     import tensorflow_datasets as tfds
     data_dir = default_data_dir(data_dir)
     if not name:
@@ -87,7 +90,7 @@ def open_split(builder, expression: str):
 
 
 def read_record(rows, i: int, name: str):
-    """Return record i; a UserError names the data set and the record if it cannot be read."""
+    """Return record i, or raise a UserError that names the data set and the record."""
     try:
         return rows[i]
     except UserError:

@@ -6,7 +6,7 @@ cifar10-airbench. The recipe and its numbers: configs/cifar10_airbench.py.
 Four things in it are uncommon. The first layer has frozen 2x2 filters that whiten patches of the
 training images, and only learns a bias. Convolutions start as the identity. Norms have no scale,
 and their statistics forget fast. Logits are scaled by 1 / width.
-BatchNorm sees the global batch under jit; the original runs on one device, which is the same.
+BatchNorm sees the global batch under jit. The original runs on one device, which is the same.
 """
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ from karpjax.models.layers.gelu import gelu
 
 
 class Airbench(nn.Module):
-    """The network: (B, H, W, C) -> logits (B, classes); H and W at least 25."""
+    """The network: (B, H, W, C), H and W at least 25 -> logits (B, classes)."""
     classes: int
     widths: Sequence[int] = (64, 256, 256)
 

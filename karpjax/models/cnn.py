@@ -1,9 +1,9 @@
 """A small CNN for small images: three 3x3 convolutions, mean pooling, a linear head.
 
-Each convolution has BatchNorm; dropout comes before the head. The shape is that of the field's
-first exercises (LeCun et al. 1998), in today's parts (BatchNorm: Ioffe and Szegedy 2015; global
-pooling: Lin et al. 2014). On the UCI digits it reaches 98.5 % and more in half a minute on two
-cores, see configs/digits_cnn.py.
+Dropout comes before the head. The shape is that of the field's first exercises (LeCun et al. 1998).
+Its parts are today's: BatchNorm after each convolution (Ioffe and Szegedy 2015), global pooling
+(Lin et al. 2014). On the UCI digits it reaches 98.5 % and more in half a minute on two cores, see
+configs/digits_cnn.py.
 """
 from flax import linen as nn
 from jaxtyping import Array, Float

@@ -22,8 +22,8 @@ class EfficientNetLite0(nn.Module):
 
     With features it also returns {"stem", "stage1" to "stage7", "pooled"}.
 
-    drop_connect  chance in training that an example skips the last block; for the other blocks in
-                  proportion to their depth (Huang et al. 2016, "Stochastic depth")
+    drop_connect  chance in training that an example skips the last block, and less for earlier ones,
+                  in proportion to their depth (Huang et al. 2016, "Stochastic depth")
     """
     classes: int
     dropout: float = 0.2

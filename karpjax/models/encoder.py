@@ -8,7 +8,7 @@ A classifier can start from the weights of a masked language model. Sizes of Tur
 (layers, width, heads): tiny 2/128/2, mini 4/256/4, small 4/512/8, base 12/768/12. BERT (Devlin et
 al. 2019) is the same code with other fields, and takes Hugging Face's weights
 (karpjax/weights/bert.py). Inputs are tokens (B, T). `segments` (B, T) numbers the documents that
-share a row from 1, and 0 is padding; without it a row is one document.
+share a row from 1, and 0 is padding. Without it a row is one document.
 """
 from flax import linen as nn
 import jax
@@ -54,7 +54,7 @@ class Encoder(nn.Module):
     def encode(self, tokens: Int[Array, "B T"], segments, train: bool):
         """Return the embedding table and the states, each (B, T, D).
 
-        States are the embeddings, then each layer's output; the last is the encoder's.
+        States are the embeddings, then each layer's output. The last is the encoder's.
         """
         check_choice(self.positions, POSITIONS, "config.model.positions")
         table = Embed(self.vocabulary, self.width, name="embed")

@@ -1,7 +1,7 @@
 """ResNets for ImageNet, 18 to 152 layers deep (He et al. 2016, table 1).
 
-The form is torchvision's, v1.5: a bottleneck strides in its 3x3 convolution, not in its first 1x1
-(Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 5.1). Padding is symmetric, as in
+The form is torchvision's, v1.5. In it a bottleneck strides in its 3x3 convolution, not in its first
+1x1 (Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 5.1). Padding is symmetric, as in
 PyTorch: "SAME" would lay a stride of 2 on other pixels. Torchvision's first weights have a top-1
 accuracy of 69.76 (18 layers), 73.31 (34), 76.13 (50), 77.37 (101) and 78.31 % (152) on ImageNet.
 The logits here equal those of torchvision's own code (tests/test_convert.py).

@@ -2,9 +2,9 @@
 
 The depth is 6n + 2: three stages of n blocks, 16, 32 and 64 wide. Shortcuts have no parameters
 (option A). At the start of a stage they take every second pixel and pad the channels with zeros,
-half before and half after, as in the published PyTorch weights (akamaster/pytorch_resnet_cifar10).
-Those of ResNet-20 and -56 score 91.73 % and 93.39 % here as there (experiments/published_weights);
-the paper has 91.25 % and 93.03 %. To train one: configs/cifar10_resnet.py.
+half before and half after. So do the published PyTorch weights (akamaster/pytorch_resnet_cifar10).
+Those of ResNet-20 and -56 score 91.73 % and 93.39 % here as there (experiments/published_weights).
+The paper has 91.25 % and 93.03 %. To train one: configs/cifar10_resnet.py.
 """
 from flax import linen as nn
 import jax.numpy as jnp

@@ -5,9 +5,9 @@
     config.model = dict(name="mae", patch=4, layers=6, width=128, heads=4, decoder_layers=2,
                         decoder_width=64)
 
-Images are cut into N patches, row by row, and a class token comes first. An MAE pretrains a ViT:
-its encoder has the ViT's names, so a ViT starts from one with config.init_from, and init_skip for
-the decoder and the head. Both take Hugging Face's weights, ViT also timm's
+Images are cut into N patches, row by row, and a class token comes first. An MAE pretrains a ViT,
+and its encoder has the ViT's names. So a ViT starts from one with config.init_from, and with
+init_skip for the decoder and the head. Both take Hugging Face's weights, ViT also timm's
 (karpjax/weights/vit.py). Hugging Face's norms have eps = 1e-12.
 """
 from flax import linen as nn
@@ -160,7 +160,7 @@ def patches_of(images: Float[Array, "B H W C"], P: int) -> Float[Array, "B N F"]
 
 
 def images_of(patches: Float[Array, "B N F"], P: int, shape) -> Float[Array, "B H W C"]:
-    """Return the images of patches, the inverse of `patches_of`; shape is (H, W, C)."""
+    """Return the images of patches, whose `shape` is (H, W, C): the inverse of `patches_of`."""
     H, W, C = shape
     grid = patches.reshape(-1, H // P, W // P, P, P, C).swapaxes(2, 3)
     return grid.reshape(-1, H, W, C)
@@ -185,7 +185,7 @@ def sines(key, shape, first: int, dtype=jnp.float32):
     """Return sine positions on a square grid (MAE's code), 0 for the tokens before the patches.
 
     Half the width holds sines and cosines of the column, half those of the row. Learned positions
-    start here; MAE keeps them (config.optimizer.freeze).
+    start here, and MAE keeps them (config.optimizer.freeze).
     """
     T, D = shape
     side = round((T - first) ** 0.5)

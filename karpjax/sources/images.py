@@ -133,7 +133,7 @@ def record_decoder(name: str, classes: int, resize: tuple, channels: int):
 
 
 def bytes_of_row(feature, resize: tuple, channels: int) -> int | None:
-    """Return the bytes of a decoded image; None if images are of many sizes."""
+    """Return the bytes of a decoded image, or None if images are of many sizes."""
     shape = (*(resize or feature.shape[:2]), channels or feature.shape[2])
     return None if None in shape else int(np.prod(shape)) * np.dtype(feature.np_dtype).itemsize
 
@@ -170,7 +170,7 @@ def picture_encoder(shape):
 
 
 def load_pillow(what: str):
-    """Return Pillow's Image; the error says that `what` needs it."""
+    """Return Pillow's Image, or raise a UserError that `what` needs it."""
     try:
         from PIL import Image
     except ImportError as error:

@@ -1,6 +1,6 @@
 """A data set too large for device memory, read, decoded and batched on the host by grain.
 
-Row r of the run's stream is the r-th element of a seeded, endless shuffle, so the batch of a step
+Row r of the run's stream is the r-th element of a seeded, endless shuffle. So the batch of a step
 is a pure function of (seed, step). A resume, on another number of hosts too, needs nothing but the
 step. Each process reads its own rows.
 """

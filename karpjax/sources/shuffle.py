@@ -1,10 +1,10 @@
 """A random permutation of 0..n-1, computed one index at a time.
 
 So an epoch's order costs no memory and no sort. The method is the swap-or-not shuffle (Hoang,
-Morris and Rogaway 2012). In each round x is paired with (k - x) mod n, and a coin that both ends of
-the pair compute alike decides whether they swap. Every data order is then a pure function of
-(key, epoch, position): a resume needs no permutation and no iterator, and devices need not
-communicate. (A Feistel network needs a loop until all indices are below n, on all devices.)
+Morris and Rogaway 2012). In each round x is paired with (k - x) mod n. A coin that both ends of the
+pair compute alike decides whether they swap. Every data order is then a pure function of (key,
+epoch, position). A resume needs no permutation and no iterator, and devices need not communicate.
+A Feistel network would need a loop until all indices are below n, on all devices.
 """
 import jax
 import jax.numpy as jnp

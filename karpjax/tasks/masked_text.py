@@ -9,8 +9,8 @@
                             memory and time
 
 The encoder sees both sides of a masked token. Masks are keyed by the row's draw number, so that
-they do not depend on devices; in evaluation by the position in the split. Metrics: "mlm" (nats a
-masked token), "accuracy". What to expect: configs/mlm_tiny.py.
+they do not depend on devices. In evaluation they are keyed by the position in the split.
+Metrics: "mlm" (nats a masked token), "accuracy". What to expect: configs/mlm_tiny.py.
 """
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ def build(config) -> kj.Task:
 
 
 def segments_of(batch: dict, vocabulary: Vocabulary):
-    """Return the segments (B, T) of packed rows, else 1 and 0 for padding; None for bytes."""
+    """Return the segments (B, T) of packed rows, else 1 and 0 for padding, or None for bytes."""
     if "segments" in batch or vocabulary.pad < 0:
         return batch.get("segments")
     return vocabulary.segments(batch["tokens"])

@@ -6,8 +6,8 @@
 
 `files` is karpjax.core.files: safetensors, npz and .pth. A table lists which array is which. Both
 directions read it, and a trip there and back changes no bit. An architecture has a table for each
-project whose files it takes, and a file is read by the one that knows most of its names. The
-command is karpjax/convert.py: python -m karpjax.convert --help.
+project whose files it takes. A file is read by the table that knows most of its names. The command
+is karpjax/convert.py: python -m karpjax.convert --help.
 """
 import jax
 import numpy as np
@@ -87,7 +87,7 @@ def to_pytorch(model, variables: dict, names: str = "") -> dict:
 
 
 def name_arrays(model, arrays: dict, where) -> dict:
-    """Return their arrays by the tables' names; a UserError lists those float32 cannot hold."""
+    """Return their arrays by the tables' names, or raise if float32 cannot hold one."""
     theirs = clean_arrays(arrays, where, prefix_of(model))
     inexact = [f"{name} {array.dtype}" for name, array in theirs.items()
                if not np.can_cast(array.dtype, np.float32)]

@@ -61,9 +61,9 @@ def of_deit(arrays: dict, heads: int, _=0) -> dict:
 def of_mae(arrays: dict, heads: int, decoder_heads: int) -> dict:
     """Return an MAE's fields by its arrays' shapes."""
     width = arrays["decoder_embed/kernel"].shape[1]
-    heads_there = decoder_heads or published_heads(DECODER_HEADS, width, "--decoder_heads")
+    decoder_heads = decoder_heads or published_heads(DECODER_HEADS, width, "--decoder_heads")
     return {**of_vit(arrays, heads), "decoder_layers": count_blocks(arrays, "decoder_block"),
-            "decoder_width": width, "decoder_heads": heads_there}
+            "decoder_width": width, "decoder_heads": decoder_heads}
 
 
 def of_encoder(arrays: dict, heads: int, _=0, offset: int = 0) -> dict:
@@ -75,7 +75,7 @@ def of_encoder(arrays: dict, heads: int, _=0, offset: int = 0) -> dict:
 
 
 def published_heads(known: dict, width: int, flag: str = "--heads") -> int:
-    """Return the heads of the published size of this width; a UserError asks for the flag."""
+    """Return the heads of the published size of this width, or ask for the flag."""
     if width not in known:
         raise UserError(f"the file is of width {width}, of which no published size is known here, "
                         f"and arrays do not say their number of heads; give {flag}=N")

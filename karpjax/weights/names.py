@@ -3,10 +3,10 @@
     TABLE = [("stem",                      "conv1",              CONV),
              ("stage{s}_block{b}/norm{i}", "layer{s}.{b}.bn{i}", NORM), ...]
 
-A row is (our module, theirs, layout); {s} stands for a number, the same on both sides. A layout
+A row is (our module, theirs, layout). {s} stands for a number, the same on both sides. A layout
 maps each of our leaves to their leaf and the order of its axes: ours = theirs.transpose(order).
-None is an axis of 1 that ours lacks. If several of their modules are one of ours (a fused query,
-key, value), the row names them in a tuple: equal parts, joined along our last axis.
+None is an axis of 1 that ours lacks. A tuple names several modules of theirs that are one of ours
+(a fused query, key, value). They are equal parts, joined along our last axis.
 """
 from collections.abc import Iterable
 import dataclasses
@@ -124,7 +124,7 @@ def pattern_of(name: str) -> re.Pattern:
 
 
 def join_names(module: str, leaf: str, separator: str) -> str:
-    """Return the leaf's whole name; module "" is the top."""
+    """Return the leaf's whole name, in which module "" is the top."""
     return f"{module}{separator}{leaf}" if module else leaf
 
 

@@ -3,7 +3,7 @@
 They are flax's, with another implementation on CPUs (measured in experiments/speed). XLA's weight
 gradient on the CPU is a convolution over the batch. At hundreds of images it leaves the cache: a
 FLOP takes 2 to 5 times as long as at 32. So there, and only there, a large batch is convolved in
-parts; nothing else changes. The parts are strided rows, j::k, as the step's micro-batches are, so
+parts. The parts are strided rows, j::k, as the step's micro-batches are, so
 that a sharded batch stays where it is. Depthwise convolution, for which XLA has no kernel there, is
 a sum over the taps.
 """

@@ -3,8 +3,8 @@
 It is exact in bf16 and fast on GPUs. Texts repeat "the", padding and the mask token, so thousands
 of gradients fall on one row. Summed in bf16 most of them are lost (256 + 1 is 256). XLA's scatter
 on CUDA adds them one by one, each waiting for the other: 341 ms for 65,536 tokens on an H200. So
-sums are in float32. On CUDA they are a matmul with the one-hot rows (2.3 ms), because a scatter in
-float32 is as slow with jaxlib 0.10.2 to 0.11.0 (openxla/xla issues 26371 and 46225;
+sums are in float32. On CUDA they are a matmul with the one-hot rows (2.3 ms). There a scatter in
+float32 is as slow with jaxlib 0.10.2 to 0.11.0 (openxla/xla issues 26371 and 46225,
 experiments/gpu).
 """
 from flax import linen as nn

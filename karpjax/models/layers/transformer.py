@@ -147,7 +147,7 @@ class MLP(nn.Module):
 def merge_lora(model: nn.Module, variables: dict) -> tuple[nn.Module, dict]:
     """Return the model without LoRA and its variables.
 
-    Every W + lora_alpha / lora A B becomes one matrix; the outputs are the same.
+    Every W + lora_alpha / lora A B becomes one matrix. The outputs are the same.
     """
     if not getattr(model, "lora", 0):
         return model, variables
