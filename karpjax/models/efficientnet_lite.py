@@ -22,7 +22,7 @@ class EfficientNetLite0(nn.Module):
 
     With features it also returns {"stem", "stage1" to "stage7", "pooled"}.
 
-    drop_connect  chance in training that an example skips the last block, and less for earlier ones,
+    drop_connect  chance in training that an example skips the last block; less for earlier blocks,
                   in proportion to their depth (Huang et al. 2016, "Stochastic depth")
     """
     classes: int
