@@ -14,7 +14,7 @@ import pytest
 from karpjax import restore, UserError
 from karpjax.core.optimizer import by_layer
 from karpjax.datasets import text as corpora
-from karpjax.datasets.tfds import write
+from karpjax.datasets.tfds import write_dataset
 from karpjax.explain.features import knn, vote
 from karpjax.run.experiment import assemble
 from karpjax.run.loop import fit
@@ -60,8 +60,8 @@ def reviews(folder, lowercase: bool) -> dict:
     rows = [json.dumps({"text": text, "label": i % 2}) for i, text in enumerate(EMBEDDED.read_text().split("\n\n")[:200])]
     for split in ("train", "test"):
         (folder / "raw" / f"{split}.jsonl").write_text("\n".join(rows))
-    found = corpora.text(folder / "raw", length=32, vocabulary=300, lowercase=lowercase)
-    write("reviews", found, folder / "tfds", replace=True)
+    found = corpora.import_texts(folder / "raw", length=32, vocabulary=300, lowercase=lowercase)
+    write_dataset("reviews", found, folder / "tfds", replace=True)
     return {"data.name": "reviews", "data.data_dir": str(folder / "tfds"), "data.validation": "", "data.test": ""}
 
 

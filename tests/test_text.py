@@ -14,7 +14,7 @@ import karpjax as kj
 from karpjax.core.task_file import build_task, load_task_module
 from karpjax.datasets import tokenizer
 from karpjax.datasets.tokenizer import BYTES, Vocabulary
-from karpjax.models.encoder import place
+from karpjax.models.encoder import segment_positions
 from karpjax.models.layers.transformer import rotate, segment_mask
 from karpjax.sources.text import unigram_entropy
 from karpjax.tasks.masked_text import masked
@@ -108,7 +108,7 @@ def test_packed_documents_are_as_if_alone(form):
 
 def test_positions_and_masks_by_hand():
     segments = jnp.array([[1, 1, 2, 2, 2, 0, 0]])
-    assert place(segments).tolist() == [[0, 1, 0, 1, 2, 0, 1]]
+    assert segment_positions(segments).tolist() == [[0, 1, 0, 1, 2, 0, 1]]
     assert segment_mask(segments)[0, 0].sum(-1).tolist() == [2, 2, 3, 3, 3, 2, 2]
 
 
@@ -164,11 +164,11 @@ TEXTS = ["It is a truth universally acknowledged, that a single man",
 
 @pytest.fixture(scope="module")
 def vocabulary():
-    return tokenizer.vocabulary_of(tokenizer.train(TEXTS, size=300))
+    return tokenizer.vocabulary_of(tokenizer.train_tokenizer(TEXTS, size=300))
 
 
 def test_tokens_come_back_as_text(vocabulary):
-    assert vocabulary.size == 300 and vocabulary.ordinary == (4, 300) and vocabulary.json == tokenizer.train(TEXTS, size=300)
+    assert vocabulary.size == 300 and vocabulary.ordinary == (4, 300) and vocabulary.json == tokenizer.train_tokenizer(TEXTS, size=300)
     rows = vocabulary.encode([TEXTS[1], "naïve ☃", "[MASK] is"], 64)
     assert rows.shape == (3, 64) and (rows[:, 0] == 2).all() and rows[2, 1] == 1 and (rows[1, -20:] == 0).all()
     text = vocabulary.decode(rows[1][rows[1] > 0])
@@ -178,7 +178,7 @@ def test_tokens_come_back_as_text(vocabulary):
 
 
 def test_fingerprints(vocabulary):
-    assert vocabulary.fingerprint != tokenizer.vocabulary_of(tokenizer.train(TEXTS, size=299)).fingerprint
+    assert vocabulary.fingerprint != tokenizer.vocabulary_of(tokenizer.train_tokenizer(TEXTS, size=299)).fingerprint
     assert BYTES.fingerprint == "bytes" and dataclasses.replace(vocabulary).fingerprint == vocabulary.fingerprint
 
 
@@ -190,4 +190,4 @@ def test_what_is_no_tokenizer(json, says):
 
 def test_a_vocabulary_that_is_too_small():
     with pytest.raises(kj.UserError, match="expected at least 260"):
-        tokenizer.train(TEXTS, size=100)
+        tokenizer.train_tokenizer(TEXTS, size=100)

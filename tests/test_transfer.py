@@ -21,7 +21,7 @@ from karpjax.core import files
 from karpjax import UserError, weights
 from karpjax.core.task import apply
 from karpjax.core.trees import by_name
-from karpjax.models.layers.transformer import merged
+from karpjax.models.layers.transformer import merge_lora
 from karpjax.models.vit import resized
 from karpjax.run import init_from
 from karpjax.run.experiment import assemble
@@ -43,7 +43,7 @@ NAMES = {"vit_timm": "timm", "deit": "timm", "roberta": "roberta"}
 
 def file_of(arch: str, to, size=16, **fields) -> tuple:
     """(model, its variables): drawn, and written as another project would."""
-    options = {**archs.find(arch).model, **SIZES[arch], **fields}
+    options = {**archs.find_arch(arch).model, **SIZES[arch], **fields}
     given = dict(vocabulary=40) if "bert" in arch else {} if arch == "vit_mae" else dict(classes=7)
     model = kj.models.make_model(options, **given)
     inputs = jnp.zeros((1, 12), jnp.int32) if "bert" in arch else jnp.zeros((1, size, size, 3))
@@ -87,7 +87,7 @@ def test_an_architecture_by_its_name(arch, tmp_path):
     elif arch == "vit_mae":
         assert run.config.data.resize == [16, 16]
     else:
-        recipe = archs.find(arch).recipe
+        recipe = archs.find_arch(arch).recipe
         size = run.config.data.resize[0]
         pixels = np.random.default_rng(1).integers(0, 256, (2, size, size, 3), np.uint8)
         expected = apply(model, variables["params"], {n: v for n, v in variables.items() if n != "params"},
@@ -253,7 +253,7 @@ def test_lora():
     assert moved == {name for name in by_name(begun) if "lora_" in name or name.startswith("head/")}
     variables = {"params": jax.tree.map_with_path(lambda path, _: trained.state["/".join(["params", *(k.key for k in path)])],
                                                   begun["params"])}
-    plain, together = merged(lora, variables)
+    plain, together = merge_lora(lora, variables)
     assert plain.lora == 0 and not any("lora" in name for name in by_name(together))
     np.testing.assert_allclose(plain.apply(together, pictures), lora.apply(variables, pictures), rtol=0, atol=1e-5)
     assert np.abs(pooled(plain, together) - pooled(base.model, base.variables)).max() > 1e-3

@@ -21,8 +21,9 @@ import numpy as np  # noqa: E402
 jax.config.update("jax_platforms", "cpu")
 
 from experiments.runs import Log, command, config_of  # noqa: E402
-from karpjax.datasets.images import Found, Rows  # noqa: E402
-from karpjax.datasets.tfds import write  # noqa: E402
+from karpjax.datasets.images import ImageRows, ImageSet  # noqa: E402
+from karpjax.datasets.text import import_texts  # noqa: E402
+from karpjax.datasets.tfds import write_dataset  # noqa: E402
 from karpjax.precompile.compile import precompile  # noqa: E402
 from karpjax.run.workdir import versions  # noqa: E402
 
@@ -47,15 +48,15 @@ MODELS = {
 def prepare(folder: pathlib.Path, rows: int, words: int) -> None:
     """Noise by the names of sets: `cifar10`, and `words`, packed rows of made-up words with a tokenizer of VOCABULARY."""
     rng = np.random.default_rng(0)
-    pictures = Rows(rng.integers(0, 256, (rows * 4, 32, 32, 3), np.uint8), rng.integers(0, 10, rows * 4))
-    write("cifar10", Found([str(i) for i in range(10)], (32, 32, 3), {"train": pictures}), folder)
+    pictures = ImageRows(rng.integers(0, 256, (rows * 4, 32, 32, 3), np.uint8), rng.integers(0, 10, rows * 4))
+    write_dataset("cifar10", ImageSet([str(i) for i in range(10)], (32, 32, 3), {"train": pictures}), folder)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     made_up = ["".join(rng.choice(letters, n)) for n in rng.integers(3, 12, words)]
     text = folder / "text"
     text.mkdir()
     lines = (json.dumps({"text": " ".join(rng.choice(made_up, LENGTH))}) for _ in range(rows))
     (text / "train.jsonl").write_text("\n".join(lines))
-    write("words", text.text(text, length=LENGTH, vocabulary=VOCABULARY if words > 1000 else 300, pack=True), folder)
+    write_dataset("words", import_texts(text, length=LENGTH, vocabulary=VOCABULARY if words > 1000 else 300, pack=True), folder)
 
 
 def report(log: Log, name: str, file: str, topology: str, overrides: dict) -> None:

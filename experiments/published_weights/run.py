@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from karpjax.core import sharding  # noqa: E402
 from karpjax.run.workdir import device, versions  # noqa: E402
-from karpjax.weights import read  # noqa: E402
+from karpjax.core.files import read_arrays  # noqa: E402
 
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
 NETWORKS = {"resnet20": ("resnet20-12fca82f.safetensors", 0.9173), "resnet56": ("resnet56-4bfd9763.safetensors", 0.9339)}
@@ -63,7 +63,7 @@ def there_and_back(name: str, folder: pathlib.Path, data: dict) -> dict:
                         f"--workdir={workdir}", **env)
     found = command("evaluate", f"--workdir={workdir}", "--split=test", **env)
     command("convert", f"--workdir={workdir}", f"--to={back}", **env)
-    theirs, ours = read(weights), read(back)
+    theirs, ours = read_arrays(weights), read_arrays(back)
     return {"network": name, "weights": file, "parameters": converted["parameters"], "images": data["examples"]["test"],
             "test/accuracy": found["test/accuracy"], "test/loss": found["test/loss"], "published": published,
             "back_bit_exact": theirs.keys() == ours.keys() and all(np.array_equal(theirs[key], ours[key]) for key in theirs),

@@ -7,7 +7,7 @@ from karpjax.core.errors import UserError
 from karpjax.core.sharding import make_mesh
 from karpjax.core.trees import split_variables
 from karpjax.datasets.text import read_tokenizer
-from karpjax.models.layers.transformer import merged
+from karpjax.models.layers.transformer import merge_lora
 from karpjax.run.checkpoint import FOLDER, Checkpoints, absolute
 from karpjax.run.experiment import assemble
 from karpjax.run.init_from import load_weights
@@ -73,6 +73,6 @@ def into_file(workdir, to, which: str, names: str = "") -> dict:
     """Write the newest or the best checkpoint under PyTorch's names, and return a summary."""
     files.check_new(to)
     run = restore(workdir, which=which)
-    arrays = weights.to_pytorch(*merged(run.model, run.variables), names)
+    arrays = weights.to_pytorch(*merge_lora(run.model, run.variables), names)
     files.write_arrays(to, arrays)
     return {"step": run.step, "arrays": len(arrays), "file": to}
