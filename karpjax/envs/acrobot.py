@@ -57,7 +57,8 @@ class Acrobot:
 
 def observe(joints: Float[Array, "4"]) -> Float[Array, "6"]:
     theta1, theta2, omega1, omega2 = joints
-    return jnp.stack([jnp.cos(theta1), jnp.sin(theta1), jnp.cos(theta2), jnp.sin(theta2), omega1, omega2])
+    return jnp.stack([jnp.cos(theta1), jnp.sin(theta1), jnp.cos(theta2), jnp.sin(theta2),
+                      omega1, omega2])
 
 
 def derivative(joints: Float[Array, "4"], torque: Float[Array, ""]) -> Float[Array, "4"]:

@@ -37,7 +37,7 @@ class Canvas:
         return self._fill(beyond.max(-1), colour)
 
     def _fill(self, distance, colour):
-        """Paint the points whose signed distance (H, W) is negative; blend the edge over a pixel."""
+        """Paint where the signed distance (H, W) is negative, and blend the edge over a pixel."""
         cover = np.clip(0.5 - distance / self.pixel, 0, 1)[..., None]
         self.image = self.image * (1 - cover) + np.asarray(colour, np.float32) * cover
         return self

@@ -1,4 +1,4 @@
-"""Navigation on a grid: from a random start to a random goal round random walls, another map every episode.
+"""Navigation on a grid: round random walls to a random goal, on another map every episode.
 
 An action is a step up, down, left or right. A step into a wall or beyond the edge leads nowhere.
 Every step costs 0.01. The goal gives 1 and ends the episode (terminated), so a shortest path pays
@@ -41,7 +41,7 @@ class GridNav:
         goal = jax.random.randint(goal_key, (2,), 0, self.size)
         walls = jax.random.bernoulli(walls_key, self.walls, (self.size, self.size))
         walls = walls & ~plane(goal, self.size)
-        walls = walls & open_moves(walls, goal).any()                      # none if they shut the goal in
+        walls = walls & open_moves(walls, goal).any()              # none if they shut the goal in
         distance = shortest_path(walls, goal, within=self.max_steps)
         reachable = jnp.isfinite(distance) & (distance > 0)
         cell = jnp.argmax(jnp.where(reachable, jax.random.uniform(agent_key, distance.shape), -1.0))
@@ -84,7 +84,7 @@ def plane(cell: Int[Array, "2"], size: int) -> Bool[Array, "n n"]:
 
 def open_moves(walls: Bool[Array, "n n"], cell: Int[Array, "2"]) -> Bool[Array, "4"]:
     """Return whether each action leads to another cell."""
-    row, column = (cell + MOVES + 1).T                                     # (4,) of the padded walls
+    row, column = (cell + MOVES + 1).T                                # (4,) of the padded walls
     return ~jnp.pad(walls, 1, constant_values=True)[row, column]
 
 

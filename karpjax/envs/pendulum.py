@@ -1,9 +1,9 @@
 """Pendulum in JAX: swing a rod up and hold it there, with a torque too weak to lift it at once.
 
-Step for step this is Gymnasium's Pendulum-v1. The reward is -(angle^2 + 0.1 speed^2 + 0.001 torque^2)
-of the state *before* the step, angle 0 upright. An episode never ends by itself (terminated): it is
-cut (truncated) after `max_steps`. Over 256 episodes (tests/test_envs.py) a random policy gets -1251.
-Pumping energy in, then balancing by hand-tuned PD, gets -155.
+Step for step this is Gymnasium's Pendulum-v1. The reward is -(angle^2 + 0.1 speed^2 + 0.001
+torque^2) of the state *before* the step, angle 0 upright. An episode never ends by itself
+(terminated): it is cut (truncated) after `max_steps`. Over 256 episodes (tests/test_envs.py) a
+random policy gets -1251. Pumping energy in, then balancing by hand-tuned PD, gets -155.
 """
 import jax
 import jax.numpy as jnp

@@ -70,7 +70,7 @@ class Box(NamedTuple):
 
 
 def check_space(space, owner: str) -> None:
-    """Check that `owner`'s actions are one of the three spaces, not empty and with finite bounds."""
+    """Check that `owner`'s actions are one of the three spaces, not empty, of finite bounds."""
     try:
         valid = type(space) in (Discrete, MultiDiscrete, Box) and space.is_valid()
     except TypeError:   # a field of another type, as in Box(-1.0, 1.0)
@@ -87,7 +87,7 @@ def sample_legal(state, obs, key):
 
 
 def allowed(outputs: Float[Array, "*B A"], obs) -> Float[Array, "*B A"]:
-    """Return the outputs with ILLEGAL in place of those that the observation forbids, if it does."""
+    """Return the outputs, with ILLEGAL in place of those that the observation forbids."""
     return jnp.where(obs["legal"], outputs, ILLEGAL) if isinstance(obs, Mapping) else outputs
 
 
