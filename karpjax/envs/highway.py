@@ -29,11 +29,11 @@ from karpjax.envs.spaces import Discrete
 LANE, LENGTH, WIDTH, SPEED_LIMIT = 4.0, 5.0, 2.0, 30.0                     # m, m, m, m/s
 FRAMES, DT = 5, 0.2                                                        # of an action; s
 LEFT, IDLE, RIGHT, FASTER, SLOWER = range(5)
-SLOWEST, SPEED_STEP, SPEEDS = 20.0, 5.0, 3                                 # what the ego car can aim at, m/s
+SLOWEST, SPEED_STEP, SPEEDS = 20.0, 5.0, 3                                 # the ego car's, m/s
 OBSERVED, SIGHT, BEHIND = 4, 200.0, -2 * LENGTH                            # cars, m, m
 
 KP_SPEED, KP_HEADING, KP_LATERAL = 1 / 0.6, 1 / 0.2, 1 / 0.6               # 1/s
-MAX_SLIP = float(np.arctan(np.tan(np.pi / 3) / 2))                         # rad, at the largest steering angle
+MAX_SLIP = float(np.arctan(np.tan(np.pi / 3) / 2))                         # rad, at full steering
 
 ACCELERATION, BRAKING, MAX_ACCELERATION = 3.0, 5.0, 6.0                    # IDM: m/s^2
 JAM_DISTANCE, TIME_GAP = 5.0 + LENGTH, 1.5                                 # m, s
@@ -161,7 +161,7 @@ class Highway:
 
 
 def around(cars: dict, lane) -> tuple[Float[Array, "3 n"], Bool[Array, "2 n"]]:
-    """Return IDM's acceleration in three lanes, (3, n), and whether a change of lane is safe, (2, n).
+    """Return IDM's acceleration in three lanes (3, n), and whether a lane change is safe (2, n).
 
     The lanes are the one to the left, the car's own and the one to the right: the acceleration is
     that behind the car ahead there. A change to the left or to the right is safe if the car behind
@@ -181,7 +181,7 @@ def around(cars: dict, lane) -> tuple[Float[Array, "3 n"], Bool[Array, "2 n"]]:
 
     pressure = (wanted_gap(speed[:, None], speed * turn) / not_zero(-distance)) ** 2
     behind = nearest(-distance, in_lane[::2] & (distance < 0))
-    share = jnp.where(behind, share[:, None], 0).sum(1)                    # of the other, with the own exponent
+    share = jnp.where(behind, share[:, None], 0).sum(1)                    # with the own exponent
     follower = 1 - share ** cars["delta"] - jnp.where(behind, pressure, 0).sum(1)
     return ACCELERATION * front, ACCELERATION * follower >= -MAX_BRAKING_IMPOSED
 
@@ -198,7 +198,7 @@ def wanted_gap(speed, front_speed):
 
 
 def gives_way(cars: dict, lane, target) -> Bool[Array, "n"]:
-    """Return whether a car that changes lane goes back, as one ahead within its gap goes there too."""
+    """Return whether a car that changes lane goes back, as one close ahead goes there too."""
     # highway-env asks one car after the other: later ones know which have gone back. Three rounds
     # are exact unless a car waits for a car that waits for a third that waits for a fourth.
     order, turn = jnp.arange(len(lane)), jnp.cos(cars["heading"][:, None] - cars["heading"])
@@ -267,7 +267,7 @@ def collide(cars: dict) -> dict:
 
     push = jnp.stack([by * component(cos[0], -sin[0], cos[1:], -sin[1:]),
                       by * component(sin[0], cos[0], sin[1:], cos[1:])], -1)                # (o, 2)
-    last = jnp.max(jnp.where(will, jnp.arange(len(will)), 0))              # of several impacts the last counts
+    last = jnp.max(jnp.where(will, jnp.arange(len(will)), 0))              # the last impact counts
     crashed = cars["crashed"] | jnp.concatenate([overlap.any()[None], overlap])
     return {**cars, "crashed": crashed, "impact": jnp.concatenate([push[last][None], -push])}
 
