@@ -1,4 +1,4 @@
-"""Gymnasium's environments, which run on the host, as the pure functions of karpjax/envs/protocol.py.
+"""Gymnasium's host environments as the pure functions of karpjax/envs/protocol.py.
 
     pip install "karpjax[gymnasium]"      config.env = dict(name="gymnasium:LunarLander-v3")
     pip install "karpjax[atari]"          name="gymnasium:ALE/Breakout-v5", max_steps=27000
@@ -71,7 +71,7 @@ class Gymnasium:
     def start(self, key) -> dict:
         """Return the state of a new episode."""
         action = self.actions.example
-        return {"seed": jax.random.bits(key) >> 1,                     # Gymnasium's seeds have 31 bits
+        return {"seed": jax.random.bits(key) >> 1,             # Gymnasium's seeds have 31 bits
                 "time": jnp.int32(0),
                 "actions": jnp.zeros((self.max_steps, *action.shape), action.dtype)}
 
@@ -132,7 +132,7 @@ class Simulators:
     def move(self, seed: int, played, action, fresh: int, restart: bool):
         """Take one action after those `played`; return a row of `step`."""
         simulator, obs, done = self.at(seed, played)
-        reward, terminated, truncated = 0.0, done, False               # beyond the end nothing changes
+        reward, terminated, truncated = 0.0, done, False           # beyond the end nothing changes
         if not done:
             try:
                 obs, reward, terminated, truncated, _ = simulator.step(self.encode(action))
