@@ -32,8 +32,8 @@ class Board(nn.Module):
     def __call__(self, obs, train: bool = False):
         x = array_of(obs)
         batch = x.shape[:x.ndim - 3]
-        x = x.reshape(-1, *x.shape[-3:])                                               # (B, H, W, C)
-        x = nn.relu(conv(self.width, 3, "stem")(x))                                    # (B, H, W, F)
+        x = x.reshape(-1, *x.shape[-3:])                                          # (B, H, W, C)
+        x = nn.relu(conv(self.width, 3, "stem")(x))                               # (B, H, W, F)
         for i in range(self.blocks):
             y = nn.relu(conv(self.width, 3, f"block{i}_conv1")(x))
             x = nn.relu(x + conv(self.width, 3, f"block{i}_conv2", nn.initializers.zeros)(y))

@@ -1,12 +1,12 @@
-"""Value propagation (after Nardelli et al. 2019, "Value Propagation Networks", section 3), which plans.
+"""A policy that plans on a map: value propagation (Nardelli et al. 2019, section 3).
 
     config.model = dict(name="value_propagation", sweeps=24, agent=1)
 
-The network is value iteration on a grid. Three numbers of each cell are learned: what it pays to
-enter it, what it costs to leave it, and how much of a neighbour's value it takes over. They are
-computed from each cell alone, so few maps teach it, and the result holds on maps of any size.
-Actions lead up, down, left and right, in this order (grid_nav's). The paper's diagonals are left
-out.
+After "Value Propagation Networks". The network is value iteration on a grid. Three numbers of each
+cell are learned: what it pays to enter it, what it costs to leave it, and how much of a
+neighbour's value it takes over. They are computed from each cell alone, so few maps teach it, and
+the result holds on maps of any size. Actions lead up, down, left and right, in this order
+(grid_nav's). The paper's diagonals are left out.
 """
 import functools
 
@@ -37,8 +37,8 @@ class ValuePropagation(nn.Module):
     @nn.compact
     def __call__(self, obs, train: bool = False):
         if self.actions != Discrete(4) or len(self.obs_shape) != 3:
-            raise UserError("config.model.name = 'value_propagation' expects maps (H, W, C) and the "
-                            "actions up, down, left, right, found observations "
+            raise UserError("config.model.name = 'value_propagation' expects maps (H, W, C) and "
+                            "the actions up, down, left, right, found observations "
                             f"{self.obs_shape} and {self.actions}")
         x = array_of(obs)
         cell = nn.relu(nn.Dense(self.width, name="cell")(x))
@@ -56,8 +56,8 @@ class ValuePropagation(nn.Module):
         def sweep(value, _):
             return functools.reduce(larger, moves(value)), None
 
-        # A loop: if sweeps were written out, XLA's fusion would compute neighbours again, four times
-        # as many in each.
+        # A loop: if sweeps were written out, XLA's fusion would compute neighbours again, four
+        # times as many in each.
         value, _ = lax.scan(sweep, jnp.zeros_like(leave), length=self.sweeps)
         here = jnp.moveaxis(x[..., self.agent], (-2, -1), (0, 1))
         worth = (jnp.stack(moves(value)) * here).sum((1, 2))
@@ -67,7 +67,8 @@ class ValuePropagation(nn.Module):
         if not self.critic:
             return outputs, jnp.zeros(outputs.shape[:-1], outputs.dtype)
         best = worth.max(-1, keepdims=True)
-        return outputs, nn.Dense(1, kernel_init=nn.initializers.constant(0.1), name="value")(best)[..., 0]
+        value = nn.Dense(1, kernel_init=nn.initializers.constant(0.1), name="value")(best)
+        return outputs, value[..., 0]
 
 
 def open_gate(key, shape, dtype):
@@ -76,7 +77,7 @@ def open_gate(key, shape, dtype):
 
 
 def neighbours(x: Float[Array, "H W *B"]) -> list[Float[Array, "H W *B"]]:
-    """Return the cells above, below, left and right of every cell; beyond the edge, the cell itself."""
+    """Return each cell's neighbours above, below, left and right; at the edge, the cell itself."""
     H, W = x.shape[:2]
     wide = jnp.pad(x, [(1, 1), (1, 1)] + [(0, 0)] * (x.ndim - 2), mode="edge")
     return [wide[1 + i:1 + i + H, 1 + j:1 + j + W] for i, j in ((-1, 0), (1, 0), (0, -1), (0, 1))]

@@ -15,9 +15,9 @@ def build(config, env=None) -> kj.Task:
     def loss(params, model_state, batch, key):
         policy, values, model_state = agent(params, model_state, batch["obs"], key)    # (E, T)
         weight = batch["weight"]
-        gain = policy.log_prob(batch["action"]) * batch["advantage"]
+        policy_loss = -policy.log_prob(batch["action"]) * batch["advantage"]
         error = config.value_coefficient * (values - batch["target"]) ** 2
-        losses = {"policy": kj.mean(-gain, weight), "value": kj.mean(error, weight),
+        losses = {"policy": kj.mean(policy_loss, weight), "value": kj.mean(error, weight),
                   "entropy_bonus": entropy_bonus(policy, config.entropy_coefficient, weight)}
         metrics = {"entropy": kj.mean(policy.entropy(), weight), **recent(batch)}
         return losses, metrics, model_state

@@ -88,10 +88,10 @@ class Agent:
                                    self.discount, self.config.gae_lambda)
         target = advantage + trajectory["value"]
         weight = trajectory.get("learner", jnp.ones_like(advantage))
-        # Normalised over the rollout, except in games and with normalize_advantages=False. If rewards
-        # have one scale and a policy always ends the same, advantages are the values' errors and no
-        # more. Normalised, they would outweigh the entropy bonus and drive the policy to any action
-        # at all, and it would never find the ones that save it.
+        # Not in games, nor with normalize_advantages=False. If rewards have one scale and a policy
+        # always ends the same, advantages are the values' errors and no more. Normalised, they
+        # would outweigh the entropy bonus and drive the policy to any action at all, and it would
+        # never find the ones that save it.
         if self.normalizes:
             advantage = advantages.normalized(advantage, weight)
         return {**{name: trajectory[name] for name in ("obs", "action", "log_prob", "value")},
@@ -115,10 +115,7 @@ class Agent:
         return self.policy_and_value(variables, obs)[0].mode()
 
     def task(self, examples: Callable, loss: Callable, act: Callable | None = None) -> kj.Task:
-        """Return the task of a loss on a rollout's examples.
-
-        act   of a game: (variables, obs (E, ...), keys (E,), states (E, ...)) -> as Agent.act
-        """
+        """Return the task of a loss on examples; a game's `act` gets (..., env states) too."""
         source = self.source(examples, act)
 
         def evaluate(variables, batch):

@@ -28,8 +28,8 @@ def build(config, env=None) -> kj.Task:
     def loss(params, model_state, batch, key):
         policy, values, model_state = agent(params, model_state, batch["obs"], key)    # (E, T)
         weight = batch["weight"]
-        gain = policy.log_prob(batch["action"]) * batch["advantage"]
-        losses = {"policy": kj.mean(-gain, weight)}
+        policy_loss = -policy.log_prob(batch["action"]) * batch["advantage"]
+        losses = {"policy": kj.mean(policy_loss, weight)}
         if config.baseline:
             losses["value"] = kj.mean((values - batch["return"]) ** 2 / 2, weight)
         metrics = {"entropy": kj.mean(policy.entropy(), weight), **recent(batch)}
