@@ -1,7 +1,7 @@
 """Games that a player plays against itself, recorded in a file to learn from.
 
-    python -m karpjax.games.record --simulations=100 --positions=30000 --to=games.npz     # UCT
-    python -m karpjax.games.record --workdir=runs/ppo --positions=30000 --to=games.npz    # a network
+    python -m karpjax.games.record --simulations=100 --positions=30000 --to=games.npz    # UCT
+    python -m karpjax.games.record --workdir=runs/ppo --positions=30000 --to=games.npz   # a network
 
 Columns (N, ...): obs, legal, action, result (1, 0 or -1 for the player to move), game. `random` per
 cent of the moves are drawn at random, to reach other positions than the player would. The action
