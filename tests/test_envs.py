@@ -26,7 +26,7 @@ NEVER_TERMINATE = ("pendulum", "reacher")
 
 
 def at_random(env):
-    return lambda state, obs, key: spaces.sample(env.actions, key)
+    return lambda state, obs, key: env.actions.sample(key)
 
 
 def play(env, policy, steps: int, keys=KEYS, advance=auto_reset):

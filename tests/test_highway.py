@@ -173,7 +173,7 @@ def test_the_real_one_sees_and_pays_the_same():
     ours = {**make_highway.state_of(simulator.unwrapped), "time": np.int32(0)}
     np.testing.assert_allclose(ENV.observe(ours), obs, atol=1e-6)
     for t in range(5):
-        action = spaces.sample(ENV.actions, jax.random.key(t))
+        action = ENV.actions.sample(jax.random.key(t))
         state, out = real.step(state, action, jax.random.key(0))
         ours, expected = STEP(ours, action, None)
         np.testing.assert_allclose(out.obs, expected.obs, atol=1e-4)

@@ -49,7 +49,7 @@ def rollout(env, seed: int = 0, steps: int = T):
     """(the last state, actions (T, E), TimeSteps (T, E), first obs, seeds): random play with automatic resets."""
     def step(state, t):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), t), 2 * E)
-        action = jax.vmap(lambda k: spaces.sample(env.actions, k))(keys[:E])
+        action = jax.vmap(lambda k: env.actions.sample(k))(keys[:E])
         seeds = state["seed"]
         state, out = jax.vmap(lambda s, a, k: protocol.auto_reset(env, s, a, k))(state, action, keys[E:])
         return state, (action, out, seeds)

@@ -45,7 +45,7 @@ def speed(real, rounds: int, steps: int, real_steps: int) -> dict:
     def roll(carry, key):
         def step(carry, key):
             keys = jax.random.split(key, ENVS)
-            actions = jax.vmap(lambda key: spaces.sample(env.actions, key))(keys)
+            actions = jax.vmap(lambda key: env.actions.sample(key))(keys)
             carry, out = jax.vmap(lambda state, action, key: auto_reset(env, state, action, key))(carry, actions, keys)
             return carry, out.reward
         return jax.lax.scan(step, carry, jax.random.split(key, steps))
@@ -119,7 +119,7 @@ def study(options, workdir):
     rounds, steps, real_steps = (1, 2, 5) if options.quick else (9, 50, 60)
     log({"speed": speed(real, rounds, steps, real_steps)})
     episodes = 4 if options.quick else EPISODES
-    others = {"random": lambda obs, keys: jax.vmap(lambda key: spaces.sample(real.actions, key))(keys),
+    others = {"random": lambda obs, keys: jax.vmap(lambda key: real.actions.sample(key))(keys),
               "idle": lambda obs, keys: jnp.full(len(obs), highway.IDLE)}
     for name, act in others.items():
         others[name], _ = play(real, act, episodes)

@@ -31,7 +31,7 @@ def unseen(source) -> dict:
 
 def starts(source):
     """The states and the first observations of the evaluation's episodes."""
-    action = spaces.example(source.env.actions)
+    action = source.env.actions.example
     stay = lambda obs, keys: jnp.zeros((source.eval_episodes, *action.shape), action.dtype)
     play = lambda: source.episodes(stay, jnp.arange(source.eval_episodes), unseen(source), states=True)["states"]
     return jax.tree.map(lambda x: x[0], jax.jit(play)())

@@ -39,7 +39,7 @@ def short(source) -> dict:
 
 def random_policy(source) -> float:
     """The mean return of uniform actions on the evaluation's seeds."""
-    act = lambda obs, keys: jax.vmap(lambda key: spaces.sample(source.env.actions, key))(keys)
+    act = lambda obs, keys: jax.vmap(lambda key: source.env.actions.sample(key))(keys)
     play = lambda: source.episodes(act, jnp.arange(source.eval_episodes), unseen(source))["return"].mean()
     return float(jax.jit(play)())
 
