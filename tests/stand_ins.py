@@ -24,14 +24,18 @@ def prepare_stand_ins(data_dir) -> None:
     for name, shape in SHAPES.items():
         rng = np.random.default_rng(0)
         noise = lambda n: Rows(rng.integers(0, 256, (n, *shape), np.uint8), rng.integers(0, 10, n))
-        write(name, Found([str(i) for i in range(10)], shape, {"train": noise(512), "test": noise(100)}), data_dir)
+        write(name, Found([str(i) for i in range(10)], shape,
+                          {"train": noise(512), "test": noise(100)}), data_dir)
     with tempfile.TemporaryDirectory() as folder:
         paragraphs = [each for each in EMBEDDED.read_text().split("\n\n") if each.strip()]
-        for split, part in (("train", paragraphs[:400]), ("unsup", paragraphs[400:600]), ("test", paragraphs[600:700])):
-            rows = [json.dumps({"text": text, "label": -1 if split == "unsup" else i % 2}) for i, text in enumerate(part)]
+        for split, part in (("train", paragraphs[:400]), ("unsup", paragraphs[400:600]),
+                            ("test", paragraphs[600:700])):
+            rows = [json.dumps({"text": text, "label": -1 if split == "unsup" else i % 2})
+                    for i, text in enumerate(part)]
             pathlib.Path(folder, f"{split}.jsonl").write_text("\n".join(rows))
         for name, pack in (("imdb_packed", True), ("imdb", False)):
-            write(name, corpora.text(pathlib.Path(folder), length=32, vocabulary=300, pack=pack), data_dir)
+            write(name, corpora.text(pathlib.Path(folder), length=32, vocabulary=300, pack=pack),
+                  data_dir)
     pictures(pathlib.Path(data_dir) / "pictures")
     recorded_games(pathlib.Path(data_dir) / "games.npz")
     pretrained(pathlib.Path(data_dir))
@@ -51,14 +55,16 @@ def pictures(folder: pathlib.Path) -> None:
 def recorded_games(file: pathlib.Path) -> None:
     """Noise in the columns of recorded games of connect four (karpjax/games/record.py)."""
     rng, n = np.random.default_rng(0), 256
-    np.savez(file, obs=rng.integers(0, 2, (n, 6, 7, 2), np.uint8), legal=np.ones((n, 7), bool), game=np.arange(n) // 8,
-             action=rng.integers(0, 7, n, np.int32), result=rng.integers(-1, 2, n).astype(np.float32))
+    np.savez(file, obs=rng.integers(0, 2, (n, 6, 7, 2), np.uint8), legal=np.ones((n, 7), bool),
+             game=np.arange(n) // 8, action=rng.integers(0, 7, n, np.int32),
+             result=rng.integers(-1, 2, n).astype(np.float32))
 
 
 def pretrained(folder: pathlib.Path) -> None:
     """resnet8.npz, a file as other projects leave it; vit, a checkpoint that was made of such a file."""
     for name, options, names in (("resnet8", dict(name="resnet_cifar", depth=8), ""),
-                                 ("vit", dict(name="vit", patch=4, layers=2, width=16, heads=2), "timm")):
+                                 ("vit", dict(name="vit", patch=4, layers=2, width=16, heads=2),
+                                  "timm")):
         model = models.make_model(options, classes=10)
         like = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
         zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like)

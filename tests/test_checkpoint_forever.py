@@ -26,10 +26,13 @@ def v1(tmp_path, monkeypatch):
 def test_v1(v1):
     run, expected = karpjax.restore(v1), np.load(v1 / "expected.npz")
     assert expected["logits"].shape == (16, 10) and expected["logits"].std() > 0.1
-    np.testing.assert_allclose(run.predict(expected["images"]), expected["logits"], rtol=0, atol=1e-5)
-    assert (run.step, run.config.epsilon, run.config.optimizer.name, run.config.model.width) == (40, 1.5, "adam", 4)
+    np.testing.assert_allclose(run.predict(expected["images"]), expected["logits"], rtol=0,
+                               atol=1e-5)
+    assert (run.step, run.config.epsilon, run.config.optimizer.name,
+            run.config.model.width) == (40, 1.5, "adam", 4)
     last = [row for row in metrics.read_rows(v1) if "validation/accuracy" in row][-1]
-    assert run.metrics == {name: value for name, value in last.items() if name != "step"} and last["step"] == 40
+    assert run.metrics == {name: value for name, value in last.items() if name != "step"}
+    assert last["step"] == 40
     assert set(run.variables) == {"params", "batch_stats"}
     assert run.params["body"]["conv0"]["kernel"].shape == (3, 3, 1, 4)
 
@@ -40,7 +43,8 @@ def test_v1_numbers_come_from_the_checkpoint(v1, monkeypatch):
 
     from karpjax.run import checkpoint
     numbers = lambda x: np.full(x.shape, 0.1, x.dtype)
-    monkeypatch.setattr(checkpoint, "load", lambda folder, abstract: jax.tree.map(numbers, abstract))
+    monkeypatch.setattr(checkpoint, "load",
+                        lambda folder, abstract: jax.tree.map(numbers, abstract))
     with pytest.raises(AssertionError):
         test_v1(v1)
 
@@ -48,6 +52,7 @@ def test_v1_numbers_come_from_the_checkpoint(v1, monkeypatch):
 def test_v1_is_small_and_names_no_machine():
     files = [file for file in (DATA / "checkpoint_v1").rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 150_000
-    assert [file for file in files if re.search(rb"/(tmp|home|root|Users|mnt|var|opt)/", file.read_bytes())] == []
+    assert [file for file in files if re.search(rb"/(tmp|home|root|Users|mnt|var|opt)/",
+                                                file.read_bytes())] == []
     record = json.loads((DATA / "checkpoint_v1" / "checkpoints" / "40" / "meta" / "metadata").read_text())["task"]
     assert record["path"] == "poly_v1.py" and "def build(config)" in record["text"]

@@ -37,18 +37,23 @@ def test_part_sizes():
 def test_values_and_gradients_are_those_of_a_convolution(batch):
     x, kernel = inputs(batch)
     for take in (lambda f: f(x, kernel), lambda f: jax.grad(f, (0, 1))(x, kernel),
-                 lambda f: jax.jvp(jax.grad(f, 1), (x, kernel), (x, kernel)),           # of second order, forward
+                 # of second order, forward
+                 lambda f: jax.jvp(jax.grad(f, 1), (x, kernel), (x, kernel)),
                  lambda f: jax.vmap(jax.grad(f, 1), (None, 0))(x, kernel[None])):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
-                     jax.jit(lambda: take(loss(convolution)))(), jax.jit(lambda: take(loss(lax.conv_general_dilated)))())
+                     jax.jit(lambda: take(loss(convolution)))(),
+                     jax.jit(lambda: take(loss(lax.conv_general_dilated)))())
 
 
-@pytest.mark.parametrize("kernel,strides,padding", [((3, 3), (1, 1), "SAME"), ((5, 5), (2, 2), "SAME"),
-                                                    ((3, 2), (2, 1), "VALID"), ((3, 3), (2, 2), ((1, 1), (0, 2)))], ids=str)
+@pytest.mark.parametrize("kernel,strides,padding",
+                         [((3, 3), (1, 1), "SAME"), ((5, 5), (2, 2), "SAME"),
+                          ((3, 2), (2, 1), "VALID"), ((3, 3), (2, 2), ((1, 1), (0, 2)))], ids=str)
 def test_depthwise_convolution_is_a_convolution(kernel, strides, padding):
     """On this platform by taps: the compiled program has no convolution."""
-    x, taps = jax.random.normal(jax.random.key(0), (3, 9, 8, 6)), jax.random.normal(jax.random.key(1), (*kernel, 1, 6))
-    ours = nn.Conv(6, kernel, strides, padding, feature_group_count=6, use_bias=False, conv_general_dilated=convolution)
+    x, taps = jax.random.normal(jax.random.key(0),
+                                (3, 9, 8, 6)), jax.random.normal(jax.random.key(1), (*kernel, 1, 6))
+    ours = nn.Conv(6, kernel, strides, padding, feature_group_count=6, use_bias=False,
+                   conv_general_dilated=convolution)
     plain = nn.Conv(6, kernel, strides, padding, feature_group_count=6, use_bias=False)
     loss = lambda layer: lambda x, taps: jnp.sum(jnp.tanh(layer.apply({"params": {"kernel": taps}}, x)) ** 2)
     program = jax.jit(jax.value_and_grad(loss(ours), (0, 1)))
@@ -63,7 +68,8 @@ def test_dilated_and_grouped_convolutions_are_not_depthwise():
         ours, plain = (nn.Conv(6, (3, 3), use_bias=False, **options, **own) for own in (
             dict(conv_general_dilated=convolution), {}))
         variables = plain.init(jax.random.key(1), x)
-        np.testing.assert_allclose(ours.apply(variables, x), plain.apply(variables, x), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(ours.apply(variables, x), plain.apply(variables, x), rtol=1e-5,
+                                   atol=1e-5)
 
 
 def test_a_sharded_batch_stays_where_it_is():
@@ -77,8 +83,10 @@ def test_a_sharded_batch_stays_where_it_is():
         return jax.jit(jax.value_and_grad(loss(convolve), argnums=1)).lower(x, kernel).compile().as_text()
 
     def contiguous(x, kernel, *args, **options):  # the mutant
-        return jnp.concatenate([lax.conv_general_dilated(part, kernel, *args, **options) for part in jnp.split(x, 2)])
-    assert "all-reduce" in text(convolution) and not any(word in text(convolution) for word in moved)
+        return jnp.concatenate([lax.conv_general_dilated(part, kernel, *args, **options)
+                                for part in jnp.split(x, 2)])
+    assert "all-reduce" in text(convolution)
+    assert not any(word in text(convolution) for word in moved)
     assert any(word in text(contiguous) for word in moved)
 
 
@@ -101,8 +109,9 @@ def test_pooling_keeps_what_is_not_a_number():
         assert jnp.isnan(max_pool(x, 2)).all()
 
 
-@pytest.mark.parametrize("size, strides, padding", [(3, (1, 1), "SAME"), (1, (1, 1), "SAME"), (4, (1, 1), "SAME"),
-                                                    (3, (2, 1), "VALID"), (3, (2, 2), ((1, 1), (0, 2)))])
+@pytest.mark.parametrize("size, strides, padding",
+                         [(3, (1, 1), "SAME"), (1, (1, 1), "SAME"), (4, (1, 1), "SAME"),
+                          (3, (2, 1), "VALID"), (3, (2, 2), ((1, 1), (0, 2)))])
 def test_small_convolution_is_lax_s(size, strides, padding):
     """And its gradients."""
     x = jax.random.normal(jax.random.key(0), (2, 6, 7, 3))

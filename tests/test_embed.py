@@ -29,19 +29,23 @@ def gradient(f, table, at, g):
 
 
 @pytest.mark.parametrize("way", (by_matmul, by_scatter))
-@pytest.mark.parametrize("dtype,bound", ((jnp.float32, 1e-6), (jnp.bfloat16, 4e-3)))      # half a last digit of bf16: 1/256
+# half a last digit of bf16: 1/256
+@pytest.mark.parametrize("dtype,bound", ((jnp.float32, 1e-6), (jnp.bfloat16, 4e-3)))
 def test_ways_sum_gradients(way, dtype, bound):
     table, at, g = example(dtype)
     found = way(table, at.ravel(), g.reshape(-1, WIDTH))
     assert found.dtype == dtype
-    np.testing.assert_allclose(np.asarray(found, np.float64), summed(table, at, g), rtol=bound, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(found, np.float64), summed(table, at, g), rtol=bound,
+                               atol=1e-5)
 
 
 def test_bf16_loses_nothing():
     table, at, g = example(jnp.bfloat16)
-    error = lambda f: np.abs(np.asarray(gradient(f, table, at, g), np.float64) / summed(table, at, g) - 1).max()
+    error = lambda f: np.abs(np.asarray(gradient(f, table, at, g),
+                                        np.float64) / summed(table, at, g) - 1).max()
     assert error(lookup) < 4e-3
-    assert error(lambda table, at: jnp.take(table, at, axis=0)) > 0.03        # the mutant: what nn.Embed does
+    # the mutant: what nn.Embed does
+    assert error(lambda table, at: jnp.take(table, at, axis=0)) > 0.03
 
 
 def test_lookup_is_the_rows():
@@ -50,5 +54,7 @@ def test_lookup_is_the_rows():
     plain = gradient(lambda table, at: table[at], table, at, g)
     np.testing.assert_array_equal(gradient(lookup, table, at, g), plain)
     embed = Embed(ROWS, WIDTH)
-    np.testing.assert_array_equal(embed.apply({"params": {"embedding": table}}, at), lookup(table, at))
-    np.testing.assert_allclose(embed.apply({"params": {"embedding": table}}, g, method="attend"), g @ table.T, rtol=1e-6)
+    np.testing.assert_array_equal(embed.apply({"params": {"embedding": table}}, at),
+                                  lookup(table, at))
+    np.testing.assert_allclose(embed.apply({"params": {"embedding": table}}, g, method="attend"),
+                               g @ table.T, rtol=1e-6)

@@ -18,9 +18,11 @@ from karpjax.envs import grid_nav, reacher, spaces
 from karpjax.envs.protocol import auto_reset
 
 GOLDENS = pathlib.Path(__file__).parent / "data" / "goldens" / "envs.npz"
-NEEDS_GYMNASIUM = pytest.mark.skipif(not importlib.util.find_spec("gymnasium"), reason="Gymnasium is not installed")
+NEEDS_GYMNASIUM = pytest.mark.skipif(not importlib.util.find_spec("gymnasium"),
+                                     reason="Gymnasium is not installed")
 MASKED = {"grid_nav": {"masked": True}}
-EACH = pytest.mark.parametrize("name, options", [(name, MASKED.get(name, {})) for name in envs.ENVIRONMENTS])
+EACH = pytest.mark.parametrize("name, options",
+                               [(name, MASKED.get(name, {})) for name in envs.ENVIRONMENTS])
 KEYS = jax.random.split(jax.random.key(0), 32)
 NEVER_TERMINATE = ("pendulum", "reacher")
 
@@ -36,13 +38,15 @@ def play(env, policy, steps: int, keys=KEYS, advance=auto_reset):
             action_key, step_key = jax.random.split(key)
             state, out = advance(env, carry[0], policy(*carry, action_key), step_key)
             return (state, out.obs), (state, out)
-        return jax.lax.scan(step, env.reset(key), jax.random.split(jax.random.fold_in(key, 1), steps))[1]
+        return jax.lax.scan(step, env.reset(key),
+                            jax.random.split(jax.random.fold_in(key, 1), steps))[1]
     return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(keys))
 
 
 def returns(env, policy, seeds: int):
     """Of one episode for each seed: (E,)."""
-    _, out = play(env, policy, env.max_steps, jax.vmap(jax.random.key)(jnp.arange(seeds)), advance=type(env).step)
+    _, out = play(env, policy, env.max_steps, jax.vmap(jax.random.key)(jnp.arange(seeds)),
+                  advance=type(env).step)
     over = out.terminated | out.truncated
     assert over.any(1).all()
     return (out.reward * (np.cumsum(over, 1) - over == 0)).sum(1)
@@ -54,7 +58,8 @@ def equal(found, expected, atol=0.0):
 
 # --- Gymnasium
 
-OURS = {"CartPole-v1": ("cartpole", "obs"), "Acrobot-v1": ("acrobot", "joints"), "Pendulum-v1": ("pendulum", "joint")}
+OURS = {"CartPole-v1": ("cartpole", "obs"), "Acrobot-v1": ("acrobot", "joints"),
+        "Pendulum-v1": ("pendulum", "joint")}
 
 
 @pytest.mark.parametrize("source", ["golden", pytest.param("live", marks=NEEDS_GYMNASIUM)])
@@ -68,7 +73,8 @@ def test_a_step_is_gymnasiums(name, source):
         expected = make_envs.roll(name, seed=1)
     ours, part = OURS[name]
     env = envs.make_env(ours)
-    state = {part: jnp.asarray(expected["state"]), "time": jnp.zeros(len(expected["state"]), jnp.int32)}
+    state = {part: jnp.asarray(expected["state"]),
+             "time": jnp.zeros(len(expected["state"]), jnp.int32)}
     state, out = jax.jit(jax.vmap(env.step, (0, 0, None)))(state, jnp.asarray(expected["action"]), None)
     np.testing.assert_allclose(state[part], expected["after"], rtol=1e-6, atol=1e-5)
     np.testing.assert_allclose(out.obs, expected["obs"], rtol=1e-6, atol=1e-5)
@@ -77,12 +83,14 @@ def test_a_step_is_gymnasiums(name, source):
     assert 10 < expected["terminated"].sum() < 100 or ours in NEVER_TERMINATE
 
 
-@pytest.mark.parametrize("name, part, high", [("cartpole", "obs", [0.05] * 4), ("acrobot", "joints", [0.1] * 4),
-                                              ("pendulum", "joint", [np.pi, 1.0])])
+@pytest.mark.parametrize("name, part, high",
+                         [("cartpole", "obs", [0.05] * 4), ("acrobot", "joints", [0.1] * 4),
+                          ("pendulum", "joint", [np.pi, 1.0])])
 def test_starts_are_gymnasiums(name, part, high):
     """Uniform between -high and high: the extremes and the spread."""
     starts = jax.jit(jax.vmap(envs.make_env(name).reset))(jax.random.split(jax.random.key(0), 4000))[0][part] / np.array(high)
-    assert (np.abs(starts) <= 1).all() and (starts.max(0) > 0.99).all() and (starts.min(0) < -0.99).all()
+    assert (np.abs(starts) <= 1).all() and (starts.max(0) > 0.99).all()
+    assert (starts.min(0) < -0.99).all()
     np.testing.assert_allclose(starts.std(0), 3**-0.5, rtol=0.05)
 
 
@@ -121,13 +129,17 @@ def test_episodes_end(name):
     before = np.concatenate([np.zeros((len(KEYS), 1), int), state["time"][:, :-1]], 1)
     assert (state["time"] == np.where(over, 0, before + 1)).all() and before.max() == 29
     assert out.truncated.any() and (out.truncated == (before == 29) & ~out.terminated).all()
-    assert out.terminated.any() == (name in ("cartpole", "grid_nav", "highway"))            # acrobot needs more than 30 steps
+    # acrobot needs more than 30 steps
+    assert out.terminated.any() == (name in ("cartpole", "grid_nav", "highway"))
 
 
 @pytest.mark.parametrize("name, action, part", [
-    ("cartpole", 1, {"obs": jnp.array([2.39, 1.0, 0.0, 0.0])}), ("acrobot", 1, {"joints": jnp.array([jnp.pi, 0.0, 0.0, 0.0])}),
-    ("grid_nav", 2, {"agent": jnp.array([4, 4]), "goal": jnp.array([4, 3]), "walls": jnp.zeros((8, 8), bool)}),
-    ("highway", 1, {"x": 4.0 * jnp.arange(21), "y": jnp.zeros(21), "target_lane": jnp.zeros(21, jnp.int32)})])
+    ("cartpole", 1, {"obs": jnp.array([2.39, 1.0, 0.0, 0.0])}),
+    ("acrobot", 1, {"joints": jnp.array([jnp.pi, 0.0, 0.0, 0.0])}),
+    ("grid_nav", 2, {"agent": jnp.array([4, 4]), "goal": jnp.array([4, 3]),
+                     "walls": jnp.zeros((8, 8), bool)}),
+    ("highway", 1, {"x": 4.0 * jnp.arange(21), "y": jnp.zeros(21),
+                    "target_lane": jnp.zeros(21, jnp.int32)})])
 def test_an_end_at_the_last_moment_is_no_truncation(name, action, part):
     env = envs.make_env(name)
     state = {**jax.jit(env.reset)(KEYS[0])[0], **part, "time": jnp.int32(env.max_steps - 1)}
@@ -157,11 +169,14 @@ def test_states_are_bounded_and_differ(name):
 @pytest.mark.parametrize("name", envs.ENVIRONMENTS)
 def test_pictures(name):
     env, states, _ = random_play(name)
-    pictures = [env.draw(jax.tree.map(lambda x: x[e, t], states)) for e, t in ((0, 0), (0, 4), (1, 4))]
+    pictures = [env.draw(jax.tree.map(lambda x: x[e, t], states))
+                for e, t in ((0, 0), (0, 4), (1, 4))]
     for picture in pictures:
         assert picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.float32
-        assert picture.min() >= 0 and picture.max() <= 1 and 0.01 < (picture < 0.9).any(-1).mean() < 0.9
-    assert min(np.abs(pictures[0] - pictures[1]).max(), np.abs(pictures[1] - pictures[2]).max()) > 0.3
+        assert picture.min() >= 0 and picture.max() <= 1
+        assert 0.01 < (picture < 0.9).any(-1).mean() < 0.9
+    assert min(np.abs(pictures[0] - pictures[1]).max(),
+               np.abs(pictures[1] - pictures[2]).max()) > 0.3
 
 
 @EACH
@@ -182,7 +197,8 @@ def test_auto_reset_keeps_the_final_observation(name, options):
     equal(out._replace(obs=0), plain._replace(obs=0))
     equal(rows(over, after, out.obs), rows(over, fresh, start))
     equal(rows(~over, after, out.obs), rows(~over, stepped, plain.obs))
-    differs = lambda a, b: any((x[over] != y[over]).any() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+    differs = lambda a, b: any((x[over] != y[over]).any()
+                               for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
     assert differs(out.obs, out.final_obs) and 0 < over.sum() < len(KEYS)
 
 
@@ -202,15 +218,19 @@ def test_environments_on_eight_devices_exchange_nothing(name, options):
         text = jax.jit(function, out_shardings=spread).lower(jax.device_put(KEYS, spread)).compile().as_text()
         return re.findall("all-reduce|all-gather|all-to-all|collective-permute", text)
     assert not collectives(rollout)
-    assert collectives(lambda keys: jnp.cumsum(jax.vmap(jax.random.bits)(keys)))            # or this would test nothing
+    # or this would test nothing
+    assert collectives(lambda keys: jnp.cumsum(jax.vmap(jax.random.bits)(keys)))
 
 
 def test_bad_names_and_options():
     for call, message in ((lambda: envs.make_env("pendulm"), "did you mean 'pendulum'"),
-                          (lambda: envs.make_env("chess"), "known: acrobot, cartpole, grid_nav, highway, pendulum, reacher"),
-                          (lambda: envs.make_env("reacher", max_step=5), "did you mean 'max_steps'"),
+                          (lambda: envs.make_env("chess"),
+                           "known: acrobot, cartpole, grid_nav, highway, pendulum, reacher"),
+                          (lambda: envs.make_env("reacher", max_step=5),
+                           "did you mean 'max_steps'"),
                           (lambda: envs.make_env("grid_nav", size=1), "expected size >= 2"),
-                          (lambda: envs.make_env("grid_nav", walls=30.0), "walls in 0 to 1, found size 8 and walls 30.0")):
+                          (lambda: envs.make_env("grid_nav", walls=30.0),
+                           "walls in 0 to 1, found size 8 and walls 30.0")):
         with pytest.raises(UserError, match=message):
             call()
 
@@ -231,8 +251,9 @@ GOOD = {
 }
 
 
-@pytest.mark.parametrize("name, numbers", [("acrobot", (-499, -87)), ("pendulum", (-1251, -155)), ("grid_nav", (-0.12,)),
-                                           ("reacher", (-86, -10.5, -81))])
+@pytest.mark.parametrize("name, numbers",
+                         [("acrobot", (-499, -87)), ("pendulum", (-1251, -155)),
+                          ("grid_nav", (-0.12,)), ("reacher", (-86, -10.5, -81))])
 def test_returns_are_as_the_docstrings_say(name, numbers):
     env = envs.make_env(name)
     nothing = lambda *_: jnp.zeros(2)
@@ -279,19 +300,23 @@ def test_the_longest_way_on_a_grid():
     assert found[8, 8] == 48
 
 
-@pytest.mark.parametrize("options", [dict(walls=0.6), dict(walls=1.0), dict(size=2), dict(size=5, max_steps=3)], ids=str)
+@pytest.mark.parametrize("options", [dict(walls=0.6), dict(walls=1.0), dict(size=2),
+                                     dict(size=5, max_steps=3)], ids=str)
 def test_the_goal_can_be_reached_in_time(options):
     """From the start, in state["shortest"] steps, however many walls there are; the start is never the goal."""
     env = envs.make_env("grid_nav", **options)
     state, _ = jax.tree.map(np.asarray, jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 300)))
-    for walls, goal, agent, shortest in zip(state["walls"], state["goal"], state["agent"], state["shortest"]):
-        assert plain_distances(walls, tuple(goal))[tuple(agent)] == shortest and 1 <= shortest <= env.max_steps
+    for walls, goal, agent, shortest in zip(state["walls"], state["goal"], state["agent"],
+                                            state["shortest"]):
+        assert plain_distances(walls, tuple(goal))[tuple(agent)] == shortest
+        assert 1 <= shortest <= env.max_steps
     for cells in (state["goal"], state["agent"]):
         assert len(np.unique(cells, axis=0)) > 0.9 * env.size**2
 
 
 def downhill(state, obs, key):
-    distance = jnp.pad(grid_nav.shortest_path(state["walls"], state["goal"]), 1, constant_values=jnp.inf)
+    distance = jnp.pad(grid_nav.shortest_path(state["walls"], state["goal"]), 1,
+                       constant_values=jnp.inf)
     return jnp.argmin(distance[tuple((state["agent"] + grid_nav.MOVES + 1).T)])
 
 
@@ -312,7 +337,7 @@ def test_legal_actions_are_those_that_move():
         shut_in = {**state, "walls": jnp.ones((8, 8), bool)}
         after = jax.vmap(lambda action: env.step(state, action, key)[0]["agent"])(jnp.arange(4))
         return obs, plain.observe(state), env.observe(shut_in), after - state["agent"]
-    obs, planes, shut_in, move = jax.tree.map(np.asarray, jax.jit(one)(KEYS))               # move (E, 4, 2)
+    obs, planes, shut_in, move = jax.tree.map(np.asarray, jax.jit(one)(KEYS))  # move (E, 4, 2)
     assert (obs["legal"] == move.any(-1)).all() and 0.2 < obs["legal"].mean() < 0.9
     up_down_left_right = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])
     assert (move == up_down_left_right * obs["legal"][..., None]).all()
@@ -321,12 +346,13 @@ def test_legal_actions_are_those_that_move():
 
 def test_planes_show_walls_agent_and_goal():
     env = envs.make_env("grid_nav", size=3)
-    state = {"walls": jnp.zeros((3, 3), bool).at[0, 1].set(True), "agent": jnp.array([1, 1]), "goal": jnp.array([2, 0]),
-             "time": jnp.int32(0)}
+    state = {"walls": jnp.zeros((3, 3), bool).at[0, 1].set(True), "agent": jnp.array([1, 1]),
+             "goal": jnp.array([2, 0]), "time": jnp.int32(0)}
     planes = np.asarray(env.observe(state))
     assert [np.argwhere(planes[..., i]).tolist() for i in range(3)] == [[[0, 1]], [[1, 1]], [[2, 0]]]
     blocked, up = env.step(state, jnp.int32(0), None)
-    assert blocked["agent"].tolist() == [1, 1] and not up.terminated and up.reward == np.float32(-0.01)
+    assert blocked["agent"].tolist() == [1, 1] and not up.terminated
+    assert up.reward == np.float32(-0.01)
     down, _ = env.step(state, jnp.int32(1), None)
     _, goal = env.step(down, jnp.int32(2), None)
     assert goal.terminated and goal.reward == np.float32(0.99)
@@ -337,7 +363,7 @@ def test_planes_show_walls_agent_and_goal():
 def test_inverse_kinematics():
     """Both solutions bring the fingertip to the target, with the elbow on different sides."""
     target = jax.jit(jax.vmap(envs.make_env("reacher").reset))(KEYS)[0]["target"]
-    angles = jax.jit(jax.vmap(reacher.inverse_kinematics))(target)                          # (E, 2 solutions, 2 joints)
+    angles = jax.jit(jax.vmap(reacher.inverse_kinematics))(target)  # (E, 2 solutions, 2 joints)
     tips = jax.jit(jax.vmap(jax.vmap(reacher.fingertip)))(angles)
     equal(tips, np.repeat(np.asarray(target)[:, None], 2, 1), atol=1e-5)
     bend = np.asarray(angles)[:, :, 1]
@@ -349,7 +375,8 @@ def test_inverse_kinematics():
 def test_the_controller_reaches_every_target_and_stays():
     _, out = play(envs.make_env("reacher"), GOOD["reacher"], 50)
     distance = np.linalg.norm(out.final_obs[..., 8:], axis=-1)                              # (E, T)
-    assert distance[:, 0].mean() > 1 and distance[:, 25:].max() < 0.02 and distance[:, -1].max() < 1e-3
+    assert distance[:, 0].mean() > 1 and distance[:, 25:].max() < 0.02
+    assert distance[:, -1].max() < 1e-3
 
 
 def test_torques_are_clipped():

@@ -22,7 +22,8 @@ from karpjax.sources.self_play import SelfPlay
 from karpjax.tasks import imitate, ppo
 from karpjax.tasks.agent import Agent
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("pgx") is None or importlib.util.find_spec("mctx") is None,
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("pgx") is None
+                                or importlib.util.find_spec("mctx") is None,
                                 reason="pgx is not installed")
 DRAW, FALSE = 0.0, jnp.bool_(False)
 
@@ -38,11 +39,13 @@ class Nim:
     def step(self, state, action, key):
         left = state["left"] - action - 1
         state = {"left": left, "player": 1 - state["player"]}
-        return state, TimeStep(self.observe(state), jnp.where(left < 0, -1.0, jnp.where(left == 0, 1.0, 0.0)), left <= 0, FALSE,
-                               self.observe(state))
+        return state, TimeStep(self.observe(state),
+                               jnp.where(left < 0, -1.0, jnp.where(left == 0, 1.0, 0.0)), left <= 0,
+                               FALSE, self.observe(state))
 
     def observe(self, state):
-        return {"obs": jax.nn.one_hot(state["left"], 5), "legal": jnp.arange(2) < jnp.maximum(state["left"], 1)}
+        return {"obs": jax.nn.one_hot(state["left"], 5),
+                "legal": jnp.arange(2) < jnp.maximum(state["left"], 1)}
 
     def to_move(self, state):
         return state["player"]
@@ -71,9 +74,12 @@ def test_connect_four_by_hand():
     env = kj.envs.make_env("pgx:connect_four")
     protocol.check_env(env)
     outs = moved(env, [0, 1, 0, 1, 0, 1, 0])
-    assert [float(out.reward) for out in outs] == [0] * 6 + [1] and outs[6].terminated and not outs[5].terminated
-    assert outs[0].obs["obs"][5, 0].tolist() == [0, 1]            # the stone is the other's, for who moves next
-    assert outs[1].obs["obs"][5, 0].tolist() == [1, 0] and outs[1].obs["obs"][5, 1].tolist() == [0, 1]
+    assert [float(out.reward) for out in outs] == [0] * 6 + [1] and outs[6].terminated
+    assert not outs[5].terminated
+    # the stone is the other's, for who moves next
+    assert outs[0].obs["obs"][5, 0].tolist() == [0, 1]
+    assert outs[1].obs["obs"][5, 0].tolist() == [1, 0]
+    assert outs[1].obs["obs"][5, 1].tolist() == [0, 1]
     full = moved(env, [3] * 6)
     assert full[5].obs["legal"].tolist() == [True] * 3 + [False] + [True] * 3
     against_the_rules = moved(env, [3] * 7)[6]
@@ -88,10 +94,12 @@ def test_games_end(name):
     def game(key):
         def step(carry, t):
             state, obs, over = carry
-            new, out = env.step(state, spaces.sample_legal(state, obs, jax.random.fold_in(key, t)), key)
+            new, out = env.step(state, spaces.sample_legal(state, obs, jax.random.fold_in(key, t)),
+                                key)
             return (new, out.obs, over | out.terminated), (over, env.to_move(state) != env.to_move(new))
         state, obs = env.reset(key)
-        (_, _, over), (before, turned) = lax.scan(step, (state, obs, FALSE), jnp.arange(LONGEST[name]))
+        (_, _, over), (before, turned) = lax.scan(step, (state, obs, FALSE),
+                                                  jnp.arange(LONGEST[name]))
         return over, (turned | before).all(), env.to_move(state)
     over, in_turn, first = jax.jit(jax.vmap(game))(jax.random.split(jax.random.key(0), 128))
     assert over.all() and in_turn.all() and 40 < first.sum() < 88
@@ -104,8 +112,10 @@ def test_games_may_begin_with_moves_of_chance():
     state, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 700))
     stones = obs["obs"].sum((1, 2, 3)).astype(int)
     assert not state.terminated.any() and (obs["legal"].sum(-1) == 9 - stones).all()
-    assert (jnp.bincount(stones, length=7) > 60).all() and stones.max() == 6                # 100 each, less what would be over
-    assert (obs["obs"][..., 1].sum((1, 2)) - obs["obs"][..., 0].sum((1, 2)) == stones % 2).all()      # the next one's view
+    # 100 each, less what would be over
+    assert (jnp.bincount(stones, length=7) > 60).all() and stones.max() == 6
+    # the next one's view
+    assert (obs["obs"][..., 1].sum((1, 2)) - obs["obs"][..., 0].sum((1, 2)) == stones % 2).all()
     assert jnp.unique(jnp.argmin(obs["legal"][stones == 1], -1)).shape == (9,)
     with pytest.raises(kj.UserError, match="opening: expected a number of moves"):
         kj.envs.make_env("pgx:tic_tac_toe", opening=-1)
@@ -137,10 +147,13 @@ def test_versus():
     left = np.asarray(obs["obs"].argmax(-1))
     assert set(left) == {3, 4} and 15 < (left == 3).sum() < 49                  # 3: the other began
     assert (state["player"] == 0).all()
-    _, out = jax.vmap(env.step, (0, None, None))(state, jnp.int32(0), keys[0])  # 4: 1, 1, 2 are left; 3: 1, 1, 1 is left
+    # 4: 1, 1, 2 are left; 3: 1, 1, 1 is left
+    _, out = jax.vmap(env.step, (0, None, None))(state, jnp.int32(0), keys[0])
     assert not out.terminated.any() and set(out.obs["obs"].argmax(-1).tolist()) == {1, 2}
-    _, out = jax.vmap(env.step, (0, None, None))(state, jnp.int32(1), keys[0])  # 4: 2, 1; 3: 2, and the answer ends it
-    assert np.array_equal(out.terminated, left == 3) and np.array_equal(out.reward, np.where(left == 3, -1.0, 0.0))
+    # 4: 2, 1; 3: 2, and the answer ends it
+    _, out = jax.vmap(env.step, (0, None, None))(state, jnp.int32(1), keys[0])
+    assert np.array_equal(out.terminated, left == 3)
+    assert np.array_equal(out.reward, np.where(left == 3, -1.0, 0.0))
 
 
 # ------------------------------------------------------------------------------------------------------------ learning
@@ -158,14 +171,18 @@ def test_gae_of_a_game_by_hand():
 
 
 def ppo_config(**values):
-    data = dict(num_envs=16, num_steps=16, minibatches=2, epochs=4, eval_episodes=16, **values.pop("data", {}))
-    return kj.config(**{**dict(task="ppo", env=dict(name="nim"), model=dict(name="actor_critic", width=16), discount=1.0,
-                               gae_lambda=0.9, clip=0.2, value_clip=0.0, value_coefficient=0.5, entropy_coefficient=0.01,
-                               target_kl=0.0, optimizer=dict(name="adam", learning_rate=5e-3), steps=400, dispatch="scan",
-                               steps_per_dispatch=400, data=data), **values})
+    data = dict(num_envs=16, num_steps=16, minibatches=2, epochs=4, eval_episodes=16,
+                **values.pop("data", {}))
+    return kj.config(**{**dict(task="ppo", env=dict(name="nim"),
+                               model=dict(name="actor_critic", width=16), discount=1.0,
+                               gae_lambda=0.9, clip=0.2, value_clip=0.0, value_coefficient=0.5,
+                               entropy_coefficient=0.01, target_kl=0.0,
+                               optimizer=dict(name="adam", learning_rate=5e-3), steps=400,
+                               dispatch="scan", steps_per_dispatch=400, data=data), **values})
 
 
-@pytest.mark.parametrize("pool", [{}, {"pool": dict(size=4, every=5, random=0.2)}], ids=["alone", "pool"])
+@pytest.mark.parametrize("pool", [{}, {"pool": dict(size=4, every=5, random=0.2)}],
+                         ids=["alone", "pool"])
 def test_self_play_learns_nim(pool, monkeypatch):
     """Both sides: who is to move at 4, 2 or 1 wins, at 3 loses; it takes 1 of 4 and both of 2."""
     from guarantees.harness import mesh_of, run
@@ -186,10 +203,12 @@ def test_the_pool_plays_its_seats():
     def act(variables, obs, keys, states):
         E = len(keys)
         taken = jnp.broadcast_to(variables["params"]["n"] - 1, (E,)).astype(jnp.int32)
-        return taken, {"log_prob": jnp.full(E, variables["params"]["n"]), "value": jnp.full(E, variables["params"]["n"])}
+        return taken, {"log_prob": jnp.full(E, variables["params"]["n"]),
+                       "value": jnp.full(E, variables["params"]["n"])}
     keep = lambda trajectory, variables: trajectory
     n = lambda value: {"params": {"n": jnp.float32(value)}}
-    make = lambda random: SelfPlay(Nim(), act, keep, params=jax.eval_shape(lambda: n(1)["params"]), num_envs=8, num_steps=4,
+    make = lambda random: SelfPlay(Nim(), act, keep, params=jax.eval_shape(lambda: n(1)["params"]),
+                                   num_envs=8, num_steps=4,
                                    pool=dict(size=2, every=3, random=random))
     source = make(0.0)
     begin, state, seen = jax.jit(source.advance), source.init(jax.random.key(0)), []
@@ -197,20 +216,27 @@ def test_the_pool_plays_its_seats():
         state, chunk = begin({}, state, n(1 if turn < 6 else 2))
         rows = chunk["rows"]
         theirs = rows["own"] == 0
-        assert not theirs[2::4].any() and not theirs[3::4].any() and theirs[0::4].any() and theirs[1::4].any()
-        assert (rows["value"] == (1 if turn < 6 else 2)).all() and (rows["action"][~theirs] == (0 if turn < 6 else 1)).all()
+        assert not theirs[2::4].any() and not theirs[3::4].any() and theirs[0::4].any()
+        assert theirs[1::4].any()
+        assert (rows["value"] == (1 if turn < 6 else 2)).all()
+        assert (rows["action"][~theirs] == (0 if turn < 6 else 1)).all()
         assert (rows["log_prob"][theirs] == rows["action"][theirs] + 1).all()
         seen.append(set(rows["action"][theirs].tolist()))
-    assert all(len(actions) == 1 for actions in seen) and seen[:6] == [{0}] * 6     # one snapshot a rollout
-    assert set.union(*seen[6:9]) == {0, 1} or seen[6] == {0}                         # joined at 3 and 6: what it was, or is
-    assert seen[9:] == [{1}] * 3                                                     # joined at 6 and 9: the old ones left
+    # one snapshot a rollout
+    assert all(len(actions) == 1 for actions in seen) and seen[:6] == [{0}] * 6
+    # joined at 3 and 6: what it was, or is
+    assert set.union(*seen[6:9]) == {0, 1} or seen[6] == {0}
+    assert seen[9:] == [{1}] * 3  # joined at 6 and 9: the old ones left
     source = make(1.0)
     rows = source.advance({}, source.init(jax.random.key(0)), n(1))[1]["rows"]
-    assert set(rows["action"][rows["own"] == 0].tolist()) == {0, 1} and set(rows["action"][rows["own"] == 1].tolist()) == {0}
+    assert set(rows["action"][rows["own"] == 0].tolist()) == {0, 1}
+    assert set(rows["action"][rows["own"] == 1].tolist()) == {0}
 
 
-@pytest.mark.parametrize("pool, says", [(dict(size=0, every=1, random=0.0), "pool.size: expected at least 1"),
-                                        (dict(size=1, every=1, random=2.0), "pool.random: expected 0 to 1"),
+@pytest.mark.parametrize("pool, says", [(dict(size=0, every=1, random=0.0),
+                                         "pool.size: expected at least 1"),
+                                        (dict(size=1, every=1, random=2.0),
+                                         "pool.random: expected 0 to 1"),
                                         (dict(size=1, evry=1, random=0.0), "did you mean 'every'")])
 def test_a_wrong_pool(pool, says):
     with pytest.raises(kj.UserError, match=says):
@@ -225,8 +251,10 @@ def test_a_pool_is_of_games():
 # ------------------------------------------------------------------------------------------------- the network, searches
 
 def test_board_network():
-    model = kj.models.make_model(dict(name="board", width=8, blocks=1), actions=Discrete(7), obs_shape=(6, 7, 2))
-    obs = {"obs": jnp.ones((2, 3, 6, 7, 2)), "legal": jnp.ones((2, 3, 7), bool).at[0, 0, 3].set(False)}
+    model = kj.models.make_model(dict(name="board", width=8, blocks=1), actions=Discrete(7),
+                                 obs_shape=(6, 7, 2))
+    obs = {"obs": jnp.ones((2, 3, 6, 7, 2)),
+           "legal": jnp.ones((2, 3, 7), bool).at[0, 0, 3].set(False)}
     params = model.init(jax.random.key(0), obs)["params"]
     outputs, values = model.apply({"params": params}, obs)
     assert outputs.shape == (2, 3, 7) and values.shape == (2, 3) and jnp.abs(values).max() <= 1
@@ -234,7 +262,8 @@ def test_board_network():
     one, value = model.apply({"params": params}, jax.tree.map(lambda x: x[1, 2], obs))
     np.testing.assert_allclose(one, outputs[1, 2], rtol=1e-5, atol=1e-6)
     text = jax.jit(model.apply).lower({"params": params}, obs).compile().as_text()
-    assert " dot(" in text and " convolution(" not in text          # in a loop of the CPU that would be slow
+    # in a loop of the CPU that would be slow
+    assert " dot(" in text and " convolution(" not in text
 
 
 def after(env, actions):
@@ -267,7 +296,8 @@ def test_uct_counts_its_playouts():
     state, obs = env.reset(jax.random.key(0))
     visits = uct.tried(env, 60, 1.4, state, obs, jax.random.key(0))
     assert visits.sum() == 60 and visits[0] > visits[1]
-    assert uct.tried(env, 9, 1.4, {"left": jnp.int32(1), "player": jnp.int32(0)}, env.observe({"left": jnp.int32(1)}),
+    assert uct.tried(env, 9, 1.4, {"left": jnp.int32(1), "player": jnp.int32(0)},
+                     env.observe({"left": jnp.int32(1)}),
                      jax.random.key(0)).tolist() == [9, 0]        # one legal move
 
 
@@ -276,16 +306,20 @@ def test_uct_counts_its_playouts():
 def test_a_match_swaps_sides():
     """Who takes 1 first wins with best play after; taking 2 of 4 first loses. A player against itself: even in every pair."""
     score = matches.match(Nim(), take(1), take(1), 20)
-    assert score.results[::2].tolist() == [-1] * 10 and score.results[1::2].tolist() == [1] * 10 and score.points == 0.5
+    assert score.results[::2].tolist() == [-1] * 10 and score.results[1::2].tolist() == [1] * 10
+    assert score.points == 0.5
     env = kj.envs.make_env("pgx:tic_tac_toe")
     lowest = lambda state, obs, key: obs["legal"].argmax()
     score = matches.match(env, lowest, lowest, 16, opening=2)
-    assert (score.results[::2] == -score.results[1::2]).all() and len(set(score.results.tolist())) > 1
+    assert (score.results[::2] == -score.results[1::2]).all()
+    assert len(set(score.results.tolist())) > 1
 
 
 def test_a_match_by_chance():
-    score = matches.match(kj.envs.make_env("pgx:tic_tac_toe"), spaces.sample_legal, spaces.sample_legal, 400)
-    assert score.wins + score.draws + score.losses == 400 and 0.42 < score.points < 0.58 and 20 < score.draws < 90
+    score = matches.match(kj.envs.make_env("pgx:tic_tac_toe"), spaces.sample_legal,
+                          spaces.sample_legal, 400)
+    assert score.wins + score.draws + score.losses == 400 and 0.42 < score.points < 0.58
+    assert 20 < score.draws < 90
 
 
 def test_a_match_refuses():
@@ -323,9 +357,12 @@ def test_every_line_is_every_line():
     lowest = lambda state, obs, key: obs["legal"].argmax()
     found = matches.every_line(kj.envs.make_env("pgx:tic_tac_toe"), lowest)
     both = [lines([0] * 9, 1, own_turn) for own_turn in (True, False)]
-    assert found == {name: sum(each.get(name, 0) for each in both) for name in ("win", "draw", "loss")} and found["loss"] > 0
+    assert found == {name: sum(each.get(name, 0) for each in both)
+                     for name in ("win", "draw", "loss")}
+    assert found["loss"] > 0
     with pytest.raises(kj.UserError, match="illegal"):
-        matches.every_line(kj.envs.make_env("pgx:tic_tac_toe"), lambda state, obs, key: jnp.int32(0))
+        matches.every_line(kj.envs.make_env("pgx:tic_tac_toe"),
+                           lambda state, obs, key: jnp.int32(0))
 
 
 # ----------------------------------------------------------------------------------------------------------- recordings
@@ -333,7 +370,8 @@ def test_every_line_is_every_line():
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
     file = tmp_path_factory.mktemp("games") / "games.npz"
-    columns = record(kj.envs.make_env("pgx:tic_tac_toe"), spaces.sample_legal, 400, random=0.5, games=16)
+    columns = record(kj.envs.make_env("pgx:tic_tac_toe"), spaces.sample_legal, 400, random=0.5,
+                     games=16)
     np.savez(file, **columns)
     return file, columns
 
@@ -341,7 +379,8 @@ def recording(tmp_path_factory):
 def test_recordings_are_whole_games(recording):
     """In every game results alternate from move to move, and the last mover has not lost."""
     _, columns = recording
-    assert len(columns["action"]) >= 400 and columns["legal"][np.arange(len(columns["action"])), columns["action"]].all()
+    assert len(columns["action"]) >= 400
+    assert columns["legal"][np.arange(len(columns["action"])), columns["action"]].all()
     ended = 0
     for game in np.unique(columns["game"]):
         rows = columns["game"] == game
@@ -352,9 +391,10 @@ def test_recordings_are_whole_games(recording):
 
 
 def imitation(file, **values):
-    return kj.config(task="imitate", env=dict(name="pgx:tic_tac_toe"), model=dict(name="board", width=8, blocks=1), steps=6,
-                     data=dict(file=str(file), batch_size=16), policy_coefficient=1.0, value_coefficient=1.0,
-                     **values)
+    return kj.config(task="imitate", env=dict(name="pgx:tic_tac_toe"),
+                     model=dict(name="board", width=8, blocks=1), steps=6,
+                     data=dict(file=str(file), batch_size=16), policy_coefficient=1.0,
+                     value_coefficient=1.0, **values)
 
 
 def test_imitation(recording, tmp_path):
@@ -382,7 +422,8 @@ def test_mirrored_positions(tmp_path):
     batch = source.batch(source.arrays, source.init(jax.random.key(0)), 0)
     turned = batch["action"] == 5
     assert 4 < turned.sum() < 28 and (batch["action"][~turned] == 1).all()
-    assert np.array_equal(batch["obs"]["obs"][:, 5, 6, 0] == 1, turned) and np.array_equal(~batch["obs"]["legal"][:, 4], turned)
+    assert np.array_equal(batch["obs"]["obs"][:, 5, 6, 0] == 1, turned)
+    assert np.array_equal(~batch["obs"]["legal"][:, 4], turned)
     config.env.name, config.data.file = "pgx:tic_tac_toe", "any.npz"
     with pytest.raises(kj.UserError, match="moves are columns"):
         imitate.build(config)
@@ -392,7 +433,8 @@ def test_mirrored_positions(tmp_path):
     (lambda c: {**c, "action": c["action"] * 0}, "illegal moves"),
     (lambda c: {**c, "legal": c["legal"] & False}, "nothing legal"),
     (lambda c: {k: v for k, v in c.items() if k != "result"}, "lacks result"),
-    (lambda c: {**c, "obs": c["obs"][:, :2]}, "as in config.env"), (lambda c: {**c, "game": c["game"] * 0}, "record more")])
+    (lambda c: {**c, "obs": c["obs"][:, :2]}, "as in config.env"),
+    (lambda c: {**c, "game": c["game"] * 0}, "record more")])
 def test_wrong_recordings(recording, spoil, says, tmp_path):
     np.savez(tmp_path / "wrong.npz", **spoil(recording[1]))
     with pytest.raises(kj.UserError, match=says):
@@ -410,7 +452,8 @@ def test_elo_of_a_known_share():
     assert list(found) == ["a", "b"] and found["b"] == (0, 0, 0)
     rating, low, high = found["a"]
     assert 188 < rating < 190.9 and low < rating < high and high - low < 60
-    assert ratings.elo({("a", "b"): np.ones(20)}, anchor="a")["b"][0] < -300                   # finite, who never won
+    # finite, who never won
+    assert ratings.elo({("a", "b"): np.ones(20)}, anchor="a")["b"][0] < -300
     points, low, high = ratings.interval(np.tile([1, 1, 1, -1], 250))
     assert points == 0.75 and 0.72 < low < points < high < 0.78
 
@@ -440,22 +483,26 @@ def test_play(monkeypatch, capsys):
     typed(monkeypatch, "x", "9", "2", "2", "1", "2", "2")
     play.game(env, zero, first=True)
     said = capsys.readouterr().out
-    assert "'x' is no move; expected one of 1 2 3 4 5 6 7, or q" in said and "'9' is no move" in said
+    assert "'x' is no move; expected one of 1 2 3 4 5 6 7, or q" in said
+    assert "'9' is no move" in said
     assert said.endswith("you win\n") and "X" in said and "I play 1" in said
     typed(monkeypatch, "1", "1", "1", "1", "2", "q")
-    play.game(env, lambda state, obs, key: jnp.int32(0) * 0 + jnp.where(obs["legal"][0], 0, 5), first=True)
+    play.game(env, lambda state, obs, key: jnp.int32(0) * 0 + jnp.where(obs["legal"][0], 0, 5),
+              first=True)
     assert "'1' is not allowed now; expected one of 2 3 4 5 6 7, or q" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt, "q"])
 def test_play_can_be_left(end, monkeypatch, capsys):
     typed(monkeypatch, end)
-    play.game(kj.envs.make_env("pgx:tic_tac_toe"), lambda state, obs, key: obs["legal"].argmax(), first=False)
+    play.game(kj.envs.make_env("pgx:tic_tac_toe"), lambda state, obs, key: obs["legal"].argmax(),
+              first=False)
     assert capsys.readouterr().out.endswith("bye\n")
 
 
 def test_play_needs_a_game(tmp_path):
     import tiny
-    kj.fit(tiny.get_config(), tmp_path, record={"path": tiny.__file__, "text": open(tiny.__file__).read()})
+    kj.fit(tiny.get_config(), tmp_path, record={"path": tiny.__file__,
+                                                "text": open(tiny.__file__).read()})
     with pytest.raises(kj.UserError, match="expected a run of a game of two players, found the task ''"):
         play.main([f"--workdir={tmp_path}"])

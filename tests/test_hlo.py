@@ -41,16 +41,19 @@ ENTRY %main (x: s32[]) -> s32[] {
 
 
 def test_a_loop_in_a_loop():
-    assert hlo.turns(TEXT) == {"add": 15 + 15 + 1 + 1, "body": 15, "five": 15, "turn": 3, "three": 3, "main": 1}
+    assert hlo.turns(TEXT) == {"add": 15 + 15 + 1 + 1, "body": 15, "five": 15, "turn": 3,
+                               "three": 3, "main": 1}
     assert hlo.cycles(TEXT) == 1 + 15 * 7
     assert hlo.collectives(TEXT) == {"all-reduce": (15 + 1, 15 * 32 + 64)}
 
 
-@pytest.mark.parametrize("condition", ["compare(%x, %limit), direction=GT", "compare(%x, %limit), direction=NE", "fusion(%x)"])
+@pytest.mark.parametrize("condition", ["compare(%x, %limit), direction=GT",
+                                       "compare(%x, %limit), direction=NE", "fusion(%x)"])
 def test_mutant_a_condition_that_does_not_count(condition):
     """Its turns are not known, nor those of what is in it; what is beside it still is, and collectives count one turn."""
     text = TEXT.replace("compare(%x, %limit), direction=LT", condition)
-    assert hlo.turns(text)["turn"] == 3 and math.isnan(hlo.turns(text)["body"]) and math.isnan(hlo.cycles(text))
+    assert hlo.turns(text)["turn"] == 3 and math.isnan(hlo.turns(text)["body"])
+    assert math.isnan(hlo.cycles(text))
     assert hlo.collectives(text) == {"all-reduce": (2, 32 + 64)}
 
 
@@ -67,6 +70,7 @@ def test_a_real_program():
     """This machine's own compiler writes the same language."""
     def nested(x):
         inner = lambda x, _: (jnp.sin(x @ x), None)
-        return jax.lax.scan(lambda x, _: (jax.lax.scan(inner, x, length=7)[0] + 1, None), x, length=11)[0]
+        return jax.lax.scan(lambda x, _: (jax.lax.scan(inner, x, length=7)[0] + 1, None), x,
+                            length=11)[0]
     times = hlo.turns(jax.jit(nested).lower(jnp.ones((64, 64))).compile().as_text())
     assert {11.0, 77.0} <= set(times.values()), times

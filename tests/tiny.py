@@ -11,7 +11,8 @@ import karpjax as kj
 
 
 def get_config():
-    return kj.config(steps=8, log_every=2, eval_every=4, save_every=4, keep=5, model=dict(width=8, layers=1, classes=3),
+    return kj.config(steps=8, log_every=2, eval_every=4, save_every=4, keep=5,
+                     model=dict(width=8, layers=1, classes=3),
                      data=dict(batch_size=8), optimizer=dict(name="adam", learning_rate=0.01))
 
 
@@ -23,9 +24,9 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool = False):
         for i in range(self.layers):
-            x = nn.relu(nn.Dense(self.width, name=f"hidden{i}")(x))                          # (B, width)
+            x = nn.relu(nn.Dense(self.width, name=f"hidden{i}")(x))  # (B, width)
         x = nn.BatchNorm(use_running_average=not train, name="norm")(x)
-        return nn.Dense(self.classes, name="head")(x)                                        # (B, classes)
+        return nn.Dense(self.classes, name="head")(x)  # (B, classes)
 
 
 def build(config):
@@ -37,7 +38,7 @@ def build(config):
     model = MLP(**config.model)
 
     def loss(params, model_state, batch, key):
-        logits, model_state = kj.apply(model, params, model_state, batch["x"], key)          # (B, C)
+        logits, model_state = kj.apply(model, params, model_state, batch["x"], key)  # (B, C)
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])        # (B,)
         correct = (logits.argmax(-1) == batch["label"]).astype(jnp.float32)                  # (B,)
         return {"nll": kj.mean(nll, batch["weight"])}, {"accuracy": kj.mean(correct, batch["weight"])}, model_state

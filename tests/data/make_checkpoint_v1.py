@@ -67,14 +67,17 @@ def main(argv):
         # What training itself measured says whether the numbers kept here are right.
         run = restore(workdir)
         measured = make_evaluator(run.task, make_mesh())(run.variables, "validation")
-        logged = next(row for row in metrics.read_rows(workdir) if row["step"] == 40 and "validation/loss" in row)
-        assert all(abs(logged[f"validation/{name}"] - value) < 1e-6 for name, value in measured.items()), (logged, measured)
+        logged = next(row for row in metrics.read_rows(workdir) if row["step"] == 40
+                      and "validation/loss" in row)
+        assert all(abs(logged[f"validation/{name}"] - value) < 1e-6
+                   for name, value in measured.items()), (logged, measured)
         images = run.task.source.data["test"]["image"][:16]
         np.savez(workdir / "expected.npz", images=images, logits=run.predict(images))
 
         for name in ("tensorboard", "curves.png", "summary.json"):
             shutil.rmtree(workdir / name) if (workdir / name).is_dir() else (workdir / name).unlink()
-        for file in workdir.rglob("commit_success.txt"):  # Orbax notes where on this machine it wrote
+        # Orbax notes where on this machine it wrote
+        for file in workdir.rglob("commit_success.txt"):
             file.write_text(file.read_text().replace(scratch, ""))
         shutil.copytree(workdir, TARGET)
 

@@ -12,7 +12,8 @@ import numpy as np
 
 TARGET = pathlib.Path(__file__).parent / "envs.npz"
 # Every other episode starts as Gymnasium's own, the others anywhere in here: all bounds and thresholds are crossed.
-SPREAD = {"CartPole-v1": [2.4, 20.0, 0.2, 2.0], "Acrobot-v1": [3.1, 3.1, 12.0, 28.0], "Pendulum-v1": [9.0, 8.0]}
+SPREAD = {"CartPole-v1": [2.4, 20.0, 0.2, 2.0], "Acrobot-v1": [3.1, 3.1, 12.0, 28.0],
+          "Pendulum-v1": [9.0, 8.0]}
 
 
 def roll(name: str, seed: int = 0, episodes: int = 30, steps: int = 15) -> dict:
@@ -28,8 +29,8 @@ def roll(name: str, seed: int = 0, episodes: int = 30, steps: int = 15) -> dict:
             state = env.state.astype(np.float32)
             action = rng.uniform(-3, 3, 1).astype(np.float32) if name == "Pendulum-v1" else rng.integers(env.action_space.n)
             obs, reward, terminated, _, _ = env.step(action)
-            rows.append(dict(state=state, action=action, after=np.float32(env.state), obs=obs, reward=np.float32(reward),
-                             terminated=terminated))
+            rows.append(dict(state=state, action=action, after=np.float32(env.state), obs=obs,
+                             reward=np.float32(reward), terminated=terminated))
             if terminated:
                 break
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
@@ -37,7 +38,8 @@ def roll(name: str, seed: int = 0, episodes: int = 30, steps: int = 15) -> dict:
 
 def main():
     import gymnasium
-    versions = {"python": platform.python_version(), "gymnasium": gymnasium.__version__, "numpy": np.__version__}
+    versions = {"python": platform.python_version(), "gymnasium": gymnasium.__version__,
+                "numpy": np.__version__}
     arrays = {f"{name}/{key}": array for name in SPREAD for key, array in roll(name).items()}
     np.savez_compressed(TARGET, **arrays, versions=json.dumps(versions))
 

@@ -21,8 +21,10 @@ def state_of(env) -> dict:
     return {"x": rows(lambda car: car.position[0]), "y": rows(lambda car: car.position[1]),
             "heading": rows(lambda car: car.heading), "speed": rows(lambda car: car.speed),
             "target_lane": rows(lambda car: car.target_lane_index[2], np.int32),
-            "target_speed": rows(lambda car: car.target_speed), "delta": rows(lambda car: getattr(car, "DELTA", 4.0)),
-            "timer": rows(lambda car: getattr(car, "timer", 0.0)), "crashed": rows(lambda car: car.crashed, bool),
+            "target_speed": rows(lambda car: car.target_speed),
+            "delta": rows(lambda car: getattr(car, "DELTA", 4.0)),
+            "timer": rows(lambda car: getattr(car, "timer", 0.0)),
+            "crashed": rows(lambda car: car.crashed, bool),
             "impact": rows(lambda car: np.zeros(2) if car.impact is None else car.impact)}
 
 
@@ -49,7 +51,8 @@ def episode(seed: int) -> dict:
 
 def main():
     import highway_env
-    versions = {"python": platform.python_version(), "highway-env": highway_env.__version__, "numpy": np.__version__}
+    versions = {"python": platform.python_version(), "highway-env": highway_env.__version__,
+                "numpy": np.__version__}
     arrays = {f"{seed}/{key}": array for seed in range(8) for key, array in episode(seed).items()}
     np.savez_compressed(TARGET, **arrays, versions=json.dumps(versions))
 

@@ -19,18 +19,22 @@ def main():
     import rlax
     rng = np.random.default_rng(0)
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
-    x = {"logits": normal(E, T, A), "action": rng.integers(A, size=(E, T)).astype(np.int32), "advantage": normal(E, T),
-         "reward": normal(E, T), "value": normal(E, T + 1), "terminated": rng.random((E, T)) < 0.2,
-         "log_ratio": normal(E, T) / 4}
+    x = {"logits": normal(E, T, A), "action": rng.integers(A, size=(E, T)).astype(np.int32),
+         "advantage": normal(E, T), "reward": normal(E, T), "value": normal(E, T + 1),
+         "terminated": rng.random((E, T)) < 0.2, "log_ratio": normal(E, T) / 4}
     flat = lambda name: x[name].reshape(E * T, *x[name].shape[2:])
     ones = jnp.ones(E * T)
-    y = {"policy_gradient": rlax.policy_gradient_loss(flat("logits"), flat("action"), flat("advantage"), ones),
+    y = {"policy_gradient": rlax.policy_gradient_loss(flat("logits"), flat("action"),
+                                                      flat("advantage"), ones),
          "entropy": rlax.entropy_loss(flat("logits"), ones),
-         "clipped": rlax.clipped_surrogate_pg_loss(jnp.exp(flat("log_ratio")), flat("advantage"), CLIP),
+         "clipped": rlax.clipped_surrogate_pg_loss(jnp.exp(flat("log_ratio")), flat("advantage"),
+                                                   CLIP),
          "gae": jax.vmap(lambda r, d, v: rlax.truncated_generalized_advantage_estimation(r, d, TRACE, v))(
              x["reward"], DISCOUNT * (1 - x["terminated"]), x["value"])}
-    versions = {"python": platform.python_version(), "jax": jax.__version__, "rlax": "0.1.9", "numpy": np.__version__}
-    np.savez_compressed(TARGET, **x, **{f"rlax/{name}": np.asarray(value) for name, value in y.items()},
+    versions = {"python": platform.python_version(), "jax": jax.__version__, "rlax": "0.1.9",
+                "numpy": np.__version__}
+    np.savez_compressed(TARGET, **x, **{f"rlax/{name}": np.asarray(value)
+                                        for name, value in y.items()},
                         versions=json.dumps(versions), discount=DISCOUNT, trace=TRACE, clip=CLIP)
 
 

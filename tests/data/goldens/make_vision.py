@@ -26,8 +26,10 @@ def images(n: int, size: int) -> np.ndarray:
     coarse = rng.uniform(0, 255, (n, 8, 8, 3))
     at = np.linspace(0, 7, size)
     low, part = np.minimum(at.astype(int), 6), at - np.minimum(at.astype(int), 6)
-    rows = coarse[:, low] * (1 - part)[:, None, None] + coarse[:, low + 1] * part[:, None, None]     # (n, size, 8, 3)
-    blobs = rows[:, :, low] * (1 - part)[:, None] + rows[:, :, low + 1] * part[:, None]              # (n, size, size, 3)
+    # (n, size, 8, 3)
+    rows = coarse[:, low] * (1 - part)[:, None, None] + coarse[:, low + 1] * part[:, None, None]
+    # (n, size, size, 3)
+    blobs = rows[:, :, low] * (1 - part)[:, None] + rows[:, :, low + 1] * part[:, None]
     return np.clip(blobs + rng.normal(0, 20, blobs.shape), 0, 255).astype(np.float32)
 
 
@@ -48,7 +50,8 @@ def weights(shapes: dict[str, tuple]) -> dict[str, np.ndarray]:
 
 def main(lite_weights):
     import torch
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    versions = {"python": platform.python_version(), "torch": torch.__version__,
+                "numpy": np.__version__}
     # Torchvision's wheel is for CUDA: its compiled operators do not load beside PyTorch for the CPU. They are no part of these
     # models; declared, they let its Python be imported.
     operators = torch.library.Library("torchvision", "DEF")
@@ -60,21 +63,25 @@ def main(lite_weights):
 
     def write(name, network, stored: dict, inputs: np.ndarray, **extra):
         missing, unexpected = network.load_state_dict(stored, strict=False)
-        assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing), (missing, unexpected)
+        assert not unexpected and all(key.endswith("num_batches_tracked")
+                                      for key in missing), (missing, unexpected)
         with torch.no_grad():
             logits = network.eval()(torch.from_numpy(inputs.transpose(0, 3, 1, 2).copy())).numpy()
         np.savez(HERE / f"{name}.npz", logits=logits, versions=json.dumps({**versions, **extra}))
         print(name, logits.shape, logits.min(), logits.max(), logits.argmax(-1), extra)
 
     def random(network):
-        shapes = {key: tuple(value.shape) for key, value in network.state_dict().items() if value.ndim}
+        shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()
+                  if value.ndim}
         return {key: torch.from_numpy(value) for key, value in weights(shapes).items()}
 
-    write("efficientnet_lite0", EfficientNet.from_name("efficientnet-lite0"), safetensors.torch.load_file(lite_weights),
-          (images(3, 224) - 127) / 128, efficientnet_lite_pytorch="0.1.0")
+    write("efficientnet_lite0", EfficientNet.from_name("efficientnet-lite0"),
+          safetensors.torch.load_file(lite_weights), (images(3, 224) - 127) / 128,
+          efficientnet_lite_pytorch="0.1.0")
     for depth in (18, 50):
         network = getattr(torchvision.models, f"resnet{depth}")(num_classes=10)
-        write(f"resnet{depth}", network, random(network), images(2, 96) / 128 - 1, torchvision=torchvision.__version__)
+        write(f"resnet{depth}", network, random(network), images(2, 96) / 128 - 1,
+              torchvision=torchvision.__version__)
     network = cifar_resnet(torch, depth=20)
     write("resnet_cifar20", network, random(network), images(2, 32) / 128 - 1)
 
@@ -94,7 +101,8 @@ def cifar_resnet(torch, depth: int):
 
         def forward(self, x):
             y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
-            return torch.relu(y + pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.side, self.side)))
+            return torch.relu(y + pad(x[:, :, ::self.stride, ::self.stride],
+                                      (0, 0, 0, 0, self.side, self.side)))
 
     class Network(nn.Module):
         def __init__(self):
