@@ -28,7 +28,7 @@ def refused_untouched(folder, result, *words: str) -> None:
     assert not (folder / "run").exists()
 
 
-# ---------------------------------------------------------------------------------------------------- the config
+# --------------------------------------------------------------------------------------- the config
 
 @pytest.mark.parametrize("flag, fix", [("--config.stepz=3", "did you mean 'steps'?"),
                                        ("--config.batch_size=3", "did you mean 'data.batch_size'?"),
@@ -83,7 +83,7 @@ def test_batch_size_not_divisible_by_devices(tmp_path):
     refused_untouched(tmp_path, result, "multiple of devices x accumulate = 3 x 1, found 8; use 6 or 9")
 
 
-# ------------------------------------------------------------------------------------------------------ the task
+# ----------------------------------------------------------------------------------------- the task
 
 def test_task_file_with_a_syntax_error(tmp_path):
     text = changed(TINY, ("def build(config):", "def build(config:"))
@@ -129,7 +129,7 @@ def test_task_that_breaks_the_contract(tmp_path, edit, expected):
     refused_untouched(tmp_path, train(tmp_path, changed(TINY, edit)), *expected)
 
 
-# ------------------------------------------------------------------------------------------------------ the data
+# ----------------------------------------------------------------------------------------- the data
 
 PICTURES = """
 import karpjax
@@ -228,7 +228,7 @@ def test_texts(tmp_path, config, edits, words):
                                               *edits)), *words)
 
 
-# --------------------------------------------------------------------------------------------------- the workdir
+# -------------------------------------------------------------------------------------- the workdir
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory):
@@ -295,7 +295,7 @@ def test_workdir_that_cannot_be_written(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-# ----------------------------------------------------------------------------------------- starting from another run
+# ------------------------------------------------------------------------ starting from another run
 
 @pytest.mark.parametrize("flags, expected", [
     (["--config.init_from=nowhere"], ["nowhere: no checkpoint here",

@@ -65,7 +65,7 @@ def same(a: dict, b: dict) -> None:
         assert a[name].dtype == b[name].dtype and a[name].tobytes() == b[name].tobytes(), name
 
 
-# --------------------------------------------------------------------------------------- against their own networks
+# ----------------------------------------------------------------------- against their own networks
 
 @pytest.mark.parametrize("name, size", [("resnet_cifar20", 32), ("resnet18", 96), ("resnet50", 96)])
 def test_logits_are_those_of_pytorch(name, size):
@@ -88,7 +88,7 @@ def test_logits_of_the_published_efficientnet():
                                rtol=0, atol=1e-4)
 
 
-# -------------------------------------------------------------------------------------------------- there and back
+# ----------------------------------------------------------------------------------- there and back
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
@@ -130,7 +130,7 @@ def test_three_of_theirs_in_one_of_ours():
     same(dict(sorted(back.items())), dict(sorted(theirs.items())))
 
 
-# -------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 def test_missing_unexpected_and_shapes_are_listed():
     model, like = empty(MODELS["resnet_cifar20"], classes=10)
@@ -251,7 +251,7 @@ def test_nothing_half_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-# ----------------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

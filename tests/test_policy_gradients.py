@@ -1,4 +1,4 @@
-"""Policy gradients from outside: tables by hand, rlax's numbers, exact gradients by enumeration, values that are known."""
+"""Policy gradients from outside: tables by hand, rlax's numbers, exact gradients, known values."""
 import itertools
 import pathlib
 
@@ -31,22 +31,25 @@ from karpjax.tasks.ppo import value_error
 RLAX = np.load(pathlib.Path(__file__).parent / "data" / "goldens" / "rlax.npz")
 
 
-# -------------------------------------------------------------------------------------------------------- advantages
+# --------------------------------------------------------------------------------------- advantages
 
 def test_gae_by_hand():
-    """discount 1/2, lambda 1/2. Environment 0 is terminated at its second step: nothing comes after. Environment 1 is truncated
-    there: the value of what it reached counts, the rewards of the next episode do not."""
+    """Discount and lambda are 1/2. Environment 0 is terminated at its second step.
+
+    Nothing comes after. Environment 1 is truncated there: the value of the state that it reached
+    counts, the rewards of the next episode do not.
+    """
     reward = jnp.array([[1.0, 2.0, 4.0]] * 2)
     value, next_value = jnp.array([[1.0, 1.0, 1.0]] * 2), jnp.array([[1.0, 8.0, 2.0]] * 2)
     terminated = jnp.array([[False, True, False], [False, False, False]])
     truncated = jnp.array([[False, False, False], [False, True, False]])
-    # delta: 1 + 1/2 - 1 = 0.5;  2 (+ 8/2 only if truncated) - 1 = 1, 5;  4 + 2/2 - 1 = 4
-    found = advantages.gae(reward, value, next_value, terminated, truncated, 0.5, 0.5)
-    assert found.tolist() == [[0.5 + 1 / 4, 1.0, 4.0], [0.5 + 5 / 4, 5.0, 4.0]]
+    # delta: 1 + 1/2 - 1 = 0.5, then 2 (+ 8/2 only if truncated) - 1 = 1 or 5, then 4 + 2/2 - 1 = 4
+    gae = advantages.gae(reward, value, next_value, terminated, truncated, 0.5, 0.5)
+    assert gae.tolist() == [[0.5 + 1 / 4, 1.0, 4.0], [0.5 + 5 / 4, 5.0, 4.0]]
 
 
 def test_returns_to_go_by_hand():
-    """Two environments, discount 1/2: an episode of 2 steps then an unfinished one; one that ends at the last step."""
+    """Two environments, discount 1/2. One ends after 2 steps and begins again, one at step 3."""
     reward = jnp.array([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]])
     over = jnp.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     returns, known = advantages.returns_to_go(reward, over, 0.5)
@@ -63,16 +66,16 @@ def test_normalized_leaves_out_what_has_no_weight():
 
 def test_gae_is_rlax_s():
     never = jnp.zeros(RLAX["reward"].shape, bool)
-    found = advantages.gae(RLAX["reward"], RLAX["value"][:, :-1], RLAX["value"][:, 1:],
+    gae = advantages.gae(RLAX["reward"], RLAX["value"][:, :-1], RLAX["value"][:, 1:],
                            jnp.asarray(RLAX["terminated"]), never,
                            float(RLAX["discount"]), float(RLAX["trace"]))
-    np.testing.assert_allclose(found, RLAX["rlax/gae"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gae, RLAX["rlax/gae"], rtol=1e-5, atol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------------ losses
+# ------------------------------------------------------------------------------------------- losses
 
 class Contextual:
-    """One step an episode: the observation is the context, the reward what the test says."""
+    """A bandit with a context: episodes of one step, whose reward is obs[action]."""
     actions, max_steps = Discrete(3), 1
 
     def reset(self, key):
@@ -85,6 +88,7 @@ class Contextual:
 
 
 def config_for(task, num_steps=8, num_envs=16, **values):
+    """Return a small config of a policy gradient, with changes."""
     own = {"reinforce": dict(baseline=False),
            "a2c": dict(gae_lambda=0.95, value_coefficient=0.5, entropy_coefficient=0.0)}
     own["ppo"] = {**own["a2c"], "clip": 0.2, "value_clip": 0.0, "target_kl": 0.0}
@@ -97,19 +101,19 @@ def config_for(task, num_steps=8, num_envs=16, **values):
 
 
 def losses_on_rlax_s_input(module, monkeypatch, **values):
-    """The losses and metrics of a task whose network answers with rlax's logits, whatever it sees."""
+    """Return the losses and metrics of a task whose network answers with rlax's logits."""
     class Answers(nn.Module):
         @nn.compact
         def __call__(self, obs, train=False):
             return jnp.asarray(RLAX["logits"]), jnp.zeros(RLAX["action"].shape)
 
-    monkeypatch.setattr(kj.models, "make", lambda options, **given: Answers())
+    monkeypatch.setattr(kj.models, "make_model", lambda options, **given: Answers())
     task = module.build(config_for(module.__name__.split(".")[-1], **values), env=Contextual())
-    log_prob = distributions.Categorical(jnp.asarray(RLAX["logits"])).log_prob(jnp.asarray(RLAX["action"]))
-    ones = jnp.ones(RLAX["action"].shape)
-    batch = {"obs": ones, "action": jnp.asarray(RLAX["action"]),
-             "advantage": jnp.asarray(RLAX["advantage"]), "weight": ones,
-             "target": ones, "value": ones, "return": ones,
+    action = jnp.asarray(RLAX["action"])
+    log_prob = distributions.Categorical(jnp.asarray(RLAX["logits"])).log_prob(action)
+    ones = jnp.ones(action.shape)
+    batch = {"obs": ones, "action": action, "advantage": jnp.asarray(RLAX["advantage"]),
+             "weight": ones, "target": ones, "value": ones, "return": ones,
              "log_prob": log_prob - RLAX["log_ratio"],
              "recent": {name: jnp.ones((5, 2)) for name in ("return", "length", "known")}}
     losses, metrics, _ = task.loss({"unused": jnp.ones(1)}, {}, batch, None)
@@ -121,22 +125,25 @@ def losses_on_rlax_s_input(module, monkeypatch, **values):
                           (ppo, "clipped")],
                          ids=["reinforce", "a2c", "ppo"])
 def test_losses_are_rlax_s(module, name, monkeypatch):
-    found = losses_on_rlax_s_input(module, monkeypatch)
-    np.testing.assert_allclose(found["policy"], RLAX[f"rlax/{name}"], rtol=1e-5)
-    np.testing.assert_allclose(found["entropy"], -RLAX["rlax/entropy"], rtol=1e-5)
+    values = losses_on_rlax_s_input(module, monkeypatch)
+    np.testing.assert_allclose(values["policy"], RLAX[f"rlax/{name}"], rtol=1e-5)
+    np.testing.assert_allclose(values["entropy"], -RLAX["rlax/entropy"], rtol=1e-5)
     if module is not reinforce:
         bonus = losses_on_rlax_s_input(module, monkeypatch,
                                        entropy_coefficient=0.5)["entropy_bonus"]
         np.testing.assert_allclose(bonus, RLAX["rlax/entropy"] / 2, rtol=1e-5)
-        # its values are 0, their targets 1, the coefficient 1/2
-        np.testing.assert_allclose(found["value"], 0.5)
+        # The values are 0, their targets 1, the coefficient 1/2.
+        np.testing.assert_allclose(values["value"], 0.5)
     if module is ppo:
-        np.testing.assert_allclose(found["clipped"],
+        np.testing.assert_allclose(values["clipped"],
                                    np.mean(np.abs(np.exp(RLAX["log_ratio"]) - 1) > 0.2))
 
 
 def test_value_clip():
-    """The old value is 0, the target 1: within the clip the error counts; beyond it, going on gains nothing."""
+    """Within the clip the error counts. Beyond it, going on gains nothing.
+
+    The old value is 0, the target 1.
+    """
     batch = {"value": jnp.zeros(4), "target": jnp.ones(4)}
     values = jnp.array([-0.5, 0.1, 0.2, 0.8])
     assert np.allclose(value_error(values, batch, 0.0), [2.25, 0.81, 0.64, 0.04])
@@ -146,28 +153,34 @@ def test_value_clip():
 
 
 def begun(task, **options):
-    """The first chunk of a task's rollout, by the parameters it starts with."""
+    """Return (experiment, state, the source's next state, chunk) of the first rollout."""
     exp = assemble(config_for(task, **options), None, mesh_of(1))
     state = exp.fresh_state()
-    begin = lambda state: exp.source.advance({}, state.source,
-                                             acting_variables(state, precision=exp.config.precision))
+
+    def begin(state):
+        variables = acting_variables(state, precision=exp.config.precision)
+        return exp.source.advance({}, state.source, variables)
     return exp, state, *jax.jit(begin)(state)
 
 
-@pytest.mark.parametrize("options", [{},
-                                     {"env": dict(name="pendulum"),
-                                      "data": dict(normalize=("obs", "reward"))},
-                                     {"env": dict(name="pendulum"), "precision": "bf16"}], ids=str)
+@pytest.mark.parametrize("options", [
+    {}, {"env": dict(name="pendulum"), "data": dict(normalize=("obs", "reward"))},
+    {"env": dict(name="pendulum"), "precision": "bf16"}], ids=str)
 def test_ratio_is_1_before_anything_was_learned(options):
-    """Exactly: what is learned from is what the policy saw, and its probabilities are those that were kept. (The step's own
-    compilation may round otherwise; here both are compiled alike.)"""
+    """The loss sees exactly the observations and probabilities that the rollout kept.
+
+    The step's own compilation may round otherwise. Here both are compiled alike.
+    """
     options = {**options, "data": {**dict(minibatches=2, epochs=2), **options.get("data", {})}}
     exp, state, _, chunk = begun("ppo", **options)
     agent = Agent(config_for("ppo", **options), own=ppo.OWN)
     batch = exp.source.batch({}, chunk, 0)
     dtype = PRECISIONS[options.get("precision", "fp32")]  # as the step casts
-    policy = lambda params: agent(cast_floating(params, dtype), {}, batch["obs"])[0]
-    ratio = jax.jit(lambda params: jnp.exp(policy(params).log_prob(batch["action"]) - batch["log_prob"]))
+
+    @jax.jit
+    def ratio(params):
+        policy = agent(cast_floating(params, dtype), {}, batch["obs"])[0]
+        return jnp.exp(policy.log_prob(batch["action"]) - batch["log_prob"])
     np.testing.assert_array_equal(ratio(state.params), 1.0)
     moved = jax.tree.map(lambda p: p + jax.random.normal(jax.random.key(p.size), p.shape),
                          state.params)
@@ -176,18 +189,20 @@ def test_ratio_is_1_before_anything_was_learned(options):
 
 @pytest.mark.parametrize("task", ["a2c", "ppo"])
 def test_advantages_are_normalised_or_what_they_are(task):
-    """Over the whole rollout, in the one case; in the other they are what the values were wrong by."""
-    batch = {flag: (lambda exp, state, _, chunk: exp.source.batch({}, chunk, 0))(*begun(task, normalize_advantages=flag))
-             for flag in (True, False)}
-    plain = batch[False]["advantage"]
-    np.testing.assert_allclose(plain, batch[False]["target"] - batch[False]["value"], atol=1e-5)
+    """Advantages are normalised over the whole rollout, or are the errors of the values."""
+    def batch_of(normalize):
+        exp, _, _, chunk = begun(task, normalize_advantages=normalize)
+        return exp.source.batch({}, chunk, 0)
+    normalised, raw = batch_of(True), batch_of(False)
+    plain = raw["advantage"]
+    np.testing.assert_allclose(plain, raw["target"] - raw["value"], atol=1e-5)
     assert abs(plain.mean()) > 0.1 and abs(plain.std() - 1) > 0.1
-    np.testing.assert_allclose(batch[True]["advantage"], (plain - plain.mean()) / plain.std(),
+    np.testing.assert_allclose(normalised["advantage"], (plain - plain.mean()) / plain.std(),
                                rtol=1e-4, atol=1e-5)
 
 
 def test_target_kl_stops_learning():
-    """With a target that the first step passes, the policy and value losses of the later minibatches count nothing."""
+    """Beyond the target, the policy and value losses of the later minibatches count nothing."""
     def steps(target_kl):
         config = config_for("ppo", data=dict(epochs=6), target_kl=target_kl, steps=6,
                             dispatch="step", optimizer=dict(name="sgd", learning_rate=0.5))
@@ -203,18 +218,18 @@ def test_every_step_once_an_epoch():
     exp, _, _, chunk = begun("ppo", data=dict(minibatches=4, epochs=3), steps=12)
     rows = [exp.source.batch({}, chunk, i) for i in range(12)]
     for epoch in range(3):
-        # (E, T)
-        joined = np.concatenate([r["target"] for r in rows[4 * epoch:4 * epoch + 4]], axis=1)
+        parts = [row["target"] for row in rows[4 * epoch:4 * epoch + 4]]
+        joined = np.concatenate(parts, axis=1)  # (E, T)
         np.testing.assert_array_equal(np.sort(joined), np.sort(chunk["rows"]["target"]))
-    assert not np.array_equal(rows[0]["target"], rows[4]["target"])  # in another order
-    # each environment its own
+    # Every epoch and every environment has an order of its own.
+    assert not np.array_equal(rows[0]["target"], rows[4]["target"])
     assert not np.array_equal(np.argsort(chunk["order"][0, 0]), np.argsort(chunk["order"][1, 0]))
 
 
-# --------------------------------------------------------------------------------------------------- exact gradients
+# ---------------------------------------------------------------------------------- exact gradients
 
 class ThreeStates:
-    """A chain of three states and two actions; an episode is three steps. Rewards by state and action, in a table."""
+    """A chain of three states and two actions, with a table of rewards. Episodes have 3 steps."""
     actions, max_steps = Discrete(2), 3
     reward = jnp.array([[1.0, -1.0], [0.0, 2.0], [3.0, -2.0]])
     arrives = jnp.array([[1, 2], [0, 2], [1, 0]])
@@ -225,13 +240,16 @@ class ThreeStates:
     def step(self, state, action, key):
         at, time = self.arrives[state["at"], action], state["time"] + 1
         obs = jnp.eye(3)[at]
-        return {"at": at, "time": time}, TimeStep(obs, self.reward[state["at"], action], time == 3,
-                                                  jnp.bool_(False), obs)
+        reward = self.reward[state["at"], action]
+        return {"at": at, "time": time}, TimeStep(obs, reward, time == 3, jnp.bool_(False), obs)
 
 
 def test_policy_gradient_theorem():
-    """REINFORCE's gradient, over 60,000 episodes, is the gradient of the expected return by enumeration of all 8 action
-    sequences. The task divides advantages by their deviation, and averages over steps: undone here."""
+    """REINFORCE's gradient over 60,000 episodes is the exact gradient of the expected return.
+
+    The exact one enumerates all 8 sequences of actions. The task divides advantages by their
+    deviation and averages over steps, which `scale` undoes.
+    """
     env, discount = ThreeStates(), 0.8
     config = config_for("reinforce", num_steps=3, num_envs=60_000, discount=discount,
                         model=dict(name="actor_critic", width=4))
@@ -244,11 +262,11 @@ def test_policy_gradient_theorem():
         logits, _ = task.model.apply({"params": params}, jnp.eye(3))
         log_p, total = jax.nn.log_softmax(logits), 0.0
         for actions in itertools.product(range(2), repeat=3):
-            at, p, found = 0, 0.0, 0.0
+            at, p, gain = 0, 0.0, 0.0
             for t, a in enumerate(actions):
-                p, found = p + log_p[at, a], found + discount**t * env.reward[at, a]
+                p, gain = p + log_p[at, a], gain + discount**t * env.reward[at, a]
                 at = int(env.arrives[at, a])
-            total = total + jnp.exp(p) * found
+            total = total + jnp.exp(p) * gain
         return total
 
     def surrogate(params, batch):
@@ -258,28 +276,32 @@ def test_policy_gradient_theorem():
     state = task.source.init(jax.random.key(1))
     _, chunk = jax.jit(task.source.advance)({}, state, {"params": params})
     batch = task.source.batch({}, chunk, 0)
-    # Return-to-go from step t, discounted from the start: the theorem's weight, where the usual loss drops discount**t.
+    # The theorem's weight is the return from step t, discounted from the start of the episode.
+    # The usual loss drops this discount**t.
     batch["advantage"] = batch["advantage"] * discount ** jnp.arange(3)
-    found = jax.grad(surrogate)(params, batch)
+    gradient = jax.grad(surrogate)(params, batch)
     exact = jax.grad(expected_return)(params)
     scale = -3 * float(jnp.std(batch["return"]))
     for name, value in named(exact).items():
         if "value" not in name:
-            np.testing.assert_allclose(scale * named(found)[name], value,
+            np.testing.assert_allclose(scale * named(gradient)[name], value,
                                        atol=0.02 * max(1, np.abs(value).max()), err_msg=name)
     assert max(np.abs(value).max() for value in named(exact).values()) > 0.2
 
 
-# ------------------------------------------------------------------------------------------- values that are known
+# ---------------------------------------------------------------------------- values that are known
 
 class Known:
-    """Environments whose values are known (after rejax's and PureJaxRL's tests): observation x in -1 or 1, two steps at most.
+    """Environments whose values are known, after rejax's and PureJaxRL's tests.
+
+    The observation x is -1 or 1.
 
     "one"        a single step of reward 1: V = 1
     "sign"       a single step of reward x: V = x
     "later"      two steps, the reward 1 at the second: V = discount, then 1
-    "endless"    reward 1 a step, never terminated, cut after 5: V = 1 / (1 - discount), if a cut is not taken for an end
-    "choose"     a single step: reward 1 for the action that is x's: V = 1 for the policy that learned it
+    "endless"    reward 1 a step, never terminated, cut after 5: V = 1 / (1 - discount),
+                 if a cut is not taken for an end
+    "choose"     a single step: reward 1 for the action that is x's: V = 1 once it is learned
     """
     actions = Discrete(2)
 
@@ -319,16 +341,14 @@ def test_values_that_are_known(task, kind, wanted, monkeypatch):
     build = task.build
     monkeypatch.setattr(task, "build", lambda config: build(config, env=env))
     end = run(config, None, mesh_of(1), steps=400)
-    params = jax.tree.map(jnp.asarray, end.experiment.fresh_state().params)
-    params = jax.tree.map_with_path(lambda path, p: jnp.asarray(end.state["params/" + "/".join(k.key for k in path)]), params)
-    outputs, values = end.experiment.task.model.apply({"params": params},
-                                                      jnp.array(list(wanted), jnp.float32))
+    model, states = end.experiment.task.model, jnp.array(list(wanted), jnp.float32)
+    outputs, values = model.apply({"params": trained_params(end)}, states)
     np.testing.assert_allclose(values, list(wanted.values()), atol=0.1)
     if kind == "choose":
         assert outputs.argmax(-1).tolist() == [1, 0]
 
 
-# ------------------------------------------------------------------------------------------------------ distributions
+# ------------------------------------------------------------------------------------ distributions
 
 def test_distributions_against_the_formulas():
     rng = np.random.default_rng(0)
@@ -351,7 +371,9 @@ def test_distributions_against_the_formulas():
     assert g.mode().tolist() == [[1.0, 0.5]]  # in the box's own units
     draws = jax.vmap(g.sample)(jax.random.split(jax.random.key(1), 20_000))[:, 0]
     np.testing.assert_allclose(draws.std(0), [2.0, 1.0], rtol=0.03)
-    density = lambda x, mean, std: np.exp(-((x - mean) / std) ** 2 / 2) / std / np.sqrt(2 * np.pi)
+
+    def density(x, mean, std):
+        return np.exp(-((x - mean) / std) ** 2 / 2) / std / np.sqrt(2 * np.pi)
     at = jnp.exp(g.log_prob(jnp.array([[0.3, 0.9]])))
     np.testing.assert_allclose(at, density(0.3, 1, 2) * density(0.9, 0.5, 1), rtol=1e-5)
     np.testing.assert_allclose(g.entropy(), -g.log_prob(draws).mean(), rtol=0.02)
@@ -363,34 +385,37 @@ def test_illegal_actions_have_no_probability():
     obs = {"obs": jnp.ones((2, 5)), "legal": jnp.array([[True, False, True, False],
                                                         [False, False, False, True]])}
     params = model.init(jax.random.key(0), obs)["params"]
+
+    def policy(params):
+        return distributions.of(Discrete(4), model.apply({"params": params}, obs)[0])
+
     def entropy(params):
-        return distributions.of(Discrete(4),
-                                model.apply({"params": params}, obs)[0]).entropy().sum()
-    p = distributions.of(Discrete(4), model.apply({"params": params}, obs)[0])
+        return policy(params).entropy().sum()
+    p = policy(params)
     draws = jax.vmap(p.sample)(jax.random.split(jax.random.key(1), 500))  # (500, 2)
     assert set(draws[:, 0].tolist()) == {0, 2} and set(draws[:, 1].tolist()) == {3}
     assert p.entropy()[1] == 0 and 0 < p.entropy()[0] <= np.log(2) + 1e-6
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(entropy)(params)))
 
 
-# ------------------------------------------------------------------------------------------------------- normalisation
+# ------------------------------------------------------------------------------------ normalisation
 
 def test_moments_are_those_of_all_that_was_seen():
-    # 6 rollouts of 8 x 7
-    x = np.random.default_rng(0).normal(3, 5, size=(6, 8, 7, 2)).astype(np.float32)
-    found = running_stats.init((2,))
+    rng = np.random.default_rng(0)
+    x = rng.normal(3, 5, size=(6, 8, 7, 2)).astype(np.float32)  # 6 rollouts of 8 x 7
+    stats = running_stats.init((2,))
     for rollout in x:
-        found = running_stats.update(found, jnp.asarray(rollout))
-    assert found["count"] == 6 * 8 * 7
-    np.testing.assert_allclose(found["mean"], x.mean((0, 1, 2)), rtol=1e-5)
-    np.testing.assert_allclose(found["var"], x.var((0, 1, 2)), rtol=1e-5)
+        stats = running_stats.update(stats, jnp.asarray(rollout))
+    assert stats["count"] == 6 * 8 * 7
+    np.testing.assert_allclose(stats["mean"], x.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(stats["var"], x.var((0, 1, 2)), rtol=1e-5)
 
 
 def test_rewards_are_scaled_observations_normalized_returns_are_not():
     options = dict(env=dict(name="pendulum", max_steps=20),
                    data=dict(num_steps=40, normalize=("obs", "reward")))
     exp, state, after, chunk = begun("ppo", **options)
-    # The first rollout saw raw observations; the second sees them by the first one's moments.
+    # The first rollout sees raw observations, the second normalises by the first one's moments.
     np.testing.assert_allclose(after["moments"]["obs"]["mean"], chunk["rows"]["obs"].mean((0, 1)),
                                atol=1e-5)
     again, second = jax.jit(exp.source.advance)({}, after, state.variables)
@@ -406,11 +431,12 @@ def test_one_bad_reward_does_not_stay():
     good = running_stats.update(running_stats.init((2,)), jnp.arange(24.0).reshape(3, 4, 2))
     for bad in (jnp.nan, jnp.inf):
         after = running_stats.update(good, jnp.ones((3, 4, 2)).at[1, 2, 0].set(bad))
-        assert jax.tree.map(jnp.array_equal, after, good) == {"count": True, "mean": True, "var": True}
+        same = jax.tree.map(jnp.array_equal, after, good)
+        assert same == {"count": True, "mean": True, "var": True}
 
 
 class NoMoreThanItsEnd(Contextual):
-    """Beyond its end it returns nan, as a simulator may."""
+    """An environment that returns nan beyond its end, as a simulator may."""
     max_steps = 4
 
     def reset(self, key):
@@ -419,18 +445,20 @@ class NoMoreThanItsEnd(Contextual):
 
     def step(self, state, action, key):
         _, out = super().step(state, action, key)
-        nan = lambda x: jnp.where(state["over"], jnp.nan, x)
+
+        def nan(x):
+            return jnp.where(state["over"], jnp.nan, x)
         out = out._replace(reward=nan(1.0 + 0 * out.reward), obs=nan(out.obs),
                            final_obs=jnp.full(4, jnp.nan))
         return {**state, "over": jnp.bool_(True)}, out
 
 
 def test_what_is_beyond_the_end_does_not_count(tmp_path):
-    """Neither the reward of steps after an episode's end, nor the value of a terminal observation that is not a number."""
+    """Rewards after an episode's end do not count, nor the value of a terminal observation."""
     task = ppo.build(config_for("ppo"), env=NoMoreThanItsEnd())
     variables = task.init(jax.random.key(0))
-    found = jax.jit(task.evaluate)(variables, {"seed": jnp.arange(8), "weight": jnp.ones(8)})
-    assert {name: float(total / count) for name, (total, count) in found.items()} == {
+    metrics = jax.jit(task.evaluate)(variables, {"seed": jnp.arange(8), "weight": jnp.ones(8)})
+    assert {name: float(total / count) for name, (total, count) in metrics.items()} == {
         "return": 1.0, "return_sampled": 1.0, "length": 1.0}
     _, chunk = jax.jit(task.source.advance)({}, task.source.init(jax.random.key(1)), variables)
     assert np.isfinite(chunk["rows"]["advantage"]).all()
@@ -454,7 +482,7 @@ def test_a_run_that_starts_from_another_sees_by_its_moments(tmp_path):
 
 
 def test_recent_episodes_are_the_last_of_each_environment():
-    """CartPole cut after 3 steps: every third step ends an episode of return 3; 7 in 21 steps, of which K are kept."""
+    """CartPole is cut after 3 steps: 21 steps hold 7 episodes of return 3, of which 5 are kept."""
     x, _, after, _ = begun("a2c", num_steps=21, num_envs=20, env=dict(name="cartpole", max_steps=3))
     assert after["recent"]["return"].shape == (20, 5)
     assert (after["recent"]["return"] == 3).all() and (after["recent"]["known"] == 1).all()
@@ -464,7 +492,7 @@ def test_recent_episodes_are_the_last_of_each_environment():
 
 
 def test_a_restored_policy_acts_as_it_was_evaluated(tmp_path):
-    """Its observations are normalised by the run's moments: the returns of run.act are those of the evaluation."""
+    """run.act normalises by the run's moments, so that its returns are the evaluation's."""
     config = config_for("ppo", env=dict(name="pendulum", max_steps=15),
                         data=dict(normalize=("obs",), eval_episodes=16),
                         steps=4, eval_every=4, save_every=4, best="max eval/return")
@@ -472,24 +500,26 @@ def test_a_restored_policy_acts_as_it_was_evaluated(tmp_path):
     policy = kj.restore(tmp_path)
     assert policy.variables["source"]["moments"]["obs"]["count"] == 4 * 16 * 8
     env, total = kj.envs.make_env("pendulum", max_steps=15), np.zeros(16)
-    keys = jax.vmap(jax.random.split)(example_keys(jax.random.key(EVALUATION), jnp.arange(16)))[:, 0]
+    keys = example_keys(jax.random.key(EVALUATION), jnp.arange(16))
+    keys = jax.vmap(jax.random.split)(keys)[:, 0]
     state, obs = jax.vmap(env.reset)(keys)
-    for t in range(15):
+    for _ in range(15):
         state, out = jax.vmap(env.step)(state, policy.act(obs), keys)
         total, obs = total + out.reward, out.obs
     np.testing.assert_allclose(total.mean(), summary["eval/return"], rtol=1e-4)
-    raw = policy.task.predict({k: v for k, v in policy.variables.items() if k != "source"}
-                              | {"source": {"moments": {
-        "obs": running_stats.init((3,))}}}, obs)
+    fresh = {"source": {"moments": {"obs": running_stats.init((3,))}}}
+    raw = policy.task.predict({**policy.variables, **fresh}, obs)
     assert not np.allclose(raw, policy.act(obs))
     assert (tmp_path / "episode.gif").read_bytes()[:6] == b"GIF89a"
 
 
-# ---------------------------------------------------------------------------------------------------- what else it can
+# --------------------------------------------------------------------------------- what else it can
 
 def test_a_supervised_policy_with_batch_norm_plays(tmp_path):
-    """A CNN with BatchNorm learns, by cross-entropy, the way down the distances to the goal from the states that it visits
-    itself (DAgger, Ross et al. 2011): the rollout sees its running statistics, and evaluation too."""
+    """A CNN with BatchNorm learns, by cross-entropy, the shortest way from the states it visits.
+
+    This is DAgger (Ross et al. 2011). The rollout sees the running statistics, and evaluation too.
+    """
     from karpjax.envs.grid_nav import GridNav, shortest_path
     env = GridNav(size=4, walls=0.0, max_steps=12)
 
@@ -527,8 +557,8 @@ def test_a_supervised_policy_with_batch_norm_plays(tmp_path):
         logits, model_state = kj.apply(model, params, model_state, batch["obs"], key)
         right = (logits.argmax(-1) == batch["action"]).astype(jnp.float32)
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["action"])
-        return {"nll": kj.mean(nll, batch["weight"])}, {"right": kj.mean(right, batch["weight"])}, model_state
-
+        losses = {"nll": kj.mean(nll, batch["weight"])}
+        return losses, {"right": kj.mean(right, batch["weight"])}, model_state
     source = kj.sources.Rollout(env, act, examples, num_envs=16, num_steps=16, minibatches=2)
     task = kj.Task(model, source, loss, inputs="obs")
     state = kj.TrainState.create(task.init(jax.random.key(0)), optax.adam(3e-3), jax.random.key(1),
@@ -549,7 +579,7 @@ def test_a_supervised_policy_with_batch_norm_plays(tmp_path):
         state, metrics = chunk(state)
         rights.append(float(metrics["right"]))
     assert np.mean(rights[-5:]) > 0.75 > rights[0] + 0.2
-    # It plays with its running statistics: with others it would choose otherwise.
+    # With other running statistics the policy would choose otherwise.
     obs, keys = state.source["obs"], jax.random.split(jax.random.key(3), 16)
     other = jax.tree.map(lambda x: jnp.flip(x) + 1, state.model_state)
     assert (act(state.variables, obs, keys)[0] != act({**state.variables, **other}, obs,
@@ -567,13 +597,14 @@ def test_masks_and_boxes_train(options):
     assert np.isfinite(end.metrics["loss"]).all() and (end.metrics["grad_norm"] > 0).all()
 
 
-# --------------------------------------------------------------------------------------------------- many devices
+# ------------------------------------------------------------------------------------- many devices
 
 def collectives(task, **options):
-    """Of the rollout alone, on 8 devices with replicated parameters: {kind: bytes}."""
+    """Return {kind: bytes} that a rollout alone exchanges on 8 devices, parameters replicated."""
     from karpjax.precompile.hlo import collectives
     exp = assemble(config_for(task, num_envs=16, **options), None, mesh_of(8))
     state = exp.fresh_state()
+
     def rollout(state):
         source_state, chunk = exp.source.advance({}, state.source, state.variables)
         return source_state, sharding.constrain_batch(exp.mesh, exp.source.batch({}, chunk, 0))
@@ -583,9 +614,9 @@ def collectives(task, **options):
 
 
 def test_a_rollout_crosses_devices_only_to_normalise():
-    """REINFORCE's and PPO's: sums of a few numbers; none where nothing is normalised."""
-    found = collectives("ppo", data=dict(minibatches=2, epochs=2))
-    assert set(found) <= {"all-reduce"} and found["all-reduce"] < 100
+    """Devices exchange sums of a few numbers, and nothing if nothing is normalised."""
+    exchanged = collectives("ppo", data=dict(minibatches=2, epochs=2))
+    assert set(exchanged) <= {"all-reduce"} and exchanged["all-reduce"] < 100
     assert collectives("ppo", data=dict(minibatches=2), normalize_advantages=False) == {}
 
 
@@ -597,19 +628,20 @@ def test_the_step_only_adds_up():
     assert set(collectives(text)) == {"all-reduce"}
 
 
-# --------------------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------------------- bad input
 
 def test_without_a_baseline_there_is_no_value_network():
-    names = lambda baseline: set(assemble(config_for("reinforce", baseline=baseline), None,
-                                          mesh_of(1)).abstract.params)
-    assert names(False) == {"policy", "policy_torso"}
-    assert names(True) == {"policy", "policy_torso", "value", "value_torso"}
-    shared = config_for("ppo", model=dict(name="actor_critic", width=8, shared=True))
-    assert set(assemble(shared, None, mesh_of(1)).abstract.params) == {"policy", "torso", "value"}
+    def names(task, **values):
+        return set(assemble(config_for(task, **values), None, mesh_of(1)).abstract.params)
+    assert names("reinforce", baseline=False) == {"policy", "policy_torso"}
+    both = {"policy", "policy_torso", "value", "value_torso"}
+    assert names("reinforce", baseline=True) == both
+    shared = dict(name="actor_critic", width=8, shared=True)
+    assert names("ppo", model=shared) == {"policy", "torso", "value"}
 
 
 class TwoSwitches(Contextual):
-    """Reward for each of two switches that is set as the observation's sign says."""
+    """Two switches, with a reward for each that is set as the observation's sign says."""
     actions = MultiDiscrete((2, 3))
 
     def step(self, state, action, key):
@@ -635,7 +667,7 @@ def test_only_a_policy_acts(tmp_path):
         kj.restore(tmp_path).act(np.zeros((1, 8, 8, 1)))
 
 
-# --------------------------------------------------------------------------------------- environments that are refused
+# -------------------------------------------------------------------- environments that are refused
 
 def with_step(**changes):
     class Changed(Contextual):
@@ -698,7 +730,8 @@ def test_an_environment_that_breaks_the_protocol(env, says):
     (dict(data=dict(epoch=2)), "epoch"),
     (dict(model=dict(name="actor_critic", torso="mpl")), "config.model.torso"),
     (dict(clipp=0.2), "clip"),
-    (dict(normalize_advantages="no"), "config.normalize_advantages: expected True or False, found 'no'"),
+    (dict(normalize_advantages="no"),
+     "config.normalize_advantages: expected True or False, found 'no'"),
 ])
 def test_bad_input(change, says):
     with pytest.raises(kj.UserError, match=says):
@@ -715,7 +748,7 @@ def test_a_key_that_is_missing(key):
 
 
 def test_an_environment_that_returns_nan(tmp_path, monkeypatch):
-    """The step is skipped, the run stops in one line, its batch and the checkpoint from before are there."""
+    """The run skips the step, keeps its batch and the checkpoint before it, and stops."""
     from karpjax.core.errors import NotFinite
     from karpjax.envs.cartpole import CartPole
     step = CartPole.step
@@ -735,7 +768,7 @@ def test_an_environment_that_returns_nan(tmp_path, monkeypatch):
 
 
 def test_evaluation_takes_no_more_environments_than_it_needs():
-    """A rollout of 64 environments and an evaluation of 5 episodes: 8 are played, one a device, and each seed once."""
+    """An evaluation of 5 episodes plays 8, one a device, and counts each seed once."""
     source = kj.sources.Rollout(kj.envs.make_env("cartpole"), act=None, examples=None, num_envs=64,
                                 num_steps=1, eval_episodes=5)
     batches = list(source.eval_batches("eval"))

@@ -157,7 +157,7 @@ def machine() -> dict:
             **{flag: flag in flags for flag in ("avx2", "avx512f")}}
 
 
-# ------------------------------------------------------------------------------------- making them
+# -------------------------------------------------------------------------------------- making them
 
 def inputs_for(name: str, example):
     """Return a few inputs of a kind, as a user gives them to `predict`."""
