@@ -1,4 +1,4 @@
-"""Environments of other projects behind our protocol: live where they are installed, and what is said where they are not."""
+"""Environments of other projects behind our protocol, and the error if they are not installed."""
 import importlib.util
 import sys
 
@@ -30,7 +30,7 @@ def test_a_project_that_has_no_adapter():
 
 
 def played(env, steps: int, copies: int = 4):
-    """The last of `steps` steps of the same action, with automatic resets."""
+    """Return the TimeSteps of `steps` steps of the same action, with automatic resets."""
     state, _ = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), copies))
     action = jnp.zeros((copies, *(() if hasattr(env.actions, "n") else (len(env.actions.low),))),
                        jnp.int32)
@@ -39,14 +39,14 @@ def played(env, steps: int, copies: int = 4):
     for t in range(steps):
         like = jax.tree.map(lambda x: (x.shape, x.dtype), state)
         state, out = step(state, action, jax.random.split(jax.random.key(t), copies))
-        assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == like  # it can be scanned over
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == like  # a scan needs this
         outs.append(out)
     return outs
 
 
 @needs_gymnax
 def test_gymnax_cartpole_is_ours():
-    """Their CartPole and ours, from the same state with the same actions: the same observations and ends."""
+    """Their CartPole and ours, from one state by the same actions, observe and end alike."""
     theirs, ours = kj.envs.make_env("gymnax:CartPole-v1"), kj.envs.make_env("cartpole")
     state, obs = theirs.reset(jax.random.key(0))
     own = {"obs": obs, "time": jnp.int32(0)}

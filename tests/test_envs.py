@@ -1,4 +1,4 @@
-"""The embedded environments: against Gymnasium, against plain Python, and what the protocol promises of each."""
+"""The embedded environments: against Gymnasium, against plain Python, and under the protocol."""
 import collections
 import functools
 import importlib.util
@@ -32,7 +32,7 @@ def at_random(env):
 
 
 def play(env, policy, steps: int, keys=KEYS, advance=auto_reset):
-    """`steps` of each environment: the states that followed and the TimeSteps, leaves (E, T, ...)."""
+    """Return the states and TimeSteps of `steps` steps of each environment: leaves (E, T, ...)."""
     def one(key):
         def step(carry, key):
             action_key, step_key = jax.random.split(key)
@@ -44,7 +44,7 @@ def play(env, policy, steps: int, keys=KEYS, advance=auto_reset):
 
 
 def returns(env, policy, seeds: int):
-    """Of one episode for each seed: (E,)."""
+    """Return the return of one episode for each seed: (E,)."""
     _, out = play(env, policy, env.max_steps, jax.vmap(jax.random.key)(jnp.arange(seeds)),
                   advance=type(env).step)
     over = out.terminated | out.truncated
@@ -52,8 +52,8 @@ def returns(env, policy, seeds: int):
     return (out.reward * (np.cumsum(over, 1) - over == 0)).sum(1)
 
 
-def equal(found, expected, atol=0.0):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol), found, expected)
+def equal(actual, expected, atol=0.0):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol), actual, expected)
 
 
 # --- Gymnasium
@@ -65,7 +65,10 @@ OURS = {"CartPole-v1": ("cartpole", "obs"), "Acrobot-v1": ("acrobot", "joints"),
 @pytest.mark.parametrize("source", ["golden", pytest.param("live", marks=NEEDS_GYMNASIUM)])
 @pytest.mark.parametrize("name", OURS)
 def test_a_step_is_gymnasiums(name, source):
-    """From hundreds of states. None of them ends within rounding of a threshold, so that `terminated` is the same too."""
+    """A step from each of hundreds of states is Gymnasium's.
+
+    None of them ends within rounding of a threshold, so that `terminated` is the same too.
+    """
     stored = np.load(GOLDENS)
     expected = {key.split("/")[1]: stored[key] for key in stored if key.startswith(name)}
     if source == "live":
@@ -75,7 +78,8 @@ def test_a_step_is_gymnasiums(name, source):
     env = envs.make_env(ours)
     state = {part: jnp.asarray(expected["state"]),
              "time": jnp.zeros(len(expected["state"]), jnp.int32)}
-    state, out = jax.jit(jax.vmap(env.step, (0, 0, None)))(state, jnp.asarray(expected["action"]), None)
+    step = jax.jit(jax.vmap(env.step, (0, 0, None)))
+    state, out = step(state, jnp.asarray(expected["action"]), None)
     np.testing.assert_allclose(state[part], expected["after"], rtol=1e-6, atol=1e-5)
     np.testing.assert_allclose(out.obs, expected["obs"], rtol=1e-6, atol=1e-5)
     np.testing.assert_allclose(out.reward, expected["reward"], rtol=1e-6, atol=1e-5)
@@ -87,8 +91,10 @@ def test_a_step_is_gymnasiums(name, source):
                          [("cartpole", "obs", [0.05] * 4), ("acrobot", "joints", [0.1] * 4),
                           ("pendulum", "joint", [np.pi, 1.0])])
 def test_starts_are_gymnasiums(name, part, high):
-    """Uniform between -high and high: the extremes and the spread."""
-    starts = jax.jit(jax.vmap(envs.make_env(name).reset))(jax.random.split(jax.random.key(0), 4000))[0][part] / np.array(high)
+    """Starts are uniform between -high and high, by their extremes and their spread."""
+    keys = jax.random.split(jax.random.key(0), 4000)
+    states, _ = jax.jit(jax.vmap(envs.make_env(name).reset))(keys)
+    starts = states[part] / np.array(high)
     assert (np.abs(starts) <= 1).all() and (starts.max(0) > 0.99).all()
     assert (starts.min(0) < -0.99).all()
     np.testing.assert_allclose(starts.std(0), 3**-0.5, rtol=0.05)
@@ -98,9 +104,11 @@ def test_starts_are_gymnasiums(name, part, high):
 
 @EACH
 def test_shapes_and_types_stay(name, options):
-    """A step's state and observation are of the same shapes and types as a reset's; alone and in a batch it is the same."""
+    """A step's state and observation have a reset's shapes and types, alone and in a batch."""
     env = envs.make_env(name, **options)
-    kinds = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
+
+    def kinds(tree):
+        return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
 
     @jax.jit
     def one(key):
@@ -116,20 +124,20 @@ def test_shapes_and_types_stay(name, options):
 
 @functools.cache
 def random_play(name):
-    """Episodes of at most 30 steps, 120 steps of them."""
+    """Return (env, states, TimeSteps) of 120 random steps, in episodes of at most 30."""
     env = envs.make_env(name, max_steps=30)
     return env, *play(env, at_random(env), 120)
 
 
 @pytest.mark.parametrize("name", envs.ENVIRONMENTS)
 def test_episodes_end(name):
-    """After `max_steps` at the latest, then truncated and not terminated, and a new one begins."""
+    """An episode is truncated after `max_steps`, and a new one begins."""
     env, state, out = random_play(name)
     over = out.terminated | out.truncated
     before = np.concatenate([np.zeros((len(KEYS), 1), int), state["time"][:, :-1]], 1)
     assert (state["time"] == np.where(over, 0, before + 1)).all() and before.max() == 29
     assert out.truncated.any() and (out.truncated == (before == 29) & ~out.terminated).all()
-    # acrobot needs more than 30 steps
+    # Acrobot needs more than 30 steps.
     assert out.terminated.any() == (name in ("cartpole", "grid_nav", "highway"))
 
 
@@ -153,7 +161,8 @@ BOUNDS = {
     "pendulum": lambda s: np.abs(s["joint"]) <= [np.pi + 30 * 0.05 * 8, 8.0],
     "grid_nav": lambda s: (s["agent"] >= 0) & (s["agent"] < 8),
     "reacher": lambda s: np.abs(s["speeds"]) <= 10,
-    "highway": lambda s: (np.abs(s["heading"]) < 1.6) & (np.abs(s["speed"]) <= 31) & (np.abs(s["y"] - 4) < 10),
+    "highway": lambda s: ((np.abs(s["heading"]) < 1.6) & (np.abs(s["speed"]) <= 31)
+                          & (np.abs(s["y"] - 4) < 10)),
 }
 
 
@@ -169,8 +178,10 @@ def test_states_are_bounded_and_differ(name):
 @pytest.mark.parametrize("name", envs.ENVIRONMENTS)
 def test_pictures(name):
     env, states, _ = random_play(name)
-    pictures = [env.draw(jax.tree.map(lambda x: x[e, t], states))
-                for e, t in ((0, 0), (0, 4), (1, 4))]
+
+    def picture_of(e, t):
+        return env.draw(jax.tree.map(lambda x: x[e, t], states))
+    pictures = [picture_of(0, 0), picture_of(0, 4), picture_of(1, 4)]
     for picture in pictures:
         assert picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.float32
         assert picture.min() >= 0 and picture.max() <= 1
@@ -181,7 +192,7 @@ def test_pictures(name):
 
 @EACH
 def test_auto_reset_keeps_the_final_observation(name, options):
-    """Half of the environments are at their last step: those start anew, the others go on."""
+    """Half of the environments are at their last step. They start again, the others go on."""
     env = envs.make_env(name, **options)
 
     @jax.vmap
@@ -189,22 +200,28 @@ def test_auto_reset_keeps_the_final_observation(name, options):
         state, obs = env.reset(key)
         state["time"] = jnp.where(last, env.max_steps - 1, 0)
         action, (step_key, reset_key) = at_random(env)(state, obs, key), jax.random.split(key)
-        return auto_reset(env, state, action, key), env.step(state, action, step_key), env.reset(reset_key)
+        automatic = auto_reset(env, state, action, key)
+        return automatic, env.step(state, action, step_key), env.reset(reset_key)
     last = np.arange(len(KEYS)) % 2 == 0
-    (after, out), (stepped, plain), (fresh, start) = jax.tree.map(np.asarray, jax.jit(one)(KEYS, last))
+    results = jax.tree.map(np.asarray, jax.jit(one)(KEYS, last))
+    (after, out), (stepped, plain), (fresh, start) = results
     over = plain.terminated | last
-    rows = lambda where, *trees: jax.tree.map(lambda x: x[where], trees)
+
+    def rows(where, *trees):
+        return jax.tree.map(lambda x: x[where], trees)
+
+    def differs(a, b):
+        pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        return any((x[over] != y[over]).any() for x, y in pairs)
     equal(out._replace(obs=0), plain._replace(obs=0))
     equal(rows(over, after, out.obs), rows(over, fresh, start))
     equal(rows(~over, after, out.obs), rows(~over, stepped, plain.obs))
-    differs = lambda a, b: any((x[over] != y[over]).any()
-                               for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
     assert differs(out.obs, out.final_obs) and 0 < over.sum() < len(KEYS)
 
 
 @EACH
 def test_environments_on_eight_devices_exchange_nothing(name, options):
-    """What a rollout does to them compiles to a program without collectives."""
+    """A rollout's steps and resets compile to a program without collectives."""
     env = envs.make_env(name, **options)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = NamedSharding(mesh, PartitionSpec("data"))
@@ -215,10 +232,11 @@ def test_environments_on_eight_devices_exchange_nothing(name, options):
         return jax.vmap(one)(jax.vmap(env.reset)(keys), keys)
 
     def collectives(function):
-        text = jax.jit(function, out_shardings=spread).lower(jax.device_put(KEYS, spread)).compile().as_text()
+        lowered = jax.jit(function, out_shardings=spread).lower(jax.device_put(KEYS, spread))
+        text = lowered.compile().as_text()
         return re.findall("all-reduce|all-gather|all-to-all|collective-permute", text)
     assert not collectives(rollout)
-    # or this would test nothing
+    # The check can fail.
     assert collectives(lambda keys: jnp.cumsum(jax.vmap(jax.random.bits)(keys)))
 
 
@@ -256,8 +274,11 @@ GOOD = {
                           ("grid_nav", (-0.12,)), ("reacher", (-86, -10.5, -81))])
 def test_returns_are_as_the_docstrings_say(name, numbers):
     env = envs.make_env(name)
-    nothing = lambda *_: jnp.zeros(2)
-    for number, policy in zip(numbers, (at_random(env), GOOD.get(name), nothing)):
+
+    def nothing(state, obs, key):
+        return jnp.zeros(2)
+    policies = (at_random(env), GOOD.get(name), nothing)
+    for number, policy in zip(numbers, policies, strict=False):
         assert f" {number}" in sys.modules[type(env).__module__].__doc__
         np.testing.assert_allclose(returns(env, policy, 256).mean(), number, rtol=0.04)
 
@@ -265,13 +286,14 @@ def test_returns_are_as_the_docstrings_say(name, numbers):
 # --- grid_nav
 
 def plain_distances(walls, goal):
-    """Breadth-first search as in a textbook."""
+    """Return the distances to the goal, by a textbook's breadth-first search."""
     distance, queue = np.full(walls.shape, np.inf), collections.deque([goal])
     distance[goal] = 0
     while queue:
         row, column = queue.popleft()
         for cell in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
-            if 0 <= min(cell) and max(cell) < len(walls) and not walls[cell] and distance[cell] == np.inf:
+            inside = 0 <= min(cell) and max(cell) < len(walls)
+            if inside and not walls[cell] and distance[cell] == np.inf:
                 distance[cell] = distance[row, column] + 1
                 queue.append(cell)
     return distance
@@ -282,32 +304,33 @@ def test_shortest_paths(share):
     rng = np.random.default_rng(0)
     walls, goals = rng.random((40, 8, 8)) < share, rng.integers(0, 8, (40, 2))
     walls[np.arange(40), goals[:, 0], goals[:, 1]] = False
-    found = jax.jit(jax.vmap(grid_nav.shortest_path))(walls, goals)
+    distances = jax.jit(jax.vmap(grid_nav.shortest_path))(walls, goals)
     within = jax.jit(jax.vmap(lambda w, g: grid_nav.shortest_path(w, g, 3)))(walls, goals)
     for i in range(40):
         expected = plain_distances(walls[i], tuple(goals[i]))
-        equal(found[i], expected)
+        equal(distances[i], expected)
         equal(within[i], np.where(expected <= 3, expected, np.inf))
 
 
 def test_the_longest_way_on_a_grid():
-    """Back and forth between walls with a gap at alternating ends."""
+    """The way goes back and forth between walls with a gap at alternating ends."""
     walls = np.zeros((9, 9), bool)
     walls[1::2] = True
     walls[1::4, -1] = walls[3::4, 0] = False
-    found = grid_nav.shortest_path(jnp.asarray(walls), jnp.array([0, 0]))
-    equal(found, plain_distances(walls, (0, 0)))
-    assert found[8, 8] == 48
+    distances = grid_nav.shortest_path(jnp.asarray(walls), jnp.array([0, 0]))
+    equal(distances, plain_distances(walls, (0, 0)))
+    assert distances[8, 8] == 48
 
 
 @pytest.mark.parametrize("options", [dict(walls=0.6), dict(walls=1.0), dict(size=2),
                                      dict(size=5, max_steps=3)], ids=str)
 def test_the_goal_can_be_reached_in_time(options):
-    """From the start, in state["shortest"] steps, however many walls there are; the start is never the goal."""
+    """The goal is state["shortest"] steps from the start, which is never the goal itself."""
     env = envs.make_env("grid_nav", **options)
-    state, _ = jax.tree.map(np.asarray, jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 300)))
-    for walls, goal, agent, shortest in zip(state["walls"], state["goal"], state["agent"],
-                                            state["shortest"]):
+    keys = jax.random.split(jax.random.key(0), 300)
+    state, _ = jax.tree.map(np.asarray, jax.jit(jax.vmap(env.reset))(keys))
+    parts = (state[name] for name in ("walls", "goal", "agent", "shortest"))
+    for walls, goal, agent, shortest in zip(*parts, strict=True):
         assert plain_distances(walls, tuple(goal))[tuple(agent)] == shortest
         assert 1 <= shortest <= env.max_steps
     for cells in (state["goal"], state["agent"]):
@@ -349,7 +372,8 @@ def test_planes_show_walls_agent_and_goal():
     state = {"walls": jnp.zeros((3, 3), bool).at[0, 1].set(True), "agent": jnp.array([1, 1]),
              "goal": jnp.array([2, 0]), "time": jnp.int32(0)}
     planes = np.asarray(env.observe(state))
-    assert [np.argwhere(planes[..., i]).tolist() for i in range(3)] == [[[0, 1]], [[1, 1]], [[2, 0]]]
+    cells = [np.argwhere(planes[..., i]).tolist() for i in range(3)]
+    assert cells == [[[0, 1]], [[1, 1]], [[2, 0]]]
     blocked, up = env.step(state, jnp.int32(0), None)
     assert blocked["agent"].tolist() == [1, 1] and not up.terminated
     assert up.reward == np.float32(-0.01)
@@ -387,10 +411,13 @@ def test_torques_are_clipped():
 
 
 def test_a_free_pendulum_keeps_its_energy():
-    """About: symplectic Euler's energy oscillates but does not drift."""
+    """The energy of symplectic Euler's method oscillates but does not drift."""
     env = envs.make_env("pendulum")
     start = {"joint": jnp.array([1.0, 0.0]), "time": jnp.int32(0)}
-    step = lambda state, _: (lambda after: (after, after["joint"]))(env.step(state, jnp.zeros(1), None)[0])
+
+    def step(state, _):
+        after, _ = env.step(state, jnp.zeros(1), None)
+        return after, after["joint"]
     theta, omega = jax.lax.scan(step, start, length=400)[1].T
     energy = omega**2 / 6 + 5 * jnp.cos(theta)
     assert np.abs(energy - 5 * np.cos(1.0)).max() < 0.8 and theta.max() > 5

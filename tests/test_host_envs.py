@@ -21,8 +21,9 @@ def same_bits(a, b) -> bool:
 
 
 class Faulty(gymnasium.Env):
-    """Fails on its third step."""
-    observation_space, action_space = gymnasium.spaces.Discrete(4), gymnasium.spaces.Discrete(2, start=1)
+    """An environment that fails on its third step."""
+    observation_space = gymnasium.spaces.Discrete(4)
+    action_space = gymnasium.spaces.Discrete(2, start=1)
 
     def reset(self, seed=None, options=None):
         super().reset(seed=seed)
@@ -47,12 +48,16 @@ for name, kind, limit in (("Faulty-v0", Faulty, 10), ("Endless-v0", Faulty, None
 
 
 def rollout(env, seed: int = 0, steps: int = T):
-    """(the last state, actions (T, E), TimeSteps (T, E), first obs, seeds): random play with automatic resets."""
+    """Play at random with automatic resets.
+
+    Return (first obs, last state, (actions (T, E), TimeSteps (T, E), seeds (T, E))).
+    """
     def step(state, t):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), t), 2 * E)
         action = jax.vmap(lambda k: spaces.sample(env.actions, k))(keys[:E])
         seeds = state["seed"]
-        state, out = jax.vmap(lambda s, a, k: protocol.auto_reset(env, s, a, k))(state, action, keys[E:])
+        advance = jax.vmap(lambda s, a, k: protocol.auto_reset(env, s, a, k))
+        state, out = advance(state, action, keys[E:])
         return state, (action, out, seeds)
 
     state, obs = jax.vmap(env.reset)(jax.random.split(jax.random.key(seed), E))
@@ -71,18 +76,18 @@ def test_it_is_what_gymnasium_plays(name):
         np.testing.assert_array_equal(obs[e], theirs.reset(seed=int(seeds[0, e]))[0])
         for t in range(T):
             action = actions[t, e] if low is None else np.clip(actions[t, e], low, high)
-            found, reward, terminated, truncated, _ = theirs.step(action)
-            np.testing.assert_array_equal(out.final_obs[t, e], np.float32(found))
-            assert (out.reward[t, e], out.terminated[t, e],
-                    out.truncated[t, e]) == (np.float32(reward), terminated, truncated)
+            seen, reward, terminated, truncated, _ = theirs.step(action)
+            np.testing.assert_array_equal(out.final_obs[t, e], np.float32(seen))
+            ours = (out.reward[t, e], out.terminated[t, e], out.truncated[t, e])
+            assert ours == (np.float32(reward), terminated, truncated)
             if terminated or truncated:
-                found, ends = theirs.reset(seed=int(seeds[t + 1, e]))[0], ends + 1
-            np.testing.assert_array_equal(out.obs[t, e], np.float32(found))
+                seen, ends = theirs.reset(seed=int(seeds[t + 1, e]))[0], ends + 1
+            np.testing.assert_array_equal(out.obs[t, e], np.float32(seen))
     assert ends >= E
 
 
 def test_simulators_are_a_cache():
-    """Whatever they were doing, a state leads to the same."""
+    """A state leads to the same next state, whatever the simulators did before."""
     env = kj.envs.make_env("gymnasium:CartPole-v1")
     _, state, _ = rollout(env)
     step = jax.jit(jax.vmap(env.step))
@@ -93,7 +98,7 @@ def test_simulators_are_a_cache():
     env.simulators.kept.clear()
     assert same_bits(first, step(state, actions, keys))                       # a new process
     assert len(env.simulators.kept) + len(env.simulators.idle) <= env.simulators.limit
-    # the check can fail
+    # The check can fail.
     assert not np.array_equal(first[1].obs, step(state, 0 * actions, keys)[1].obs)
 
 
@@ -107,6 +112,7 @@ def test_beyond_the_end_nothing_changes():
 
 
 def config(**own):
+    """Return a small config of PPO on Gymnasium's CartPole, with changes."""
     return kj.config(task="ppo", **{**dict(
         env=dict(name="gymnasium:CartPole-v1", max_steps=20), discount=0.99, gae_lambda=0.95,
         clip=0.2, value_clip=0.0, target_kl=0.0, value_coefficient=0.5, entropy_coefficient=0.01,
@@ -117,7 +123,7 @@ def config(**own):
 
 
 def test_a_run_that_was_stopped_ends_the_same(tmp_path):
-    """Resume plays the episodes under way again; evaluation and pictures come from the same simulators."""
+    """A resume plays the episodes under way again. Evaluation uses the same simulators."""
     whole = fit(config(), tmp_path / "whole", mesh=mesh_of(1))
     fit(config(steps=8), tmp_path / "cut", mesh=mesh_of(1))
     cut = fit(config(), tmp_path / "cut", mesh=mesh_of(1))
@@ -152,7 +158,7 @@ def test_a_missing_extra(monkeypatch):
 
 
 def test_spaces_are_translated():
-    """Discrete actions that start at 1; an observation that is a number comes as one-hot."""
+    """Discrete actions may start at 1. An observation that is a number comes as one-hot."""
     env = kj.envs.make_env("gymnasium:Faulty-v0")
     state, obs = env.reset(jax.random.key(0))
     state, out = env.step(state, jnp.int32(1), jax.random.key(0))
@@ -160,9 +166,10 @@ def test_spaces_are_translated():
 
 
 def test_a_simulator_that_fails_is_one_line(tmp_path):
-    """In a command: the callback's error, not the compiled program's page about it."""
+    """A command prints the callback's error, not the compiled program's page about it."""
     task = tmp_path / "faulty.py"
-    task.write_text("import sys\nsys.path[:0] = %r\nimport test_host_envs\n"
-                    "def get_config():\n    return test_host_envs.config(env=dict(name='gymnasium:Faulty-v0'))\n" % sys.path)
+    task.write_text(f"import sys\nsys.path[:0] = {sys.path!r}\nimport test_host_envs\n"
+                    "def get_config():\n"
+                    "    return test_host_envs.config(env=dict(name='gymnasium:Faulty-v0'))\n")
     command.refused(command.command("train", f"--config={task}", f"--workdir={tmp_path / 'run'}"),
                     "failed on the action", "the engine stalled")
