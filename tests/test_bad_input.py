@@ -1,4 +1,7 @@
-"""Bad input, through the real command: one clear line (expected, found, fix), exit code 2, nothing half-written."""
+"""Bad input, through the real command: one line (expected, found, fix) and exit code 2.
+
+Nothing is left half-written.
+"""
 import io
 import json
 import pathlib
@@ -12,7 +15,8 @@ import pytest
 
 from karpjax.run import checkpoint, metrics
 
-RETURN = 'return {"nll": kj.mean(nll, batch["weight"])}, {"accuracy": kj.mean(correct, batch["weight"])}, model_state'
+RETURN = 'return losses, {"accuracy": kj.mean(correct, batch["weight"])}, model_state'
+LOSSES = '{"nll": kj.mean(nll, batch["weight"])}'
 PAIR = "expected (losses, metrics, model_state), losses and metrics dicts of name -> (total, count)"
 
 
@@ -23,7 +27,7 @@ def train(folder, text: str, *flags: str, **options):
 
 
 def refused_untouched(folder, result, *words: str) -> None:
-    """...and no workdir was claimed."""
+    """Check that a command was refused, and that it has begun no workdir."""
     refused(result, *words)
     assert not (folder / "run").exists()
 
@@ -66,8 +70,8 @@ def test_value_of_a_wrong_type(tmp_path, flag, expected):
                                              "'max validation/accuracy', found 'accuracy'"),
                                             ("--config.optimizer.name=adamm",
                                              "did you mean 'adam'?"),
-                                            ("--config.mesh.fsdp=3",
-                                             "data x fsdp must be the number of devices, 1; found")])
+                                            ("--config.mesh.fsdp=3", "data x fsdp must be the "
+                                             "number of devices, 1; found")])
 def test_value_out_of_range(tmp_path, flag, expected):
     refused_untouched(tmp_path, train(tmp_path, TINY, flag), "config.", expected)
 
@@ -80,7 +84,8 @@ def test_missing_config_file(tmp_path):
 
 def test_batch_size_not_divisible_by_devices(tmp_path):
     result = train(tmp_path, TINY, "--devices=3")
-    refused_untouched(tmp_path, result, "multiple of devices x accumulate = 3 x 1, found 8; use 6 or 9")
+    refused_untouched(tmp_path, result,
+                      "multiple of devices x accumulate = 3 x 1, found 8; use 6 or 9")
 
 
 # ----------------------------------------------------------------------------------------- the task
@@ -117,7 +122,7 @@ def test_task_that_does_not_exist(tmp_path):
      ("reserved name", "'grad_norm'", "rename it")),
     ((RETURN, RETURN.replace("model_state", "{}")),
      ("another model_state", "return karpjax.apply's second value")),
-    ((RETURN, RETURN.replace("mean(nll, ", "mean(nll[:4], ")),
+    ((LOSSES, LOSSES.replace("mean(nll, ", "mean(nll[:4], ")),
      ("karpjax.mean: expected a weight", "(4,)", "found (8,)")),
     (("    return kj.Task(model, source, loss, inputs=\"x\")\n", "    return model\n"),
      ("build(config) returned MLP", "expected a karpjax.Task")),
@@ -135,13 +140,15 @@ PICTURES = """
 import karpjax
 
 def get_config():
-    return karpjax.config(task="classify", steps=8, log_every=1, save_every=1, model=dict(name="cnn", width=2),
-                          data=dict(name="pictures", data_dir="tfds", train="train", batch_size=4, on_device="auto"))
+    return karpjax.config(task="classify", steps=8, log_every=1, save_every=1,
+                          model=dict(name="cnn", width=2),
+                          data=dict(name="pictures", data_dir="tfds", train="train", batch_size=4,
+                                    on_device="auto"))
 """
 
 
 def prepare_pictures(folder, damaged: int | None = None, classes: int = 3) -> None:
-    """A TFDS set of 16 PNG images with 12 labels at most; record `damaged` holds something else."""
+    """Write a TFDS set of 16 PNG images. Record `damaged` holds something else."""
     import PIL.Image
     import tensorflow_datasets as tfds
 
@@ -194,7 +201,7 @@ def test_unreadable_image_on_the_device(tmp_path):
 
 
 def test_unreadable_image_fed_from_the_host(tmp_path):
-    """Met on the way: the checkpoints before it stay whole."""
+    """An unreadable image that is met on the way leaves the checkpoints before it whole."""
     prepare_pictures(tmp_path, damaged=9)
     result = train(tmp_path, PICTURES, "--config.data.on_device=no")
     refused(result, "data set pictures/train: record ", "cannot be read", "prepare the set again")
@@ -223,16 +230,15 @@ def test_label_out_of_range(tmp_path):
      ["'cifar10': expected tokens and their tokenizer"])])
 def test_texts(tmp_path, config, edits, words):
     (tmp_path / "empty.txt").write_text("")
-    refused_untouched(tmp_path, train(tmp_path,
-                                      changed((ROOT / "configs" / f"{config}.py").read_text(),
-                                              *edits)), *words)
+    text = changed((ROOT / "configs" / f"{config}.py").read_text(), *edits)
+    refused_untouched(tmp_path, train(tmp_path, text), *words)
 
 
 # -------------------------------------------------------------------------------------- the workdir
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory):
-    """A folder with a run of tiny.py that stopped at step 4 of 8: its only checkpoint."""
+    """Return a folder with a run of tiny.py that stopped at step 4 of 8, its only checkpoint."""
     folder = tmp_path_factory.mktemp("half")
     done(train(folder, TINY, "--config.steps=4"))
     return folder
@@ -244,7 +250,11 @@ def run(half, tmp_path):
 
 
 def whole(workdir) -> list[int]:
-    """The steps of a workdir's checkpoints; their parameters are read, and have their checksums, or this raises."""
+    """Return the steps of a workdir's checkpoints.
+
+    Raises:
+      an error if their parameters cannot be read or lack their checksums.
+    """
     here, folders = SingleDeviceSharding(jax.devices()[0]), (workdir / "checkpoints").iterdir()
     folders = {int(folder.name): folder for folder in folders if folder.name.isdigit()}
     for folder in folders.values():
@@ -253,6 +263,11 @@ def whole(workdir) -> list[int]:
                   if name.startswith("params/")}
         assert checkpoint.load_named(folder, params).keys() == params.keys() != set()
     return sorted(folders)
+
+
+def logged_steps(workdir) -> list[int]:
+    """Return the steps of the rows with a training loss."""
+    return [row["step"] for row in metrics.read_rows(workdir) if "train/loss" in row]
 
 
 def test_workdir_of_another_config(run):
@@ -269,12 +284,15 @@ def test_what_may_change_in_a_workdir(run):
     summary = json.loads((run / "run" / "summary.json").read_text())
     assert (summary["steps"], summary["resumed"], summary["device"]["count"]) == (8, True, 2)
     assert json.loads((run / "run" / "config.json").read_text())["accumulate"] == 2
-    assert [row["step"] for row in metrics.read_rows(run / "run") if "train/loss" in row] == [2, 4, 5, 6, 7, 8]
+    assert logged_steps(run / "run") == [2, 4, 5, 6, 7, 8]
 
 
 @pytest.mark.parametrize("limit", [1500, 4000], ids=["metrics", "checkpoint"])
 def test_full_disk(run, limit):
-    """The limit on the size of a file stands for a full disk: writing beyond it fails with a real error of the system."""
+    """A full disk is one line, and the next start goes on.
+
+    A limit on the size of files stands for it: writing beyond fails with a real system error.
+    """
     small = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
     line = refused(train(run, TINY, "--config.log_every=1", before=small), "File too large",
                    "make room", "start the same")
@@ -283,11 +301,11 @@ def test_full_disk(run, limit):
     done(train(run, TINY, "--config.log_every=1"))
     assert whole(run / "run") == [4, 8]
     assert not list((run / "run" / "checkpoints").glob("*tmp*"))
-    assert [row["step"] for row in metrics.read_rows(run / "run") if "train/loss" in row] == [2, 4, 5, 6, 7, 8]
+    assert logged_steps(run / "run") == [2, 4, 5, 6, 7, 8]
 
 
 def test_workdir_that_cannot_be_written(tmp_path):
-    """Below a file rather than without permission: the super-user may write anywhere."""
+    """A workdir below a file cannot be written. Without permission the super-user still could."""
     (tmp_path / "file").write_text("mine")
     result = train(tmp_path, TINY, "--workdir=file/run")
     refused_untouched(tmp_path, result, "--workdir=",
@@ -298,11 +316,10 @@ def test_workdir_that_cannot_be_written(tmp_path):
 # ------------------------------------------------------------------------ starting from another run
 
 @pytest.mark.parametrize("flags, expected", [
-    (["--config.init_from=nowhere"], ["nowhere: no checkpoint here",
-                                      "a workdir with checkpoints/STEP in it"]),
+    (["--config.init_from=nowhere"],
+     ["nowhere: no checkpoint here", "a workdir with checkpoints/STEP in it"]),
     (["--config.init_from=run", "--config.model.layers=2"],
-     ["missing in the checkpoint: ['hidden1/bias', 'hidden1/kernel']",
-      "unexpected in it: none",
+     ["missing in the checkpoint: ['hidden1/bias', 'hidden1/kernel']", "unexpected in it: none",
       "what is meant to differ goes into config.init_skip"]),
 ], ids=["no checkpoint", "bigger model"])
 def test_start_from_a_run_that_does_not_fit(run, flags, expected):

@@ -1,6 +1,7 @@
-"""Checkpoints made by earlier versions restore for ever: without their config file, on any machine, to the same numbers.
+"""Checkpoints of earlier versions restore for ever, without their config file, to the same numbers.
 
-tests/data/checkpoint_vN was made once by tests/data/make_checkpoint_vN.py; a new schema adds a folder, none is made again.
+tests/data/checkpoint_vN was made once by tests/data/make_checkpoint_vN.py. A new schema adds a
+folder. None is made again.
 """
 import json
 import pathlib
@@ -18,7 +19,7 @@ DATA = pathlib.Path(__file__).parent / "data"
 
 @pytest.fixture
 def v1(tmp_path, monkeypatch):
-    """A copy of it, alone: nothing beside the workdir, and another current folder."""
+    """Return a copy of the workdir, alone in another current folder."""
     monkeypatch.chdir(tmp_path)
     return shutil.copytree(DATA / "checkpoint_v1", tmp_path / "run")
 
@@ -38,13 +39,14 @@ def test_v1(v1):
 
 
 def test_v1_numbers_come_from_the_checkpoint(v1, monkeypatch):
-    """The mutant: a restore that keeps fresh parameters must not pass the test above."""
+    """The mutant is a restore that keeps fresh parameters. The test above must catch it."""
     import jax
 
     from karpjax.run import checkpoint
-    numbers = lambda x: np.full(x.shape, 0.1, x.dtype)
-    monkeypatch.setattr(checkpoint, "load",
-                        lambda folder, abstract: jax.tree.map(numbers, abstract))
+
+    def fresh(folder, abstract):
+        return jax.tree.map(lambda x: np.full(x.shape, 0.1, x.dtype), abstract)
+    monkeypatch.setattr(checkpoint, "load", fresh)
     with pytest.raises(AssertionError):
         test_v1(v1)
 
@@ -52,7 +54,8 @@ def test_v1_numbers_come_from_the_checkpoint(v1, monkeypatch):
 def test_v1_is_small_and_names_no_machine():
     files = [file for file in (DATA / "checkpoint_v1").rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 150_000
-    assert [file for file in files if re.search(rb"/(tmp|home|root|Users|mnt|var|opt)/",
-                                                file.read_bytes())] == []
-    record = json.loads((DATA / "checkpoint_v1" / "checkpoints" / "40" / "meta" / "metadata").read_text())["task"]
-    assert record["path"] == "poly_v1.py" and "def build(config)" in record["text"]
+    machine = rb"/(tmp|home|root|Users|mnt|var|opt)/"
+    assert [file for file in files if re.search(machine, file.read_bytes())] == []
+    metadata = DATA / "checkpoint_v1" / "checkpoints" / "40" / "meta" / "metadata"
+    task_file = json.loads(metadata.read_text())["task"]
+    assert task_file["path"] == "poly_v1.py" and "def build(config)" in task_file["text"]

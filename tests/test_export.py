@@ -1,4 +1,4 @@
-"""A checkpoint as safetensors and JSON; what a restored run takes from a person: pictures, texts; the features inside."""
+"""A checkpoint as safetensors and JSON, and a restored run's inputs: pictures, texts, arrays."""
 import json
 
 from command import command, done, refused
@@ -15,11 +15,11 @@ from karpjax.run.loop import fit
 
 
 def config(**own):
-    return kj.config(task="classify", **{**dict(
-        steps=4, eval_every=2, save_every=2, model=dict(name="cnn", width=4),
-        optimizer=dict(name="adam", learning_rate=1e-2),
-        data=dict(name="digits", train="train", validation="validation", test="", batch_size=16)),
-                                         **own})
+    """Return a small config of the digits, with changes."""
+    data = dict(name="digits", train="train", validation="validation", test="", batch_size=16)
+    values = dict(steps=4, eval_every=2, save_every=2, model=dict(name="cnn", width=4),
+                  optimizer=dict(name="adam", learning_rate=1e-2), data=data)
+    return kj.config(task="classify", **{**values, **own})
 
 
 @pytest.fixture(scope="module", params=[0.0, 0.9], ids=["parameters", "moving average"])
@@ -48,20 +48,21 @@ def test_the_pair_is_the_checkpoint(made, pair):
 
 
 def test_start_from_the_pair(made, pair, tmp_path):
-    """One step at a learning rate of 0: the weights are still the exported ones."""
+    """A step at a learning rate of 0 leaves the exported weights as they are."""
     still = dict(optimizer=dict(name="sgd", learning_rate=0.0), steps=1, eval_every=1, save_every=1)
     fit(config(init_from=str(pair), **still), tmp_path / "run", mesh=mesh_of(1))
     assert same(kj.restore(tmp_path / "run").params, kj.restore(made).params)
     fit(config(**still), tmp_path / "other", mesh=mesh_of(1))
-    # the check can fail
+    # The check can fail.
     assert not same(kj.restore(tmp_path / "other").params, kj.restore(made).params)
 
 
 def test_the_commands(made, tmp_path):
     to = tmp_path / "digits.safetensors"
     assert json.loads(done(command("export", f"--workdir={made}", f"--to={to}")))["step"] == 4
-    found = json.loads(done(command("evaluate", f"--workdir={to}", "--split=validation")))
-    assert found["validation/accuracy"] == pytest.approx(kj.restore(made).metrics["validation/accuracy"], abs=1e-6)
+    again = json.loads(done(command("evaluate", f"--workdir={to}", "--split=validation")))
+    accuracy = kj.restore(made).metrics["validation/accuracy"]
+    assert again["validation/accuracy"] == pytest.approx(accuracy, abs=1e-6)
     refused(command("export", f"--workdir={made}", f"--to={to}"), "there already")
     refused(command("export", f"--workdir={made}", f"--to={tmp_path / 'digits.npz'}"),
             "ends in .safetensors")
@@ -84,7 +85,7 @@ def test_damage_is_found(pair, tmp_path):
 
 
 def test_the_card(made):
-    """What a person needs who finds the workdir."""
+    """The card holds the numbers, the config and the two lines that restore the run."""
     text = (made / "model_card.md").read_text()
     accuracy = kj.restore(made).metrics["validation/accuracy"]
     for part in ("# cnn on digits", f"| validation/accuracy | {accuracy:.4g} |", "| step 4 |",
@@ -93,7 +94,7 @@ def test_the_card(made):
 
 
 def test_pictures(made, tmp_path):
-    """Files, paths and PIL images, grey or not, of any size."""
+    """Files, paths and PIL images are inputs, grey or not, of any size."""
     run, grey = kj.restore(made), np.arange(64, dtype=np.uint8).reshape(8, 8)
     Image.fromarray(grey).save(tmp_path / "small.png")
     Image.fromarray(np.repeat(grey, 2, 0).repeat(2, 1)).convert("RGB").save(tmp_path / "large.png")
@@ -120,12 +121,11 @@ def test_features(made):
 
 
 def test_texts(tmp_path):
-    tiny = dict(layers=1, width=8, heads=1)
-    fit(kj.config(task="masked_text", steps=1, eval_every=1, save_every=1, mask_rate=0.3,
-                    model=dict(name="masked_lm", **tiny),
-                  optimizer=dict(name="adam", learning_rate=1e-3),
-                    data=dict(path="", length=16, batch_size=4)),
-          tmp_path / "run", mesh=mesh_of(1))
+    config = kj.config(task="masked_text", steps=1, eval_every=1, save_every=1, mask_rate=0.3,
+                       model=dict(name="masked_lm", layers=1, width=8, heads=1),
+                       optimizer=dict(name="adam", learning_rate=1e-3),
+                       data=dict(path="", length=16, batch_size=4))
+    fit(config, tmp_path / "run", mesh=mesh_of(1))
     run = kj.restore(tmp_path / "run")
     text = "A fine day, a walk."
     np.testing.assert_array_equal(run.predict([text]), run.predict(run.task.source.encode([text])))
@@ -134,12 +134,12 @@ def test_texts(tmp_path):
 
 def test_inputs_that_are_arrays_alone(tmp_path):
     """A policy's observations have no form for a person."""
-    fit(kj.config(task="reinforce", env=dict(name="cartpole"), discount=1.0, baseline=False,
-                  steps=1, eval_every=1,
-                    save_every=1, model=dict(name="actor_critic", width=4),
-                  optimizer=dict(name="adam", learning_rate=1e-3),
-                    data=dict(num_envs=2, num_steps=4, eval_episodes=0)), tmp_path / "run",
-        mesh=mesh_of(1))
+    config = kj.config(task="reinforce", env=dict(name="cartpole"), discount=1.0, baseline=False,
+                       steps=1, eval_every=1, save_every=1,
+                       model=dict(name="actor_critic", width=4),
+                       optimizer=dict(name="adam", learning_rate=1e-3),
+                       data=dict(num_envs=2, num_steps=4, eval_episodes=0))
+    fit(config, tmp_path / "run", mesh=mesh_of(1))
     run = kj.restore(tmp_path / "run")
     with pytest.raises(UserError, match="arrays as its data set stores them"):
         run.predict("left")

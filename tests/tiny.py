@@ -1,4 +1,6 @@
-"""A task that trains in a second: rows of noise labelled by a linear rule. For tests of everything but learning.
+"""A task that trains in a second: rows of noise labelled by a linear rule.
+
+It is for tests of everything but learning.
 
     python -m karpjax.train --config=tests/tiny.py --workdir=runs/tiny
 """
@@ -32,7 +34,9 @@ class MLP(nn.Module):
 def build(config):
     x = np.random.default_rng(0).normal(size=(112, 6)).astype(np.float32)
     rows = {"x": x, "label": x[:, :3].argmax(1).astype(np.int32)}
-    part = lambda start, stop: {name: column[start:stop] for name, column in rows.items()}
+
+    def part(start, stop):
+        return {name: column[start:stop] for name, column in rows.items()}
     source = kj.sources.arrays(part(0, 64), batch_size=config.data.batch_size,
                                splits={"validation": part(64, 88), "test": part(88, 112)})
     model = MLP(**config.model)
@@ -41,6 +45,7 @@ def build(config):
         logits, model_state = kj.apply(model, params, model_state, batch["x"], key)  # (B, C)
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])        # (B,)
         correct = (logits.argmax(-1) == batch["label"]).astype(jnp.float32)                  # (B,)
-        return {"nll": kj.mean(nll, batch["weight"])}, {"accuracy": kj.mean(correct, batch["weight"])}, model_state
+        losses = {"nll": kj.mean(nll, batch["weight"])}
+        return losses, {"accuracy": kj.mean(correct, batch["weight"])}, model_state
 
     return kj.Task(model, source, loss, inputs="x")
