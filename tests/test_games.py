@@ -25,7 +25,7 @@ from karpjax.tasks.agent import Agent
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("pgx") is None
                                 or importlib.util.find_spec("mctx") is None,
                                 reason="pgx is not installed")
-DRAW, FALSE = 0.0, jnp.bool_(False)
+FALSE = jnp.bool_(False)
 
 
 class Nim:
