@@ -156,7 +156,7 @@ def test_what_the_actions_do():
 
 
 def test_who_has_not_gone_back_is_given_way_to():
-    """Of three cars on their way to one lane, a later one sees whether earlier ones went back.
+    """A car on its way to a lane sees whether cars before it in the order have gone back.
 
     The order is highway-env's.
     """

@@ -93,7 +93,7 @@ def test_the_pool_plays_its_seats():
         seen.append(set(rows["action"][theirs].tolist()))
     # A rollout plays against one snapshot.
     assert all(len(actions) == 1 for actions in seen) and seen[:6] == [{0}] * 6
-    # Those in the pool joined at 3 and 6: the old parameters, and the new ones.
+    # The two in the pool joined at 3 and 6: the old parameters, and the new ones.
     assert set.union(*seen[6:9]) == {0, 1} or seen[6] == {0}
     assert seen[9:] == [{1}] * 3  # these joined at 6 and 9: the old ones left
     source = make_source(1.0)

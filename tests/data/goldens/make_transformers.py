@@ -70,7 +70,7 @@ def of_text(model) -> dict:
     rows = {name: torch.from_numpy(value) for name, value in tokens().items()}
     labels = torch.where(rows["chosen"], rows["tokens"], -100)
     positions = {}
-    if "roberta" in model.config.model_type:  # it counts them from its own padding token
+    if "roberta" in model.config.model_type:  # which counts them from its own padding token
         positions["position_ids"] = torch.cumsum(rows["there"], 1) * rows["there"] + 1
     out = model(rows["inputs"], **positions, attention_mask=rows["there"], labels=labels,
                 output_hidden_states=True)
