@@ -44,8 +44,8 @@ def test_distributions_against_the_formulas():
 def test_illegal_actions_have_no_probability():
     model = kj.models.make_model(dict(name="actor_critic", width=8), actions=Discrete(4),
                                  obs_shape=(5,))
-    obs = {"obs": jnp.ones((2, 5)), "legal": jnp.array([[True, False, True, False],
-                                                        [False, False, False, True]])}
+    legal = jnp.array([[True, False, True, False], [False, False, False, True]])
+    obs = {"obs": jnp.ones((2, 5)), "legal": legal}
     params = model.init(jax.random.key(0), obs)["params"]
 
     def policy(params):

@@ -60,8 +60,8 @@ def test_games_end(name):
             turned = env.to_move(state) != env.to_move(new)
             return (new, out.obs, over | out.terminated), (over, turned)
         state, obs = env.reset(key)
-        (_, _, over), (before, turned) = lax.scan(step, (state, obs, FALSE),
-                                                  jnp.arange(LONGEST[name]))
+        times = jnp.arange(LONGEST[name])
+        (_, _, over), (before, turned) = lax.scan(step, (state, obs, FALSE), times)
         return over, (turned | before).all(), env.to_move(state)
     over, in_turn, first = jax.jit(jax.vmap(game))(jax.random.split(jax.random.key(0), 128))
     assert over.all() and in_turn.all() and 40 < first.sum() < 88

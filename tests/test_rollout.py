@@ -189,8 +189,9 @@ def test_a_supervised_policy_with_batch_norm_plays(tmp_path):
     # With other running statistics the policy would choose otherwise.
     obs, keys = state.source["obs"], jax.random.split(jax.random.key(3), 16)
     other = jax.tree.map(lambda x: jnp.flip(x) + 1, state.model_state)
-    assert (act(state.variables, obs, keys)[0] != act({**state.variables, **other}, obs,
-                                                      keys)[0]).any()
+    actions, _ = act(state.variables, obs, keys)
+    others, _ = act({**state.variables, **other}, obs, keys)
+    assert (actions != others).any()
 
 
 # ------------------------------------------------------------------------------------- many devices
