@@ -51,7 +51,7 @@ def test_gae_is_rlax_s():
     np.testing.assert_allclose(gae, RLAX["rlax/gae"], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("task", ["a2c", "ppo"])
+@pytest.mark.parametrize("task", [pytest.param("a2c", marks=pytest.mark.full), "ppo"])
 def test_advantages_are_normalised_or_what_they_are(task):
     """Advantages are normalised over the whole rollout, or are the errors of the values."""
     def batch_of(normalize):

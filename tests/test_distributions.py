@@ -60,9 +60,10 @@ def test_illegal_actions_have_no_probability():
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(entropy)(params)))
 
 
-@pytest.mark.parametrize("options", [dict(env=dict(name="grid_nav", masked=True), discount=0.9),
-                                     dict(env=dict(name="reacher"),
-                                          data=dict(normalize=("obs", "reward")))], ids=str)
+@pytest.mark.parametrize("options", [
+    dict(env=dict(name="grid_nav", masked=True), discount=0.9),
+    pytest.param(dict(env=dict(name="reacher"), data=dict(normalize=("obs", "reward"))),
+                 marks=pytest.mark.full)], ids=str)
 def test_masks_and_boxes_train(options):
     end = run(config_for("ppo", steps=4,
                          data={**dict(minibatches=2, epochs=2), **options.pop("data", {})},

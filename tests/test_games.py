@@ -47,7 +47,8 @@ def test_connect_four_by_hand():
     assert against_the_rules.terminated and against_the_rules.reward == -1
 
 
-@pytest.mark.parametrize("name", ["tic_tac_toe", "connect_four"])
+@pytest.mark.parametrize("name", ["tic_tac_toe",
+                                  pytest.param("connect_four", marks=pytest.mark.full)])
 def test_games_end(name):
     """Random games alternate and end within their longest length. Seats begin equally often."""
     env = kj.envs.make_env(f"pgx:{name}")

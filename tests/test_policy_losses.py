@@ -78,7 +78,8 @@ def test_value_clip():
 
 
 @pytest.mark.parametrize("options", [
-    {}, {"env": dict(name="pendulum"), "data": dict(normalize=("obs", "reward"))},
+    pytest.param({}, marks=pytest.mark.full),
+    {"env": dict(name="pendulum"), "data": dict(normalize=("obs", "reward"))},
     {"env": dict(name="pendulum"), "precision": "bf16"}], ids=str)
 def test_ratio_is_1_before_anything_was_learned(options):
     """The loss sees exactly the observations and probabilities that the rollout kept.
@@ -215,11 +216,13 @@ class Known:
                                over & endless, self.obs(state))
 
 
-@pytest.mark.parametrize("task", [a2c, ppo], ids=lambda module: module.__name__.split(".")[-1])
-@pytest.mark.parametrize("kind, wanted",
-                         [("one", {(1, 0): 1, (-1, 0): 1}), ("sign", {(1, 0): 1, (-1, 0): -1}),
-                          ("later", {(1, 0): 0.5, (1, 1): 1}), ("endless", {(1, 0): 2, (-1, 0): 2}),
-                          ("choose", {(1, 0): 1, (-1, 0): 1})])
+@pytest.mark.parametrize("task", [pytest.param(a2c, marks=pytest.mark.full), ppo],
+                         ids=lambda module: module.__name__.split(".")[-1])
+@pytest.mark.parametrize("kind, wanted", [
+    pytest.param("one", {(1, 0): 1, (-1, 0): 1}, marks=pytest.mark.full),
+    pytest.param("sign", {(1, 0): 1, (-1, 0): -1}, marks=pytest.mark.full),
+    ("later", {(1, 0): 0.5, (1, 1): 1}), ("endless", {(1, 0): 2, (-1, 0): 2}),
+    ("choose", {(1, 0): 1, (-1, 0): 1})])
 def test_values_that_are_known(task, kind, wanted, monkeypatch):
     name, env = task.__name__.split(".")[-1], Known(kind)
     epochs = {} if name == "a2c" else dict(epochs=4, minibatches=2)

@@ -37,7 +37,7 @@ def after(env, actions):
     return state, obs
 
 
-@pytest.mark.parametrize("what", ["wins", "blocks"])
+@pytest.mark.parametrize("what", ["wins", pytest.param("blocks", marks=pytest.mark.full)])
 def test_searches_see_one_move_ahead(what):
     """Both searches see a win and a threat of connect four, though the network knows nothing."""
     env = kj.envs.make_env("pgx:connect_four")

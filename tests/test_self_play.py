@@ -42,7 +42,8 @@ def ppo_config(**values):
                                dispatch="scan", steps_per_dispatch=400, data=data), **values})
 
 
-@pytest.mark.parametrize("pool", [{}, {"pool": dict(size=4, every=5, random=0.2)}],
+@pytest.mark.parametrize("pool", [pytest.param({}, marks=pytest.mark.full),
+                                  {"pool": dict(size=4, every=5, random=0.2)}],
                          ids=["alone", "pool"])
 def test_self_play_learns_nim(pool, monkeypatch):
     """The player to move wins at 4, 2 or 1 and loses at 3. It takes 1 of 4 and both of 2."""
