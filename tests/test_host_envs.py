@@ -122,6 +122,7 @@ def config(**own):
                   eval_episodes=4)), **own})
 
 
+@pytest.mark.full
 def test_a_run_that_was_stopped_ends_the_same(tmp_path):
     """A resume plays the episodes under way again. Evaluation uses the same simulators."""
     whole = fit(config(), tmp_path / "whole", mesh=mesh_of(1))

@@ -77,6 +77,7 @@ def test_an_environment_that_breaks_the_protocol(env, says):
         ppo.build(config_for("ppo"), env=env)
 
 
+@pytest.mark.full
 def test_an_environment_that_returns_nan(tmp_path, monkeypatch):
     """The run skips the step, keeps its batch and the checkpoint before it, and stops."""
     from karpjax.core.errors import NotFinite

@@ -221,8 +221,8 @@ class Known:
 @pytest.mark.parametrize("kind, wanted", [
     pytest.param("one", {(1, 0): 1, (-1, 0): 1}, marks=pytest.mark.full),
     pytest.param("sign", {(1, 0): 1, (-1, 0): -1}, marks=pytest.mark.full),
-    ("later", {(1, 0): 0.5, (1, 1): 1}), ("endless", {(1, 0): 2, (-1, 0): 2}),
-    ("choose", {(1, 0): 1, (-1, 0): 1})])
+    pytest.param("later", {(1, 0): 0.5, (1, 1): 1}, marks=pytest.mark.full),
+    ("endless", {(1, 0): 2, (-1, 0): 2}), ("choose", {(1, 0): 1, (-1, 0): 1})])
 def test_values_that_are_known(task, kind, wanted, monkeypatch):
     name, env = task.__name__.split(".")[-1], Known(kind)
     epochs = {} if name == "a2c" else dict(epochs=4, minibatches=2)
