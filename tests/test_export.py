@@ -22,7 +22,8 @@ def config(**own):
     return kj.config(task="classify", **{**values, **own})
 
 
-@pytest.fixture(scope="module", params=[0.0, 0.9], ids=["parameters", "moving average"])
+@pytest.fixture(scope="module", params=[pytest.param(0.0, marks=pytest.mark.full), 0.9],
+                ids=["parameters", "moving average"])
 def made(request, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("made") / "run"
     fit(config(ema_decay=request.param), workdir, mesh=mesh_of(1))
