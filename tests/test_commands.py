@@ -1,4 +1,4 @@
-"""Commands as a person meets them: clean output, right numbers, on a run just made."""
+"""Commands print clean output and right numbers, on a run just made."""
 import json
 import os
 import subprocess
@@ -20,8 +20,10 @@ def made(tmp_path_factory):
 
 
 def run(*arguments):
-    env = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"} | {"PYTHONPATH": python_path()}
-    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, env=env, capture_output=True, text=True)
+    env = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"} \
+        | {"PYTHONPATH": python_path()}
+    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, env=env,
+                          capture_output=True, text=True)
 
 
 def test_evaluate_gives_what_training_gave(made):
@@ -47,7 +49,9 @@ def test_report_draws_again(made):
     assert done.returncode == 0 and done.stderr == "" and (made[0] / "curves.png").exists()
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "sweep", "precompile", "slices", "report"])
+@pytest.mark.parametrize("command",
+                         ["train", "evaluate", "sweep", "precompile", "slices", "report"])
 def test_help(command):
     done = run(f"karpjax.{command}", "--help")
-    assert done.returncode == 0 and f"karpjax.{command}" in done.stdout and "--" in done.stdout and done.stderr == ""
+    assert done.returncode == 0 and f"karpjax.{command}" in done.stdout and "--" in done.stdout
+    assert done.stderr == ""

@@ -1,4 +1,4 @@
-"""What README and the house rules promise: sizes, texts, and that no study rots."""
+"""README and the house rules hold: sizes, texts, commands, and studies that still run."""
 import importlib.util
 import json
 import os
@@ -37,18 +37,20 @@ def test_the_core_is_small():
 
 
 def test_files_stay_readable():
-    """Rule 1: a model at most 330 lines, the loop 350, a task 165, a config 105."""
+    """Rule 1 of the house limits lines to 100 columns and files to a size that one reads."""
     limits = {"karpjax/models/": 330, "karpjax/tasks/": 165, "configs/": 105, "karpjax/": 350}
     for file in FILES:
-        limit = next((n for prefix, n in limits.items() if file.startswith(prefix) and file.endswith(".py")), None)
+        limit = next((n for prefix, n in limits.items() if file.startswith(prefix)
+                      and file.endswith(".py")), None)
         assert limit is None or lines(file) <= limit, file
         if file.endswith(".py"):
-            long = [i for i, line in enumerate((ROOT / file).read_text().splitlines(), 1) if len(line) > 128]
+            long = [i for i, line in enumerate((ROOT / file).read_text().splitlines(), 1)
+                    if len(line) > 128]
             assert not long, f"{file}: lines over 128 columns: {long}"
 
 
 def test_readme_shows_a_whole_task():
-    """The first Python block is configs/poly.py, and no longer than a page."""
+    """README's first Python block is configs/poly.py, and no longer than a page."""
     text = blocks("python")[0]
     assert text == (ROOT / "configs" / "poly.py").read_text()
     code = [line for line in text.splitlines() if line.strip()]
@@ -56,9 +58,10 @@ def test_readme_shows_a_whole_task():
 
 
 def test_readme_task_trains_as_readme_says(tmp_path):
-    """Exactly that text, by one command, on 8 simulated devices."""
+    """Exactly that text trains by one command on 8 simulated devices."""
     (tmp_path / "mine.py").write_text(blocks("python")[0])
-    done = run(["-m", "karpjax.train", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/run", "--devices=8",
+    done = run(["-m", "karpjax.train", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/run",
+                "--devices=8",
                 "--config.steps=60"])
     assert done.returncode == 0, done.stderr[-2000:]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -66,7 +69,7 @@ def test_readme_task_trains_as_readme_says(tmp_path):
 
 
 def test_readme_commands_exist():
-    """Every `python -m karpjax.X` and every file that README names is there; its Python blocks are Python."""
+    """Commands and files that README names exist, and its Python blocks are Python."""
     for name in re.findall(r"python -m (karpjax\.\w+)", README):
         module = ROOT / name.replace(".", "/")
         assert module.with_suffix(".py").exists() or (module / "__main__.py").exists(), name
@@ -85,7 +88,8 @@ def test_every_task_is_in_the_registry():
 
 def test_no_machine_in_the_tree():
     for file in FILES:
-        if not file.endswith((".npz", ".png")) and "checkpoint_v1" not in file and (ROOT / file).exists():
+        if not file.endswith((".npz", ".png")) and "checkpoint_v1" not in file \
+                and (ROOT / file).exists():
             text = (ROOT / file).read_text(errors="ignore")
             assert not re.search(r"(?<![\w.-])/(work|root|home|farm)/", text), file
 
@@ -105,8 +109,10 @@ STUDIES = {
     "experiments/mae/run.py": ["--quick"],
     "experiments/masked_ablation/run.py": ["--quick"],
     "experiments/finetune/run.py": ["--quick"],
-    "experiments/policy_gradients/run.py": ["--quick", "--only=a2c_cartpole,ppo_pendulum", "--seeds=1"],
-    "experiments/policy_gradients/choose.py": ["ppo_acrobot", "discount=0.9", "--quick", "--seeds", "0", "1"],
+    "experiments/policy_gradients/run.py": ["--quick", "--only=a2c_cartpole,ppo_pendulum",
+                                            "--seeds=1"],
+    "experiments/policy_gradients/choose.py": ["ppo_acrobot", "discount=0.9", "--quick",
+                                               "--seeds", "0", "1"],
     "experiments/policy_gradients/optimum.py": ["--quick"],
     "experiments/policy_speed/run.py": ["--quick"],
     "experiments/games/run.py": ["--quick"],
@@ -122,10 +128,12 @@ NEEDS = {  # module, and the package it comes in
     "experiments/brax/run.py": ("brax", "brax"),
 }
 QUICK = ("experiments/toys/run.py", "experiments/published_weights/run.py")  # in the default run
-READ_SHARED_DATA = ("experiments/published_weights/run.py", "experiments/imdb/run.py", "experiments/finetune/run.py")
+READ_SHARED_DATA = ("experiments/published_weights/run.py", "experiments/imdb/run.py",
+                    "experiments/finetune/run.py")
 
 
-@pytest.mark.parametrize("script", [script if script in QUICK else pytest.param(script, marks=pytest.mark.full)
+@pytest.mark.parametrize("script", [script if script in QUICK
+                                    else pytest.param(script, marks=pytest.mark.full)
                                     for script in STUDIES])
 def test_studies_still_run(script, tmp_path):
     log = tmp_path / "log.jsonl"
