@@ -39,8 +39,8 @@ def test_evaluate_gives_what_training_gave(made):
 def test_evaluate_refuses_an_unknown_split(made):
     done = run("karpjax.evaluate", f"--workdir={made[0]}", "--split=train")
     assert done.returncode == 2 and done.stderr.strip() == (
-        "karpjax: error: --split=train: this run has validation, test; another part of its data set is evaluated by --on, as "
-        "in --on='train[:1000]'")
+        "karpjax: error: --split=train: this run has validation, test; another part of its "
+        "data set is evaluated by --on, as in --on='train[:1000]'")
 
 
 def test_report_draws_again(made):

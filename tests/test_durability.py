@@ -160,7 +160,8 @@ def test_a_second_start_after_damage_is_refused_too(run):
     with pytest.raises(UserError, match="none of the checkpoints"):
         train(run)
     for _ in range(2):
-        with pytest.raises(UserError, match="no checkpoint to go on from; put one back .*new --workdir.*remove metrics"):
+        with pytest.raises(UserError, match="no checkpoint to go on from; put one back "
+                                            ".*new --workdir.*remove metrics"):
             train(run)
     (run / metrics.NAME).rename(run / "rows")
     with pytest.raises(UserError, match=r"none of the checkpoints \['2', '4', '6', '8'\] is whole"):
@@ -219,7 +220,8 @@ def test_one_bad_line(run, capsys, harmless):
         assert without_times(run) == before and not kept.exists() and "missing" not in said
     else:
         assert without_times(run) == [before[0], *before[3:]] and kept.read_bytes() == damaged
-        assert "lines [2, 3] (2 in all) cannot be read; the file is kept as metrics.jsonl.damaged" in said
+        assert "lines [2, 3] (2 in all) cannot be read; " \
+               "the file is kept as metrics.jsonl.damaged" in said
         assert "2 of the 12 rows up to step 8 are missing" in said
 
 
@@ -246,7 +248,8 @@ def test_a_save_that_did_not_happen(tmp_path, monkeypatch, there):
     if there == 9:
         saves.manager.reload()
     monkeypatch.setattr(checkpoint, "to_tree", lambda state: state)
-    with pytest.raises(UserError, match=f"step 5 could not be saved: .*checkpoints/{there} is in the way; move it out"):
+    with pytest.raises(UserError, match=f"step 5 could not be saved: .*checkpoints/{there} "
+                                        "is in the way; move it out"):
         saves.save(5, {"params": {"w": jax.numpy.ones(3)}}, {}, None)
 
 

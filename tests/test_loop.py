@@ -50,7 +50,7 @@ def test_a_backend_that_counts_no_flops(tmp_path, monkeypatch, count):
     """A run keeps its summary if the backend counts no FLOPs, as CUDA's and TPU's plugins before
     compilation."""
     monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", count)
-    # micro-batches are counted before compilation
+    # Micro-batches are counted before compilation.
     config, task_file = config_of("digits", accumulate=2)
     summary = fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
@@ -231,10 +231,12 @@ def test_profile(tmp_path):
 
 
 def test_debug_nans_points_at_the_operation(tmp_path):
-    text = ("import jax.numpy as jnp, numpy as np\nimport karpjax as kj\nfrom tiny import MLP\ndef build(config):\n"
+    text = ("import jax.numpy as jnp, numpy as np\nimport karpjax as kj\nfrom tiny import MLP\n"
+            "def build(config):\n"
             "    source = kj.sources.arrays({'x': np.ones((8, 4), np.float32)}, batch_size=8)\n"
             "    def loss(params, model_state, batch, key):\n"
-            "        return {'l': kj.mean(jnp.log(-batch['x'][:, 0]) * params['head']['bias'][0])}, {}, model_state\n"
+            "        logs = jnp.log(-batch['x'][:, 0]) * params['head']['bias'][0]\n"
+            "        return {'l': kj.mean(logs)}, {}, model_state\n"
             "    return kj.Task(MLP(8, 1, 2), source, loss, inputs='x')\n")
     try:
         with pytest.raises(FloatingPointError):

@@ -42,7 +42,7 @@ def test_a_classifier_starts_from_the_encoder(kind, task, pretrained, tmp_path):
     """Every array of the encoder is the pretrained one. Only heads are missing or left over."""
     config, task_file = config_of(task, init_from=str(pretrained / kind), steps=6,
                                   **{"optimizer.learning_rate.peak_value": 0.0,
-                                                                                   "optimizer.weight_decay": 0.0})
+                                     "optimizer.weight_decay": 0.0})
     fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     before, after = (dict(jax.tree.leaves_with_path(restore(path).params))
                      for path in (pretrained / kind, tmp_path))

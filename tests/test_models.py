@@ -17,11 +17,11 @@ from karpjax.models.resnet import Bottleneck
 
 def shapes_of(options: dict, classes: int, size: int, dtype=jnp.float32, **kwargs):
     """Return (variables, output) as shapes. Nothing is computed."""
-    model, x = kj.models.make_model(options, classes=classes), \
-        jax.ShapeDtypeStruct((2, size, size, 3), dtype)
-    cast = lambda v: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), v)
+    model = kj.models.make_model(options, classes=classes)
+    x = jax.ShapeDtypeStruct((2, size, size, 3), dtype)
     variables = jax.eval_shape(model.init, jax.random.key(0), x)
-    variables = {**variables, "params": cast(variables["params"])}
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), variables["params"])
+    variables = {**variables, "params": params}
     return variables, jax.eval_shape(lambda v, x: model.apply(v, x, **kwargs), variables, x)
 
 
@@ -35,8 +35,8 @@ def shapes_of(options: dict, classes: int, size: int, dtype=jnp.float32, **kwarg
     (dict(name="efficientnet_lite0"), 1000, 224, 4_652_008),
 ], ids=lambda value: "".join(map(str, value.values())) if isinstance(value, dict) else None)
 def test_parameter_counts(options, classes, size, count):
-    model, x = kj.models.make_model(options, classes=classes), \
-        jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    model = kj.models.make_model(options, classes=classes)
+    x = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), x)
     assert sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(variables["params"])) == count
     assert logits.shape == (2, classes)
@@ -81,24 +81,27 @@ def test_zero_init_makes_a_block_the_identity():
 
 
 def test_drop_connect_drops_whole_examples():
-    block = lambda drop: MBConv(kernel=3, stride=1, expansion=1, width=8, drop=drop)
+    def block(drop):
+        return MBConv(kernel=3, stride=1, expansion=1, width=8, drop=drop)
+
+    def train(drop):
+        def applied(v):
+            return block(drop).apply(v, x, True, mutable=["batch_stats"],
+                                     rngs={"dropout": jax.random.key(2)})
+        return jax.jit(applied)(variables)[0]
+
     x = jax.random.normal(jax.random.key(0), (64, 4, 4, 8))
     variables = jax.jit(block(0.0).init, static_argnums=2)(jax.random.key(1), x, False)
-    train = lambda drop: jax.jit(lambda v: block(drop).apply(v, x, True, mutable=["batch_stats"],
-                                                             rngs={"dropout": jax.random.key(2)}))(
-        variables)[0]
     y, whole = train(0.5), train(0.0)
-    dropped = np.array([np.array_equal(a, b) for a, b in zip(x, y)])
+    dropped = np.array([np.array_equal(a, b) for a, b in zip(x, y, strict=True)])
     assert 16 < dropped.sum() < 48
     np.testing.assert_allclose(y[~dropped], (x + 2 * (whole - x))[~dropped], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("options, expected", [(dict(name="resnet_cifar", depth=21),
-                                                "expected 6n + 2, as in 20, 32, 44"),
-                                               (dict(name="resnet", depth=20),
-                                                "expected one of 18, 34, 50, 101, 152"),
-                                               (dict(name="resnet", deep=20),
-                                                "did you mean 'depth'?")])
+@pytest.mark.parametrize("options, expected", [
+    (dict(name="resnet_cifar", depth=21), "expected 6n + 2, as in 20, 32, 44"),
+    (dict(name="resnet", depth=20), "expected one of 18, 34, 50, 101, 152"),
+    (dict(name="resnet", deep=20), "did you mean 'depth'?")])
 def test_a_depth_that_is_none(options, expected):
     with pytest.raises(kj.UserError, match=r"config\.model\.deep|config\.model\.depth") as refused:
         shapes_of(options, 7, 32)
@@ -122,7 +125,8 @@ def test_value_propagation_can_plan():
     np.testing.assert_array_equal(values, logits.max(-1))
     distances = np.asarray(jax.vmap(grid_nav.shortest_path)(states["walls"], states["goal"]))
     for move, distance, agent, steps in zip(logits.argmax(-1), distances,
-                                            np.asarray(states["agent"]), states["shortest"]):
+                                            np.asarray(states["agent"]), states["shortest"],
+                                            strict=True):
         row, column = agent + grid_nav.MOVES[move]
         assert distance[row, column] == steps - 1
 

@@ -70,8 +70,10 @@ def experiment():
 
 def batch_of(experiment):
     source = experiment.source
-    first = lambda arrays, state: source.batch(
-        arrays, source.advance(arrays, state.source, state.variables)[1], 0)
+
+    def first(arrays, state):
+        chunk = source.advance(arrays, state.source, state.variables)[1]
+        return source.batch(arrays, chunk, 0)
     return jax.eval_shape(first, source.arrays, experiment.abstract)
 
 
@@ -100,8 +102,8 @@ def test_mutant_second_forward_pass(experiment, by_hand, monkeypatch):
 
     def twice(params, model_state, batch, key):
         losses, metrics, model_state = once(params, model_state, batch, key)
-        return losses, {**metrics, "again": once(params, model_state, batch, None)[0]["xent"]}, \
-            model_state
+        again = once(params, model_state, batch, None)[0]["xent"]
+        return losses, {**metrics, "again": again}, model_state
     monkeypatch.setattr(experiment, "task",
                         type(experiment.task)(experiment.task.model, experiment.source, twice))
     assert {"convolution", "flops"} <= set(unexplained(compiled(experiment), by_hand))

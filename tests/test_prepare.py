@@ -110,9 +110,9 @@ def test_imagefolder(tmp_path):
     assert report["examples"] == {"train": 8, "val": 6} and report["classes"] == 2
     images, labels, _ = read_back("insects", tmp_path / "tfds", resize=(8, 8))
     assert images.shape == (8, 8, 8, 3) and (images == images[:, :1, :1, :1]).all()
-    assert sorted(zip(labels.tolist(), images[:, 0, 0, 0].tolist())) == [(0, 5), (0, 15), (0, 25),
-                                                                         (0, 33), (1, 77), (1, 105),
-                                                                         (1, 115), (1, 125)]
+    pairs = zip(labels.tolist(), images[:, 0, 0, 0].tolist(), strict=True)
+    assert sorted(pairs) == [(0, 5), (0, 15), (0, 25), (0, 33),
+                             (1, 77), (1, 105), (1, 115), (1, 125)]
     assert labels.tolist() != sorted(labels.tolist())  # not class by class
 
 

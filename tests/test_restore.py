@@ -131,7 +131,8 @@ def test_schema_of_the_future(run):
 def test_renamed_parameter(run):
     edit_meta(run, 8, with_text(('name="head"', 'name="top"')))
     with pytest.raises(UserError, match=re.escape(
-            "names or shapes differ; missing in the checkpoint: ['params/top/bias', 'params/top/kernel']; "
+            "names or shapes differ; missing in the checkpoint: ['params/top/bias', "
+            "'params/top/kernel']; "
             "unexpected in it: ['params/head/bias', 'params/head/kernel']")):
         restore(run)
 
@@ -143,7 +144,8 @@ NO_BIAS = ('Dense(self.classes, ', 'Dense(self.classes, use_bias=False, ')
     (('name="norm")(x)', 'name="norm")(nn.Dense(8)(x))'),
      "missing in the checkpoint: ['params/Dense_0/bias', "
      "'params/Dense_0/kernel']; unexpected in it: none; of another shape: none"),
-    (NO_BIAS, "missing in the checkpoint: none; unexpected in it: ['params/head/bias']; of another shape: none"),
+    (NO_BIAS, "missing in the checkpoint: none; unexpected in it: ['params/head/bias']; "
+              "of another shape: none"),
     (("Dense(self.classes, ", "Dense(4, "),
      "unexpected in it: none; of another shape: ['params/head/bias (3,) -> (4,)', "
      "'params/head/kernel (8, 3) -> (8, 4)']")], ids=["more", "fewer", "larger"])
@@ -174,7 +176,8 @@ def test_damaged_numbers(run):
 def test_damaged_json(run):
     file = run / "checkpoints" / "8" / "meta" / "metadata"
     file.write_text(file.read_text()[:200])
-    with pytest.raises(UserError, match="checkpoints/8: its JSON cannot be read .*; restore another checkpoint"):
+    with pytest.raises(UserError, match="checkpoints/8: its JSON cannot be read .*; "
+                                        "restore another checkpoint"):
         restore(run)
     # the loop falls back to step 6 and goes on
     train(run, eval_every=2, save_every=2, best="max validation/loss")
@@ -189,7 +192,8 @@ def test_task_that_was_changed_in_a_workdir(run):
     This is no damage, and no reason to start from the beginning.
     """
     text = changed(TINY, ("nn.relu(", "nn.Dense(8)("))
-    with pytest.raises(UserError, match=r"missing in the checkpoint: .*'params/Dense_0/kernel'.*the task was changed"):
+    with pytest.raises(UserError, match=r"missing in the checkpoint: .*'params/Dense_0/kernel'.*"
+                                        r"the task was changed"):
         train(run, task_file={**RECORD, "text": text}, eval_every=2, save_every=2,
               best="max validation/loss", steps=10)
     assert restore(run).step == 8 and not (run / "damaged").exists()

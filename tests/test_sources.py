@@ -76,7 +76,9 @@ def test_arrays_larger_batch_than_set():
 
 def test_augmentation_is_keyed_by_draw():
     """The same example in another draw is augmented otherwise, the same draw always alike."""
-    noise = lambda example, key: {**example, "x": example["x"] + jax.random.normal(key)}
+    def noise(example, key):
+        return {**example, "x": example["x"] + jax.random.normal(key)}
+
     source = kj.sources.arrays({"x": np.zeros(2, np.float32)}, batch_size=4, augment=noise)
     first, again = [np.concatenate([b["x"] for b in draws(source, 3)]) for _ in range(2)]
     assert len(set(first.tolist())) == 12 and (first == again).all()
@@ -152,7 +154,9 @@ def test_host_source_holds_no_more_than_asked():
 
 
 def test_host_source_is_a_function_of_the_step():
-    make = lambda: kj.sources.Loader([{"x": np.float32(i)} for i in range(10)], batch_size=4)
+    def make():
+        return kj.sources.Loader([{"x": np.float32(i)} for i in range(10)], batch_size=4)
+
     straight, jumped = make(), make()
     batches = [straight.next_batch(step, 3)["x"] for step in range(6)]
     assert (jumped.next_batch(4, 3)["x"] == batches[4]).all()

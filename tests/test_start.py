@@ -48,8 +48,8 @@ def test_mutant_an_import_is_seen():
 # ----------------------------------------------------------------------- TensorBoard
 def test_a_public_reader_reads_the_events(tmp_path):
     """tensorboardX's messages and checksums, which know nothing of karpjax's, read the events."""
-    proto, crc = pytest.importorskip("tensorboardX.proto.event_pb2"), \
-        pytest.importorskip("tensorboardX.record_writer")
+    proto = pytest.importorskip("tensorboardX.proto.event_pb2")
+    crc = pytest.importorskip("tensorboardX.record_writer")
     rows = [{"step": 0, "train/loss": 0.1, "ein Maß": -3, "said": "no number", "gone": None},
             {"step": 300_000, "train/loss": 1e300, "on": True,
              **{f"many/{i}": float(i) for i in range(40)}}]
@@ -257,7 +257,9 @@ def test_the_least_recently_used_go_first(tmp_path):
 
     A file that is no entry stays, torn or old.
     """
-    entry = lambda kind, name: f"cpu-{kind * 16}/{name}-{'0' * 64}-cache"
+    def entry(kind, name):
+        return f"cpu-{kind * 16}/{name}-{'0' * 64}-cache"
+
     for i, name in enumerate((entry("a", "old"), entry("b", "middle"), entry("a", "new"),
                               "mine/my-cache")):
         path = tmp_path / name

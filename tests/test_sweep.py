@@ -20,9 +20,10 @@ Checkpoints.save = stopped
 
 def test_sweep(tmp_path):
     (tmp_path / "tiny.py").write_text(TINY)
-    sweep = lambda *flags, **options: command("sweep", "--config=tiny.py", "--seeds=2",
-                                              "--workdir=out", *flags,
-                                              cwd=tmp_path, **options)
+
+    def sweep(*flags, **options):
+        return command("sweep", "--config=tiny.py", "--seeds=2", "--workdir=out", *flags,
+                       cwd=tmp_path, **options)
     files = [tmp_path / "out" / f"seed_{i}" / "summary.json" for i in range(2)]
 
     stopped = sweep(before=STOP)

@@ -34,7 +34,8 @@ def airbench(**overrides):
 
 def test_training_pictures_of_another_size_than_evaluation():
     config, task_file = config_of("vit", augment=[dict(name="random_resized_crop", size=16)])
-    with pytest.raises(UserError, match=r"config.data.crop \(or resize\) and the last size in config.augment.*\(17, 16\)"):
+    with pytest.raises(UserError, match=r"config.data.crop \(or resize\) and the last size in "
+                                           r"config.augment.*\(17, 16\)"):
         assemble(config, task_file, mesh_of(1))
 
 
@@ -58,10 +59,15 @@ def test_views_of_an_image():
     """Six views of a linear network weigh 1/4 (as it is), 1/4 mirrored, and 1/8 for each that is
     moved."""
     images = jax.random.normal(jax.random.key(0), (2, 4, 5, 1))
-    predict = lambda images: images.reshape(2, -1)
-    mirror = lambda x: x[:, :, ::-1]
-    still, padded = (images + mirror(images)) / 2, jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)),
-                                                           mode="reflect")
+
+    def predict(images):
+        return images.reshape(2, -1)
+
+    def mirror(x):
+        return x[:, :, ::-1]
+
+    still = (images + mirror(images)) / 2
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
     np.testing.assert_allclose(mean_of_views(predict, images, predict(images), "mirror"),
                                predict(still), atol=1e-6)
     moved = sum(x + mirror(x) for x in (padded[:, :4, :5], padded[:, 2:, 2:])) / 8

@@ -43,7 +43,10 @@ def test_masks_are_uniform():
 
 
 def test_special_and_padding_tokens_are_never_masked():
-    """Masking half of a row with 4 ordinary tokens of 10 gives 2 that count. The other 3 positions stay."""
+    """Masking half of a row with 4 ordinary tokens of 10 gives 2 that count.
+
+    The other 3 positions stay.
+    """
     row = {"tokens": jnp.array([2, 5, 6, 3, 2, 4, 11, 3, 0, 0])}
     for seed in range(50):
         out = masked(row, jax.random.key(seed), 0.5, SMALL)
@@ -87,14 +90,20 @@ FORMS = {"ours": {}, "bert": dict(kj.models.BERT, context=16)}
 def test_encoder_sees_both_sides(form):
     model, tokens = small(**FORMS[form]), jnp.zeros((1, 8), jnp.int32)
     variables = model.init(jax.random.key(0), tokens)
-    out = lambda t: model.apply(variables, t)
+
+    def out(t):
+        return model.apply(variables, t)
+
     for changed, seen in ((7, 0), (0, 7)):
         assert not jnp.allclose(out(tokens)[0, seen], out(tokens.at[0, changed].set(3))[0, seen])
 
 
 def test_rotation_depends_on_the_distance_alone():
     q, k = jax.random.normal(jax.random.key(1), (2, 8))
-    at = lambda v: rotate(jnp.broadcast_to(v, (1, 6, 1, 8)))[0, :, 0]  # v at positions 0 .. 5
+
+    def at(v):
+        return rotate(jnp.broadcast_to(v, (1, 6, 1, 8)))[0, :, 0]  # v at positions 0 .. 5
+
     np.testing.assert_allclose(jnp.diagonal(at(q) @ at(k).T, 2),
                                jnp.full(4, (at(q) @ at(k).T)[0, 2]), rtol=1e-4)
 
@@ -122,10 +131,12 @@ def test_positions_and_masks_by_hand():
 
 
 def test_both_mlps_have_the_same_number_of_parameters():
-    count = lambda mlp, width: sum(p.size for p in jax.tree.leaves(jax.eval_shape(
-        lambda: kj.models.make_model(dict(name="masked_lm", layers=1, width=width, heads=2,
-                                          mlp=mlp), vocabulary=4)
-        .init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))))
+    def count(mlp, width):
+        options = dict(name="masked_lm", layers=1, width=width, heads=2, mlp=mlp)
+        model, tokens = kj.models.make_model(options, vocabulary=4), jnp.zeros((1, 4), jnp.int32)
+        return sum(p.size for p in jax.tree.leaves(
+            jax.eval_shape(model.init, jax.random.key(0), tokens)))
+
     for width in (128, 256, 512, 768):
         assert abs(count("gelu", width) / count("geglu", width) - 1) < 0.03
 
@@ -137,11 +148,13 @@ def test_the_gathered_head_gives_the_loss_of_the_full_one():
     for full_head in (False, True):
         config, _ = config_of("masked_text", exact=True, full_head=full_head)
         task = build_task(config, load_task_module("masked_text")[0])
-        variables, batch = task.init(jax.random.key(0)), \
-            jax.tree.map(jnp.asarray, next(task.source.eval_batches("test")))
+        variables = task.init(jax.random.key(0))
+        batch = jax.tree.map(jnp.asarray, next(task.source.eval_batches("test")))
         batch = task.source.preprocess(batch)
-        value = lambda params: (lambda total, count: total / count)(
-            *task.loss(params, {}, batch, None)[0]["mlm"])
+
+        def value(params, task=task, batch=batch):
+            total, count = task.loss(params, {}, batch, None)[0]["mlm"]
+            return total / count
         program = jax.jit(jax.value_and_grad(value)).lower(variables["params"]).compile()
         found[full_head] = (program(variables["params"]), program.cost_analysis()["flops"])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),

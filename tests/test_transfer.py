@@ -197,7 +197,7 @@ def test_what_shapes_do_not_show_is_said():
     config, _ = config_of("lora", **{"data.mean": 0.0, "data.std": 127.5, "model.heads": 4})
     assert init_from.differences(config) == [
         "note: config.data.mean = 0.0, but these weights learned with [127.5]",
-                                             "note: config.model.heads = 4, but these weights learned with 2"]
+        "note: config.model.heads = 4, but these weights learned with 2"]
     config, _ = config_of("finetune")
     assert init_from.differences(config) == []
     del config.data["mean"]
@@ -238,7 +238,8 @@ def test_a_file_does_not_say_its_model(tmp_path):
     config, task_file = config_of("lora",
                                   init_from=os.path.join(os.environ["TFDS_DATA_DIR"], "vit.npz"))
     config.model = {}
-    with pytest.raises(UserError, match="another project's file does not say what it is of; give config.model"):
+    with pytest.raises(UserError, match="another project's file does not say what it is of; "
+                                        "give config.model"):
         assemble(config, task_file, mesh_of(1))
 
 
@@ -274,7 +275,10 @@ def test_lora():
     begun = jax.tree.map(np.asarray, begun.variables)
     base, lora = kj.restore(config.init_from), exp.task.model
     pictures = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
-    pooled = lambda model, variables: model.apply(variables, pictures, features=True)[1]["pooled"]
+
+    def pooled(model, variables):
+        return model.apply(variables, pictures, features=True)[1]["pooled"]
+
     np.testing.assert_array_equal(pooled(lora, begun), pooled(base.model, base.variables))
 
     from guarantees import harness

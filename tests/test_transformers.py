@@ -51,8 +51,8 @@ def test_bert(name, form, source):
     """Every hidden state and the logits agree within 1e-5, the loss and every gradient within 1e-4.
     """
     expected, rows, model = reference(name, source), make_transformers.tokens(), bert_form(form)
-    inputs, segments, there = jnp.asarray(rows["inputs"]), jnp.asarray(rows["there"]), \
-        rows["there"] > 0
+    inputs, segments = jnp.asarray(rows["inputs"]), jnp.asarray(rows["there"])
+    there = rows["there"] > 0
     variables, _ = drawn(model, inputs)
     logits, found = model.apply(variables, inputs, segments=segments, features=True)
     for i in range(3):
@@ -135,8 +135,8 @@ def gradients_are_those_of(expected: dict, model, gradient, names="", rows_of_pa
                          [("vit", {}, "huggingface"), ("timm", dict(eps=1e-6), "timm"),
                           ("deit", dict(eps=1e-6, distilled=True), "timm")])
 def test_vit(name, fields, names, source):
-    expected, given, model = reference(name, source), make_transformers.pictures(), \
-        vit_form(**fields)
+    expected, given = reference(name, source), make_transformers.pictures()
+    model = vit_form(**fields)
     images = jnp.asarray(given["images"], jnp.float32)
     variables, _ = drawn(model, images, names)
     logits, found = model.apply(variables, images, features=True)
@@ -230,7 +230,10 @@ def test_the_encoder_of_a_mae_sees_visible_patches_only():
     model = mae_form()
     images = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
     variables, order = model.init(jax.random.key(1), images), jnp.array([[3, 0, 1, 2]])
-    out = lambda images: model.apply(variables, images, order=order, keep=1)
+
+    def out(images):
+        return model.apply(variables, images, order=order, keep=1)
+
     assert (out(images) == out(images.at[:, :4].set(7.0))).all()
     assert not jnp.allclose(out(images), out(images.at[:, 4:].set(7.0)))
 
@@ -264,8 +267,10 @@ def test_blocks_computed_anew_are_the_same(options, sizes, drawn_from):
     def trained(remat: bool):
         model = kj.models.make_model({**options, "remat": remat}, **sizes)
         variables = jax.jit(lambda: model.init(jax.random.key(1), x, **extra))()
-        loss = lambda v: jnp.sum(model.apply(v, x, train=True, rngs={"dropout": jax.random.key(2)},
-                                             **extra) ** 2)
+
+        def loss(v):
+            rngs = {"dropout": jax.random.key(2)}
+            return jnp.sum(model.apply(v, x, train=True, rngs=rngs, **extra) ** 2)
         program = jax.jit(jax.value_and_grad(loss))
         return program(variables), program.lower(variables).as_text().count("dot_general")
     (plain, products), (anew, again) = trained(False), trained(True)

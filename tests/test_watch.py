@@ -14,7 +14,7 @@ from karpjax.run import watchdog
 PROGRAM = """
 import sys, time
 from karpjax.run.watchdog import Watchdog
-watch = Watchdog(sys.argv[1], after=1.0, process=0, processes=2)
+watchdog = Watchdog(sys.argv[1], after=1.0, process=0, processes=2)
 for i in range(4):
     watchdog.beat(f"{sys.argv[2]} {i}")
     time.sleep(float(sys.argv[3]))
@@ -59,7 +59,7 @@ def test_the_process_that_waits_for_its_data_is_named(tmp_path):
     watches = [watchdog.Watchdog(tmp_path, after=1.0, process=i, processes=2) for i in range(2)]
     try:
         for step in range(8):
-            for each, waited in zip(watches, (0.5, 2.0)):
+            for each, waited in zip(watches, (0.5, 2.0), strict=True):
                 each.beat(f"step {step}", waited=waited)
             time.sleep(0.1)
         assert [each.slowest() for each in watches] == [(1, 2.0)] * 2

@@ -1,7 +1,7 @@
 """One run of a registered task, for tests that kill it. `--mutant` breaks it on purpose: its test
 must then fail.
 
-    python -m guarantees.child --task=digits --workdir=DIR [--slow=0.05] [--mutant=key_not_saved] ...
+    python -m guarantees.child --task=digits --workdir=DIR [--slow=0.05] [--mutant=NAME] ...
 """
 import time
 
@@ -10,8 +10,7 @@ from karpjax.run import cli
 
 def main(argv):
     options = cli.parse(argv, __doc__, task=str, workdir=str, mutant="", slow="0", devices=0,
-                        coordinator="", processes=0,
-                        process=0, steps=12, hang_timeout=0)
+                        coordinator="", processes=0, process=0, steps=12, hang_timeout=0)
     cli.start_jax(options.devices, options.coordinator, options.processes, options.process)
     from guarantees.registry import config_of
     import jax
@@ -19,11 +18,14 @@ def main(argv):
     from karpjax.run import checkpoint, loop
     config, task_file = config_of(options.task, steps=options.steps,
                                   hang_timeout=options.hang_timeout)
-    # seconds of drawing that no guarantee looks at
+    # Drawing takes seconds, and no guarantee looks at it.
     loop.report.curves = loop.report.show = lambda *drawn: None
     if options.mutant:
         MUTANTS[options.mutant](checkpoint, jax)
-    say = lambda step, row: (print("row", step, flush=True), time.sleep(float(options.slow)))
+
+    def say(step, row):
+        print("row", step, flush=True)
+        time.sleep(float(options.slow))
     loop.fit(config, options.workdir, task_file=task_file, on_metrics=say)
     return 0
 

@@ -3,6 +3,7 @@
 1, 2, 8 devices and 2 x 4 with fsdp give the same losses and parameters.
 """
 import functools
+import operator
 
 from guarantees.harness import differences, mesh_of, reference, run, uneven
 from guarantees.registry import TASKS, config_of
@@ -54,8 +55,8 @@ def mean_of_means(parts: int):
 
         def loss(params, model_state, batch, key):
             split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
-            each = [task.loss(params, model_state, jax.tree.map(lambda x: x[j], split), key)
-                    for j in range(parts)]
+            rows = [jax.tree.map(operator.itemgetter(j), split) for j in range(parts)]
+            each = [task.loss(params, model_state, row, key) for row in rows]
             means = [sum(ratio(*pair, empty=0.0) for pair in losses.values())
                      for losses, _, _ in each]
             return {"loss": (sum(means) / parts, jnp.float32(1))}, {}, each[-1][2]
@@ -81,7 +82,10 @@ def test_gradients_in_shard_map_are_summed_already():
     """
     from jax.sharding import PartitionSpec as P
     mesh, x = mesh_of(8), jnp.arange(16.0)
-    loss = lambda w, x: jnp.mean(w * x)
+
+    def loss(w, x):
+        return jnp.mean(w * x)
+
     by_hand = jax.shard_map(lambda w, x: jax.lax.pmean(jax.grad(loss)(w, x), ("data", "fsdp")),
                             mesh=mesh,
                             in_specs=(P(), P(("data", "fsdp"))), out_specs=P())

@@ -31,9 +31,9 @@ def unequal(one, two) -> list:
     rounding."""
     (rows_one, _), (rows_two, _) = record_of(one), record_of(two)
     assert [row.keys() for row in rows_one] == [row.keys() for row in rows_two]
-    # Evaluation divides counts of a few hundred examples: one that flips would show, rounding does
-    # not.
-    return [(a["step"], key, a[key], b[key]) for a, b in zip(rows_one, rows_two) for key in a
+    # Evaluation divides counts of a few hundred examples: one that flips shows, rounding does not.
+    return [(a["step"], key, a[key], b[key])
+            for a, b in zip(rows_one, rows_two, strict=True) for key in a
             if not np.allclose(a[key] or 0.0, b[key] or 0.0, rtol=RTOL, atol=ATOL)]
 
 

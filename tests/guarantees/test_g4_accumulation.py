@@ -73,8 +73,8 @@ def test_mutant_mean_of_means():
 
     def divides_too_early(params, model_state, batch, key):
         losses, metrics, model_state = two_losses(params, model_state, batch, key)
-        return {n: (t / jnp.maximum(c, 1), jnp.float32(1)) for n, (t, c) in losses.items()}, \
-            metrics, model_state
+        means = {n: (t / jnp.maximum(c, 1), jnp.float32(1)) for n, (t, c) in losses.items()}
+        return means, metrics, model_state
 
     def trained(loss, k):
         state = kj.TrainState.create({"params": {"w": w}}, optax.sgd(1.0), jax.random.key(0))

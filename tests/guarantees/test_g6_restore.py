@@ -91,7 +91,8 @@ def load_with_a_dropped_name(workdir):
 
 
 def test_names_must_agree(on_eight):
-    with pytest.raises(karpjax.UserError, match="missing in the checkpoint: .*renamed.*unexpected in it: .*conv0/kernel"):
+    with pytest.raises(karpjax.UserError, match="missing in the checkpoint: .*renamed.*"
+                                                "unexpected in it: .*conv0/kernel"):
         load_with_a_dropped_name(on_eight("digits"))
 
 

@@ -26,16 +26,15 @@ from karpjax.run import cli
 
 TOPOLOGY = "--topology=v5e:2x2"
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
-# What a config needs to be told: of the billion parameters two layers, for four chips;
-# experiments/pods has all of them.
+# Flags that a config needs. Of the billion parameters two layers are compiled, for four chips.
+# experiments/pods compiles all of them.
 FLAGS = {"connect_four_supervised.py": ["", "--config.data.file={data}/games.npz"],
          "connect_four_value.py": ["", "--config.data.file={data}/games.npz"],
          "finetune_imagefolder.py": [":resnet50", "--config.data.dir={data}/pictures"],
          "mlm_1b_v5e256.py": ["", "--config.data.name=imdb_packed",
                               "--config.data.train=train+unsup",
                               "--config.data.validation=", "--config.data.batch_size=16",
-                              "--config.mesh.fsdp=4",
-                              "--config.model.layers=2"]}
+                              "--config.mesh.fsdp=4", "--config.model.layers=2"]}
 MICRO_BATCHES = ["--config=configs/digits_cnn.py", "--config.dispatch=step",
                  "--config.accumulate=4"]
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
@@ -51,13 +50,17 @@ if not os.environ.get("KARPJAX_TEST_TPU_FULL"):
     jax.config.update("jax_optimization_level", "O1")
 right = step.strided, step.scan
 # The first quarter of the rows, not every fourth: other chips hold them.
-rows = lambda x, j, k: step.lax.dynamic_index_in_dim(x.reshape(k, -1, *x.shape[1:]), j, keepdims=False)
-unrolled = lambda body, carry, length, unroll: right[1](body, carry, length, unroll=True)
+def rows(x, j, k):
+    return step.lax.dynamic_index_in_dim(x.reshape(k, -1, *x.shape[1:]), j, keepdims=False)
+def unrolled(body, carry, length, unroll):
+    return right[1](body, carry, length, unroll=True)
+mutants = {"rows cross chips": (rows, right[1]), "unrolled": (right[0], unrolled)}
 for name, *flags in map(json.loads, sys.argv[1:]):
-    step.strided, step.scan = {"rows cross chips": (rows, right[1]), "unrolled": (right[0], unrolled)}.get(name, right)
+    step.strided, step.scan = mutants.get(name, right)
     try:
         options = cli.parse(flags, "", config=True, topology=str)
-        print(json.dumps(precompile(options.config, options.task_file, options.topology)), flush=True)
+        report = precompile(options.config, options.task_file, options.topology)
+        print(json.dumps(report), flush=True)
     except Exception:
         print(json.dumps({"fits": False, "error": traceback.format_exc()}), flush=True)
 """
@@ -69,12 +72,14 @@ def get_config():
 
 def build(config):
     n = 2**28                                                            # of 64 bytes: 16 GiB
-    source = kj.sources.arrays({"image": np.broadcast_to(np.zeros((8, 8, 1), np.uint8), (n, 8, 8, 1)),
-                                "label": np.broadcast_to(np.uint8(0), n)}, batch_size=config.data.batch_size)
+    images = np.broadcast_to(np.zeros((8, 8, 1), np.uint8), (n, 8, 8, 1))
+    source = kj.sources.arrays({"image": images, "label": np.broadcast_to(np.uint8(0), n)},
+                               batch_size=config.data.batch_size)
     model = kj.models.make_model(config.model, classes=2)
     def loss(params, model_state, batch, key):
         logits, model_state = kj.apply(model, params, model_state, batch["image"] / 255.0, key)
-        return {"nll": kj.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))}, {}, model_state
+        nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        return {"nll": kj.mean(nll)}, {}, model_state
     return kj.Task(model, source, loss)
 """
 TOO_WIDE = """
@@ -90,7 +95,8 @@ def get_config():
     return kj.config(data=dict(batch_size=2**16), dispatch="step")
 
 def build(config):
-    source = kj.sources.arrays({"x": np.zeros((2**16, 4), np.float32)}, batch_size=config.data.batch_size)
+    source = kj.sources.arrays({"x": np.zeros((2**16, 4), np.float32)},
+                               batch_size=config.data.batch_size)
     model = Wide()
     def loss(params, model_state, batch, key):
         y, model_state = kj.apply(model, params, model_state, batch["x"], key)
@@ -99,7 +105,8 @@ def build(config):
 """
 UNTIL = """
 def until(x):
-    small = jax.lax.while_loop(lambda y: jnp.abs(y).max() > 1, lambda y: y / 2, jax.lax.stop_gradient(x))
+    small = jax.lax.while_loop(lambda y: jnp.abs(y).max() > 1, lambda y: y / 2,
+                               jax.lax.stop_gradient(x))
     return x + small
 
 """
@@ -108,8 +115,7 @@ def until(x):
 def python(*arguments):
     own = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
     env = {**{name: value for name, value in os.environ.items() if name not in own},
-           "PYTHONPATH": python_path(),
-           "JAX_PLATFORMS": "cpu"}
+           "PYTHONPATH": python_path(), "JAX_PLATFORMS": "cpu"}
     return subprocess.run([sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True,
                           text=True, timeout=3600)
 
@@ -136,8 +142,10 @@ def asked_for(request) -> set:
 def compiled(request):
     """Return {config's file: report}, with micro-batches and their mutants, from one process for
     all."""
-    flags_of = lambda name: [flag.format(data=os.environ["TFDS_DATA_DIR"])
-                             for flag in FLAGS.get(name, [""])]
+    def flags_of(name):
+        return [flag.format(data=os.environ["TFDS_DATA_DIR"])
+                for flag in FLAGS.get(name, [""])]
+
     jobs = {name: [f"--config=configs/{name}{flags_of(name)[0]}", *flags_of(name)[1:]]
             for name in CONFIGS if not missing(name)}
     jobs |= {name: MICRO_BATCHES for name in ("micro-batches", "rows cross chips", "unrolled")}
@@ -147,7 +155,7 @@ def compiled(request):
                   *[json.dumps([name, TOPOLOGY, *flags]) for name, flags in jobs.items()])
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(lines) == len(jobs), done.stderr[-3000:]
-    return dict(zip(jobs, lines))
+    return dict(zip(jobs, lines, strict=True))
 
 
 @needs_libtpu
@@ -228,13 +236,15 @@ def test_what_does_not_fit_is_told_what_would(tmp_path):
 def test_batch_that_chips_do_not_divide():
     done = command("--config=configs/digits_cnn.py", "--config.data.batch_size=30")
     assert done.returncode == 2
-    assert "batch size must be a multiple of devices x accumulate = 4 x 1, found 30; use 28 or 32" in done.stderr
+    assert "batch size must be a multiple of devices x accumulate = 4 x 1, found 30; " \
+           "use 28 or 32" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_without_libtpu():
     done = python("-c", f"import sys; sys.modules['libtpu'] = None\nimport runpy\nsys.argv[1:] = "
-                        f"['{TOPOLOGY}', '--config=configs/digits_cnn.py']\nrunpy.run_module('karpjax.precompile', run_name='__main__')")
+                        f"['{TOPOLOGY}', '--config=configs/digits_cnn.py']\n"
+                        "runpy.run_module('karpjax.precompile', run_name='__main__')")
     assert done.returncode == 2
     assert 'pip install "karpjax[precompile]"' in done.stderr and "Traceback" not in done.stderr
 

@@ -22,8 +22,9 @@ def poisoned_from(first: int, value: float):
 
         def train_step(axis_name=None):
             inner = make(axis_name)
-            poison = lambda x, bad: jnp.where(bad, value,
-                                              x) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+            def poison(x, bad):
+                return jnp.where(bad, value, x) if jnp.issubdtype(x.dtype, jnp.floating) else x
             return lambda state, batch: inner(
                 state, jax.tree.map(lambda x: poison(x, state.step >= first), batch))
         experiment.train_step = train_step
@@ -37,7 +38,7 @@ def changed_by_poison(name, value) -> list[str]:
     Return the names that they changed.
     """
     overrides = {"dispatch": "scan", "steps_per_dispatch": 4}
-    # one program for both
+    # One program serves both.
     clean = run(*config_of(name, **overrides), mesh_of(2), steps=4, change=poisoned_from(4, value))
     bad = run(*config_of(name, **overrides), mesh_of(2), steps=8, change=poisoned_from(4, value))
     assert bad.metrics["skipped"].tolist() == bad.metrics["skipped_in_a_row"].tolist() == [
@@ -65,7 +66,7 @@ from tiny import MLP
 
 def build(config):
     x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
-    x[13] = np.nan                                   # one bad example of 64: in every epoch of 4 steps one bad batch
+    x[13] = np.nan  # one bad example of 64: in every epoch of 4 steps one bad batch
     source = kj.sources.arrays({"x": x, "label": (x[:, 0] > 0).astype(np.int32)}, batch_size=16)
     model = MLP(width=8, layers=1, classes=2)
     def loss(params, model_state, batch, key):
