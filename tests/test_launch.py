@@ -17,17 +17,34 @@ HERE = pathlib.Path(__file__).parent
 RUN = ["--config=configs/digits_cnn.py", "--config.model.width=4", "--config.eval_every=50",
        "--config.save_every=50"]
 SLICE = ["tpu", "--name=my-slice", "--type=v5litepod-256", "--zone=us-west4-a",
-         "--version=v2-alpha-tpuv5-lite", "--spot",
-         "--config=configs/digits_cnn.py", "--workdir=gs://my-bucket/runs/digits"]
+         "--version=v2-alpha-tpuv5-lite", "--spot", "--config=configs/digits_cnn.py", "--workdir=gs://my-bucket/runs/digits"]
+
+
+STARTED = []  # by launch(): none may outlive its test
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running():
+    """End the processes of a test that failed before they did: they would train on for hours."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            process.terminate()  # the launcher ends its own processes
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def launch(*arguments, path: str = "", **options):
     env = {**os.environ, "PYTHONPATH": python_path(), "JAX_PLATFORMS": "cpu",
            "PATH": os.pathsep.join(filter(None, [path, os.environ["PATH"]]))}
     env.pop("XLA_FLAGS", None)
-    return subprocess.Popen([sys.executable, "-m", "karpjax.launch", *arguments], cwd=ROOT,
-                            env=env, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+    STARTED.append(subprocess.Popen([sys.executable, "-m", "karpjax.launch", *arguments], cwd=ROOT,
+                                    env=env, text=True, stdout=subprocess.PIPE,
+                                    stderr=subprocess.STDOUT, **options))
+    return STARTED[-1]
 
 
 def said(process, code: int, timeout: int = 600) -> str:
@@ -39,23 +56,21 @@ def said(process, code: int, timeout: int = 600) -> str:
 def at_work(workdir) -> pathlib.Path:
     """Wait until the run has written rows."""
     rows = pathlib.Path(workdir) / "metrics.jsonl"
-    for _ in range(600):
+    for _ in range(3000):
         if rows.exists() and rows.read_text().count("\n") > 1:
             return rows
         time.sleep(0.2)
-    raise AssertionError("no row after two minutes")
+    raise AssertionError("no row after ten minutes")
 
 
 def children(pid: int) -> list[int]:
     return [int(p) for p in subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)],
-                                           stdout=subprocess.PIPE,
-                                           text=True).stdout.split()]
+                                           stdout=subprocess.PIPE, text=True).stdout.split()]
 
 
 def test_two_processes_of_two_devices(tmp_path):
     output = said(launch("local", "--processes=2", "--devices-per-process=2", *RUN,
-                         "--config.steps=100",
-                         f"--workdir={tmp_path}"), 0)
+                         "--config.steps=100", f"--workdir={tmp_path}"), 0)
     assert json.loads((tmp_path / "summary.json").read_text())["device"]["processes"] == 2
     logs = [(tmp_path / "logs" / f"process_{i}.log").read_text() for i in range(2)]
     assert "4 x cpu" in logs[0] and logs[0] in output and "test/accuracy" in logs[1]

@@ -72,8 +72,8 @@ def regression(x, y, penalty: float):
     def loss(w):
         nll = optax.softmax_cross_entropy_with_integer_labels(x @ w["kernel"] + w["bias"], y)
         return nll.mean() + penalty * jnp.sum(w["kernel"]**2)
-    w, optimizer = {"kernel": jnp.zeros((x.shape[1], classes)),
-                    "bias": jnp.zeros(classes)}, optax.lbfgs()
+    w = {"kernel": jnp.zeros((x.shape[1], classes)), "bias": jnp.zeros(classes)}
+    optimizer = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
 
     def step(_, carry):
@@ -113,8 +113,8 @@ def study(options, workdir: pathlib.Path):
 
     # ------------------------------------------------------------------------------------ the probe
     size = {"resize": QUICK["data.resize"], "crop": QUICK["data.crop"]} if options.quick else {}
-    (x, y), (test_x, test_y) = features(start, raw, "train",
-                                        **size), features(start, raw, "val", **size)
+    x, y = features(start, raw, "train", **size)
+    test_x, test_y = features(start, raw, "val", **size)
     folds = np.arange(len(x)) % 5
     right = {p: np.mean([np.mean(probe(x[folds != k], y[folds != k], x[folds == k],
                                        p) == y[folds == k]) for k in range(5)])
@@ -162,9 +162,7 @@ def study(options, workdir: pathlib.Path):
     difference = np.mean(tuned, axis=0) - answers  # (N,), over pictures
     half = 1.96 * difference.std(ddof=1) / len(difference) ** 0.5
     log({"run": "tuned - probe", "mean": float(difference.mean()),
-         "interval": [float(difference.mean() - half),
-                                                                              float(
-        difference.mean() + half)],
+         "interval": [float(difference.mean() - half), float(difference.mean() + half)],
          "tuned": [float(each.mean()) for each in tuned], "probe": float(answers.mean())})
 
 

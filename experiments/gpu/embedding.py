@@ -39,8 +39,8 @@ def main():
     chance = 1 / np.arange(1, rows + 1)
     words = rng.choice(rows, size=tokens, p=chance / chance.sum())
     at = jnp.array(np.where(rng.random(tokens) < 0.25, rows - 1, words))
-    table, g = jnp.zeros((rows, width), jnp.bfloat16), jnp.array(rng.normal(size=(tokens, width)),
-                                                                 jnp.bfloat16)
+    table = jnp.zeros((rows, width), jnp.bfloat16)
+    g = jnp.array(rng.normal(size=(tokens, width)), jnp.bfloat16)
     compiled = {name: jax.jit(way) for name, way in WAYS.items()}
     for run in compiled.values():
         jax.block_until_ready(run(table, at, g))

@@ -62,8 +62,8 @@ def study(options, workdir: pathlib.Path):
         summaries = []
         for seed in range(options.seeds):
             run, test = workdir / f"{name}_{seed}", config_of(name)[0].data.test
-            quick = {**QUICK, "data.validation": "", "data.test": test
-                     and "test[:64]"} if options.quick else {}
+            quick = {**QUICK, "data.validation": "",
+                     "data.test": test and "test[:64]"} if options.quick else {}
             summaries.append(dict(trained(name, run, seed=seed, **quick)))
             if not test:
                 summaries[-1] |= evaluated(run, "test[:64]" if options.quick else "test")
