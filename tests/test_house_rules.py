@@ -60,7 +60,8 @@ def too_large(file: str, text: str) -> list[str]:
 def test_files_stay_readable():
     """Rule 1 of the house limits lines to 100 columns and files to a size that one reads."""
     python = [file for file in FILES if file.endswith(".py") and (ROOT / file).exists()]
-    assert not [fault for file in python for fault in too_large(file, (ROOT / file).read_text())]
+    faults = [fault for file in python for fault in too_large(file, (ROOT / file).read_text())]
+    assert not faults, "\n".join(faults)
 
 
 @pytest.mark.parametrize("file, text", [
@@ -104,6 +105,8 @@ def test_every_task_is_in_the_registry():
     """A task that is not under the guarantees is not done."""
     registered = {(ROOT / "configs" / entry.file).read_text() for entry in TASKS.values()}
     for path in (ROOT / "karpjax" / "tasks").glob("[a-z]*.py"):
+        if "\ndef build(" not in path.read_text():
+            continue  # shared by several tasks, as agent.py is
         assert any(f'task="{path.stem}"' in text for text in registered), path.stem
 
 

@@ -17,7 +17,8 @@ HERE = pathlib.Path(__file__).parent
 RUN = ["--config=configs/digits_cnn.py", "--config.model.width=4", "--config.eval_every=50",
        "--config.save_every=50"]
 SLICE = ["tpu", "--name=my-slice", "--type=v5litepod-256", "--zone=us-west4-a",
-         "--version=v2-alpha-tpuv5-lite", "--spot", "--config=configs/digits_cnn.py", "--workdir=gs://my-bucket/runs/digits"]
+         "--version=v2-alpha-tpuv5-lite", "--spot",
+         "--config=configs/digits_cnn.py", "--workdir=gs://my-bucket/runs/digits"]
 
 
 STARTED = []  # by launch(): none may outlive its test

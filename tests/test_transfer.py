@@ -261,7 +261,8 @@ def test_from_eight_devices_to_one_without_frameworks(tmp_path):
             "run = karpjax.restore('run'); assert jax.device_count() == 1\n"
             "np.save('out.npy', run.predict(np.load('pixels.npy')))")
     process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True,
-                             text=True, env={**os.environ, "PYTHONPATH": python_path(tmp_path / "blocked")})
+                             env={**os.environ, "PYTHONPATH": python_path(tmp_path / "blocked")},
+                             text=True)
     assert process.returncode == 0, process.stderr[-2000:]
     expected = kj.restore(tmp_path / "run").predict(pixels)
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=1e-4, atol=1e-5)
