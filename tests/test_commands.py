@@ -30,10 +30,10 @@ def test_evaluate_gives_what_training_gave(made):
     workdir, summary = made
     done = run("karpjax.evaluate", f"--workdir={workdir}", "--split=test")
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    found = json.loads(done.stdout)
-    assert found["step"] == 6
+    metrics = json.loads(done.stdout)
+    assert metrics["step"] == 6
     for name in ("test/loss", "test/accuracy"):
-        assert found[name] == pytest.approx(summary[name], rel=1e-6)
+        assert metrics[name] == pytest.approx(summary[name], rel=1e-6)
 
 
 def test_evaluate_refuses_an_unknown_split(made):

@@ -88,9 +88,9 @@ def test_readme_line_runs(tmp_path):
 def test_slurm_is_found_in_the_environment(tmp_path):
     """README's --distributed reads Slurm's variables, as srun sets them for two tasks of one node.
     """
-    found = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost",
+    slurm = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost",
              "SLURM_NTASKS": "2"}
-    env = {**os.environ, **found, "PYTHONPATH": python_path(), "JAX_PLATFORMS": "cpu"}
+    env = {**os.environ, **slurm, "PYTHONPATH": python_path(), "JAX_PLATFORMS": "cpu"}
     both = [subprocess.Popen([sys.executable, "-m", "karpjax.train", "--distributed", *RUN,
                               "--config.steps=60",
                               f"--workdir={tmp_path}"], cwd=ROOT, text=True, stdout=subprocess.PIPE,

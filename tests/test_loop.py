@@ -69,11 +69,11 @@ def test_newest_and_best_are_kept(tmp_path):
     config, task_file = config_of("poly", steps=12, eval_every=3, keep=1,
                                   best="max validation/accuracy")
     fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
-    found = {row["step"]: row["validation/accuracy"] for row in metrics.read_rows(tmp_path)
+    accuracies = {row["step"]: row["validation/accuracy"] for row in metrics.read_rows(tmp_path)
              if "validation/accuracy" in row}
     kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
     best = checkpoint.find(tmp_path, "best")
-    assert 12 in kept and len(kept) <= 2 and found[int(best.name)] == max(found.values())
+    assert 12 in kept and len(kept) <= 2 and accuracies[int(best.name)] == max(accuracies.values())
 
 
 def test_every_nth_is_kept_for_good(tmp_path):
@@ -158,8 +158,8 @@ def test_init_from_takes_the_statistics_and_the_average(tmp_path):
     from karpjax.run.init_from import load_weights
     exp = assemble(config, task_file, mesh_of(1))
     state, _ = load_weights(config.init_from, exp.fresh_state(), exp.task)
-    found = make_evaluator(exp.task, exp.mesh)(state.eval_variables, "validation")
-    assert found["loss"] == pytest.approx(old["validation/loss"], rel=1e-6)
+    numbers = make_evaluator(exp.task, exp.mesh)(state.eval_variables, "validation")
+    assert numbers["loss"] == pytest.approx(old["validation/loss"], rel=1e-6)
 
 
 def test_fingerprint_sees_any_change():

@@ -66,8 +66,8 @@ def reviews(folder, lowercase: bool) -> dict:
             for i, text in enumerate(EMBEDDED.read_text().split("\n\n")[:200])]
     for split in ("train", "test"):
         (folder / "raw" / f"{split}.jsonl").write_text("\n".join(rows))
-    found = corpora.text(folder / "raw", length=32, vocabulary=300, lowercase=lowercase)
-    write("reviews", found, folder / "tfds", replace=True)
+    splits = corpora.text(folder / "raw", length=32, vocabulary=300, lowercase=lowercase)
+    write("reviews", splits, folder / "tfds", replace=True)
     return {"data.name": "reviews", "data.data_dir": str(folder / "tfds"), "data.validation": "",
             "data.test": ""}
 
@@ -176,8 +176,8 @@ def test_votes_by_hand():
 
 def test_neighbours_of_themselves(pretrained):
     """The nearest neighbour of a training row is itself."""
-    found = knn(pretrained / "image", "cifar10", "train[:100]", "train[:100]", k=1)
-    assert found["train[:100]/knn_accuracy"] == 1.0 and found["rows"] == 100
+    metrics = knn(pretrained / "image", "cifar10", "train[:100]", "train[:100]", k=1)
+    assert metrics["train[:100]/knn_accuracy"] == 1.0 and metrics["rows"] == 100
     out = done(command("knn", f"--workdir={pretrained}/text", "--name=imdb", "--train=train[:100]",
                        "--on=train[:50]", "--k=1"))
     # a few paragraphs begin with the same 30 tokens

@@ -59,11 +59,11 @@ def test_parameter_counts(options, classes, size, count):
 def test_features(options, size, expected, dtype):
     """Features have the stated (pixels, channels), all in the dtype of the parameters, as the
     step's precision requires."""
-    _, (logits, found) = shapes_of(options, 7, size, dtype, features=True)
+    _, (logits, features) = shapes_of(options, 7, size, dtype, features=True)
     assert {name: (*x.shape[2:3], x.shape[-1]) if x.ndim > 2 else x.shape[1:]
-            for name, x in found.items()} == expected
+            for name, x in features.items()} == expected
     assert logits.shape == (2, 7)
-    assert {x.dtype for x in [logits, *found.values()]} == {jnp.dtype(dtype)}
+    assert {x.dtype for x in [logits, *features.values()]} == {jnp.dtype(dtype)}
 
 
 @pytest.mark.parametrize("name", ["resnet_cifar", "resnet", "efficientnet_lite0"])

@@ -36,14 +36,14 @@ def operations(hlo: str) -> collections.Counter:
 
     "large fusion" is counted apart.
     """
-    found = collections.Counter()
+    counts = collections.Counter()
     for result, opcode in filter(None, (match and match.groups()
                                         for match in map(OPERATION.match, hlo.splitlines()))):
         sizes = [math.prod(map(int, filter(None, shape.split(","))))
                  for shape in re.findall(r"\[([\d,]*)\]", result)]
-        found["large fusion" if opcode == "fusion" and max(sizes, default=0) >= LARGE
+        counts["large fusion" if opcode == "fusion" and max(sizes, default=0) >= LARGE
               else opcode] += 1
-    return found
+    return counts
 
 
 def unexplained(step, by_hand) -> dict:
@@ -52,13 +52,13 @@ def unexplained(step, by_hand) -> dict:
     Arithmetic and memory traffic are among them if they exceed what the list may cost.
     """
     ours, theirs = operations(step.as_text()), operations(by_hand.as_text())
-    found = {name: (theirs[name], ours[name]) for name in ours | theirs
+    differing = {name: (theirs[name], ours[name]) for name in ours | theirs
              if theirs[name] != ours[name]}
-    found = {name: counts for name, counts in found.items() if name not in MAY_DIFFER}
+    differing = {name: counts for name, counts in differing.items() if name not in MAY_DIFFER}
     for name, room in (("flops", 1.005), ("bytes accessed", 1.06)):
         costs = by_hand.cost_analysis()[name], step.cost_analysis()[name]
-        found |= {name: costs} if costs[1] > room * costs[0] else {}
-    return found
+        differing |= {name: costs} if costs[1] > room * costs[0] else {}
+    return differing
 
 
 @pytest.fixture(scope="module")

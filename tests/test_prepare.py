@@ -82,8 +82,8 @@ def test_cifar_and_a_name_that_tfds_knows(tmp_path):
     images, labels = image_set(6, (32, 32, 3))
     write_cifar(tmp_path / "raw", images, labels)
     prepare("cifar", tmp_path / "raw", "cifar10", str(tmp_path / "tfds"))
-    found, found_labels, source = read_back("cifar10", tmp_path / "tfds", "train+test")
-    assert (found == images).all() and (found_labels == labels).all() and source.classes == 3
+    read, read_labels, source = read_back("cifar10", tmp_path / "tfds", "train+test")
+    assert (read == images).all() and (read_labels == labels).all() and source.classes == 3
 
 
 def test_npz(tmp_path):
@@ -91,8 +91,8 @@ def test_npz(tmp_path):
     np.savez_compressed(tmp_path / "set.npz", x_train=images, y_train=labels[:, None], x_test=more,
                         y_test=more_labels)
     prepare("npz", tmp_path / "set.npz", "noise", str(tmp_path / "tfds"))
-    found, found_labels, _ = read_back("noise", tmp_path / "tfds")
-    assert (found == images).all() and (found_labels == labels).all()
+    read, read_labels, _ = read_back("noise", tmp_path / "tfds")
+    assert (read == images).all() and (read_labels == labels).all()
     assert (read_back("noise", tmp_path / "tfds", "test")[0] == more).all()
 
 
@@ -123,9 +123,9 @@ def test_resize_cuts_the_middle_out(tmp_path):
     images[:, :, 8:] = 200
     np.savez(tmp_path / "set.npz", x_train=images, y_train=np.zeros(1, np.int64))
     prepare("npz", tmp_path / "set.npz", "halves", str(tmp_path))
-    found = read_back("halves", tmp_path, resize=(4, 4), channels=3)[0]
-    assert found.shape == (1, 4, 4, 3) and (found[0, :, 0] == 0).all()
-    assert (found[0, :, 3] == 200).all()
+    resized = read_back("halves", tmp_path, resize=(4, 4), channels=3)[0]
+    assert resized.shape == (1, 4, 4, 3) and (resized[0, :, 0] == 0).all()
+    assert (resized[0, :, 3] == 200).all()
 
 
 # ---------------------------------------------------------------------------------------- bad input

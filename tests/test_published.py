@@ -50,11 +50,11 @@ def published_tokenizer(arch: str) -> str:
     last = [] if arch == "bert" else ["<mask>"]
     words = [f"word{i}" for i in range(40 - len(special) - len(last))]
     vocabulary = {token: i for i, token in enumerate([*special, *words, *last])}
-    found = tokenizers.Tokenizer(
+    tokenizer = tokenizers.Tokenizer(
         tokenizers.models.WordLevel(vocabulary, unk_token=special[2 if arch == "bert" else 3]))
-    found.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    found.add_special_tokens([token for token in [*special, *last] if "unused" not in token])
-    return found.to_str()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens([token for token in [*special, *last] if "unused" not in token])
+    return tokenizer.to_str()
 
 
 # -------------------------------------------------------------------------------- published weights
@@ -137,9 +137,9 @@ def test_a_bare_encoder_has_a_head_drawn_for_it(tmp_path):
     files.write_arrays(tmp_path / "bare.npz",
                        {**bare, "pooler.dense.weight": np.zeros((16, 16), np.float32)})
     assert published(tmp_path / "bare.npz", "vit", tmp_path / "run", heads=2)["anew"] == ["head/.*"]
-    found = by_name(kj.restore(tmp_path / "run").variables)
-    assert found["head/kernel"].shape == (16, 1)
-    assert all(np.array_equal(found[name], array) for name, array in by_name(variables).items()
+    restored = by_name(kj.restore(tmp_path / "run").variables)
+    assert restored["head/kernel"].shape == (16, 1)
+    assert all(np.array_equal(restored[name], array) for name, array in by_name(variables).items()
                if "head" not in name)
 
 

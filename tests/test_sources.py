@@ -130,8 +130,8 @@ def test_evaluation_is_exact_whatever_the_batch(batch_size):
         return {"a": kj.mean(batch["x"][:, 0], batch["weight"]),
                 "b": kj.mean(batch["x"] ** 2, batch["weight"])}, {}, {}
     task = kj.Task(MLP(8, 1, 2), source, loss, inputs="x")
-    found = make_evaluator(task, sharding.make_mesh())({"params": {"w": jnp.zeros(1)}}, "test")
-    np.testing.assert_allclose([found["a"], found["b"], found["loss"]],
+    metrics = make_evaluator(task, sharding.make_mesh())({"params": {"w": jnp.zeros(1)}}, "test")
+    np.testing.assert_allclose([metrics["a"], metrics["b"], metrics["loss"]],
                                [x[:, 0].mean(), (x**2).mean(), x[:, 0].mean() + (x**2).mean()],
                                rtol=1e-5)
 

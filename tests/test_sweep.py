@@ -39,10 +39,10 @@ def test_sweep(tmp_path):
     assert "steps 5 to 8" in out
     assert summaries[0]["test/loss"] != summaries[1]["test/loss"]  # the seed matters
 
-    found = json.loads((tmp_path / "out" / "sweep.json").read_text())["metrics"]
-    assert set(found) == {name for name in summaries[0]
+    metrics = json.loads((tmp_path / "out" / "sweep.json").read_text())["metrics"]
+    assert set(metrics) == {name for name in summaries[0]
                           if "/" in name} >= {"test/accuracy", "test/nll", "validation/loss"}
-    for name, row in found.items():
+    for name, row in metrics.items():
         a, b = (summary[name] for summary in summaries)
         assert row["values"] == [a, b] and row["mean"] == statistics.mean([a, b])
         assert abs(row["sd"] - abs(a - b) / 2**0.5) < 1e-12  # of two values, with n - 1
@@ -51,7 +51,7 @@ def test_sweep(tmp_path):
 
     again = done(sweep())
     assert "steps " not in again
-    assert again.strip().splitlines() == out.strip().splitlines()[-len(found) - 1:]
+    assert again.strip().splitlines() == out.strip().splitlines()[-len(metrics) - 1:]
     assert files[0].stat().st_mtime_ns == first and json.loads(files[1].read_text()) == summaries[1]
 
     # a longer sweep goes on from this one

@@ -46,10 +46,11 @@ def test_airbench_starts_from_the_data():
     rows = exp.task.source.first(512)
     images = exp.task.source.preprocess(rows)["image"]
     variables = exp.fresh_state().variables
-    _, found = exp.task.model.apply(variables, jnp.asarray(images), features=True)
-    y = np.asarray(found["whiten"] - variables["params"]["whiten"]["bias"]).reshape(-1, 24)[:, :12]
+    _, features = exp.task.model.apply(variables, jnp.asarray(images), features=True)
+    whitened = features["whiten"] - variables["params"]["whiten"]["bias"]
+    y = np.asarray(whitened).reshape(-1, 24)[:, :12]
     np.testing.assert_allclose(y.T @ y / len(y), np.eye(12), atol=0.01)
-    assert list(found) == ["whiten", "group0", "group1", "group2", "pooled"]
+    assert list(features) == ["whiten", "group0", "group1", "group2", "pooled"]
     kernel = np.asarray(variables["params"]["group1"]["conv0"]["kernel"])  # (3, 3, 4, 8)
     assert (kernel[1, 1, :, :4] == np.eye(4)).all() and kernel[..., :4].sum() == 4
     assert (kernel[..., 4:] != 0).all()

@@ -144,7 +144,7 @@ def test_both_mlps_have_the_same_number_of_parameters():
 def test_the_gathered_head_gives_the_loss_of_the_full_one():
     """The gathered head gives the same loss and gradient with a smaller program: K of T positions
     meet the vocabulary."""
-    found = {}
+    results = {}
     for full_head in (False, True):
         config, _ = config_of("masked_text", exact=True, full_head=full_head)
         task = build_task(config, load_task_module("masked_text")[0])
@@ -156,10 +156,10 @@ def test_the_gathered_head_gives_the_loss_of_the_full_one():
             total, count = task.loss(params, {}, batch, None)[0]["mlm"]
             return total / count
         program = jax.jit(jax.value_and_grad(value)).lower(variables["params"]).compile()
-        found[full_head] = (program(variables["params"]), program.cost_analysis()["flops"])
+        results[full_head] = (program(variables["params"]), program.cost_analysis()["flops"])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-                 found[False][0], found[True][0])
-    assert found[False][1] < 0.9 * found[True][1]
+                 results[False][0], results[True][0])
+    assert results[False][1] < 0.9 * results[True][1]
 
 
 @pytest.mark.parametrize("fields, says", [

@@ -54,9 +54,9 @@ def test_bert(name, form, source):
     inputs, segments = jnp.asarray(rows["inputs"]), jnp.asarray(rows["there"])
     there = rows["there"] > 0
     variables, _ = drawn(model, inputs)
-    logits, found = model.apply(variables, inputs, segments=segments, features=True)
+    logits, states = model.apply(variables, inputs, segments=segments, features=True)
     for i in range(3):
-        close(found[f"state{i}"][there], expected[f"state{i}"][there], atol=1e-5)
+        close(states[f"state{i}"][there], expected[f"state{i}"][there], atol=1e-5)
     close(logits[there], expected["logits"][there], atol=1e-5)
     # or this would test nothing
     assert np.abs(expected["logits"][0] - expected["logits"][1]).max() > 0.1
@@ -139,8 +139,8 @@ def test_vit(name, fields, names, source):
     model = vit_form(**fields)
     images = jnp.asarray(given["images"], jnp.float32)
     variables, _ = drawn(model, images, names)
-    logits, found = model.apply(variables, images, features=True)
-    states_are_those_of(expected, found, count=3)
+    logits, states = model.apply(variables, images, features=True)
+    states_are_those_of(expected, states, count=3)
     close(logits, expected["logits"], atol=1e-5)
     value, gradient = jax.value_and_grad(
         lambda params: xent(model.apply({"params": params}, images), given["labels"]))(
@@ -150,12 +150,12 @@ def test_vit(name, fields, names, source):
     gradients_are_those_of(expected, model, gradient, names)
 
 
-def states_are_those_of(expected: dict, found: dict, count: int) -> None:
+def states_are_those_of(expected: dict, states: dict, count: int) -> None:
     """Compare every stored state, the last of an encoder after its norm."""
     names = [name for name in expected if "state" in name and "gradient" not in name]
     assert len(names) == count
     for name in names:
-        close(found[name], expected[name], atol=1e-5)
+        close(states[name], expected[name], atol=1e-5)
 
 
 def xent(logits, labels):
@@ -169,10 +169,10 @@ def test_resnet(name, depth, source):
     expected, images = reference(name, source), jnp.asarray(make_transformers.photo(), jnp.float32)
     model = kj.models.make_model(dict(name="resnet", depth=depth), classes=3)
     variables, arrays = drawn(model, images, "huggingface")
-    logits, found = jax.jit(lambda variables: model.apply(variables, images, features=True))(
+    logits, stages = jax.jit(lambda variables: model.apply(variables, images, features=True))(
         variables)
     for i, stage in enumerate(["stem", "stage1", "stage2", "stage3", "stage4"]):
-        close(found[stage], expected[f"stage{i}"], atol=1e-5 * np.abs(expected[f"stage{i}"]).max())
+        close(stages[stage], expected[f"stage{i}"], atol=1e-5 * np.abs(expected[f"stage{i}"]).max())
     close(logits, expected["logits"], atol=1e-5 * np.abs(expected["logits"]).max())
     value, gradient = jax.jit(jax.value_and_grad(
         lambda params: xent(model.apply({**variables, "params": params}, images), np.array([2]))))(
@@ -191,8 +191,8 @@ def test_mae(source):
     expected, given, model = reference("mae", source), make_transformers.pictures(), mae_form()
     images, order = jnp.asarray(given["images"], jnp.float32), jnp.asarray(given["order"])
     variables, _ = drawn(model, images)
-    pixels, found = model.apply(variables, images, order=order, keep=2, features=True)
-    states_are_those_of(expected, found, count=4)
+    pixels, states = model.apply(variables, images, order=order, keep=2, features=True)
+    states_are_those_of(expected, states, count=4)
     close(pixels, expected["logits"], atol=1e-5)
 
     def loss(params):

@@ -136,12 +136,12 @@ def study(options, workdir: pathlib.Path):
     for i, (name, own) in list(enumerate(CANDIDATES.items()))[-1 if options.quick else 0:]:
         parts = [("train[50%:]", "train[:50%]"),
                  ("train[:50%]", "train[50%:]")][:1 if options.quick else 2]
-        found = [trained("finetune_imagefolder", workdir / f"{options.epochs}_fold_{i}_{k}", **{
+        trials = [trained("finetune_imagefolder", workdir / f"{options.epochs}_fold_{i}_{k}", **{
             **common, **own, "data.train": train, "data.test": held_out})
                  for k, (train, held_out) in enumerate(parts)]
-        held[name] = float(np.mean([each["test/accuracy"] for each in found]))
+        held[name] = float(np.mean([each["test/accuracy"] for each in trials]))
         log({"run": "fold", "candidate": name, "accuracy": held[name],
-             "parts": [each["test/accuracy"] for each in found]})
+             "parts": [each["test/accuracy"] for each in trials]})
     chosen = max(held, key=held.get)
     tuned = []
     if options.quick:

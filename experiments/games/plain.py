@@ -62,12 +62,12 @@ def make(name: str, games: int, length: int, simulations: int, width: int, block
             search_key, reset_key = jax.random.split(key)
             logits, value = see(params, state)
             root = mctx.RootFnOutput(prior_logits=logits, value=value, embedding=state)
-            found = mctx.gumbel_muzero_policy(params, search_key, root, recurrent, simulations,
+            policy = mctx.gumbel_muzero_policy(params, search_key, root, recurrent, simulations,
                                               invalid_actions=~state.legal_action_mask)
-            after = jax.vmap(auto_reset(env.step, env.init))(state, found.action,
+            after = jax.vmap(auto_reset(env.step, env.init))(state, policy.action,
                                                              jax.random.split(reset_key, games))
             reward = after.rewards[jnp.arange(games), state.current_player]
-            return after, (state.observation, found.action_weights, reward, after.terminated)
+            return after, (state.observation, policy.action_weights, reward, after.terminated)
         key, own = jax.random.split(key)
         state, trajectory = lax.scan(step, state, jax.random.split(own, length))
         return (params, state, key), trajectory

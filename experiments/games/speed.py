@@ -40,8 +40,8 @@ def ours(games, length, simulations, width, blocks):
 
     def play():
         nonlocal carry
-        carry, found = begin(carry)
-        assert jnp.isfinite(jax.block_until_ready(found["rows"]["target"])).all()
+        carry, moves = begin(carry)
+        assert jnp.isfinite(jax.block_until_ready(moves["rows"]["target"])).all()
     return play
 
 

@@ -44,16 +44,16 @@ def main():
     compiled = {name: jax.jit(way) for name, way in WAYS.items()}
     for run in compiled.values():
         jax.block_until_ready(run(table, at, g))
-    found = {name: [] for name in WAYS}
+    times = {name: [] for name in WAYS}
     for _ in range(rounds):
         for name, run in compiled.items():
             start = time.perf_counter()
             jax.block_until_ready(run(table, at, g))
-            found[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(1e3 * (time.perf_counter() - start))
     log = [{"versions": versions(), "device": device(make_mesh()), "tokens": tokens, "rows": rows,
             "width": width}]
     log += [{"way": name, "milliseconds": statistics.median(each), "all": each}
-            for name, each in found.items()]
+            for name, each in times.items()]
     pathlib.Path(options.log).write_text("".join(json.dumps(row) + "\n" for row in log))
     for row in log[1:]:
         print(f"{row['way']:<18} {row['milliseconds']:9.3f} ms")

@@ -87,7 +87,7 @@ def play(real, act, episodes: int) -> tuple[dict, list]:
     keys = jax.vmap(jax.random.key)(jnp.arange(episodes))
     state, obs = jax.vmap(real.reset)(keys)
     step = jax.jit(jax.vmap(real.step))
-    found = {"return": np.zeros(episodes), "length": np.zeros(episodes, int),
+    totals = {"return": np.zeros(episodes), "length": np.zeros(episodes, int),
              "crashed": np.zeros(episodes, bool)}
     alive, frames = np.ones(episodes, bool), []
     for t in range(real.max_steps):
@@ -97,28 +97,28 @@ def play(real, act, episodes: int) -> tuple[dict, list]:
         state, out = step(state, act(obs, now), keys)
         obs, reward, terminated, truncated = \
             jax.device_get((out.obs, out.reward, out.terminated, out.truncated))
-        found["return"] += reward * alive
-        found["length"] += alive
-        found["crashed"] |= terminated & alive
+        totals["return"] += reward * alive
+        totals["length"] += alive
+        totals["crashed"] |= terminated & alive
         alive &= ~(terminated | truncated)
-    return found, frames
+    return totals, frames
 
 
-def described(found: dict) -> dict:
-    crashes, n = int(found["crashed"].sum()), len(found["crashed"])
+def described(episodes: dict) -> dict:
+    crashes, n = int(episodes["crashed"].sum()), len(episodes["crashed"])
     interval = binomtest(crashes, n).proportion_ci(method="wilson")
     return {"episodes": n, "crash_rate": crashes / n,
             "crash_interval": [interval.low, interval.high],
-            "return": found["return"].mean(), "return_sd": found["return"].std(ddof=1),
-            "length": found["length"].mean()}
+            "return": episodes["return"].mean(), "return_sd": episodes["return"].std(ddof=1),
+            "length": episodes["length"].mean()}
 
 
-def against(found: dict, other: dict) -> dict:
+def against(these: dict, other: dict) -> dict:
     """Compare by episode: the exact McNemar test of the crashes, and the difference of the returns
     with its interval."""
     ours, theirs = (int((a["crashed"] & ~b["crashed"]).sum())
-                    for a, b in ((found, other), (other, found)))
-    gain = found["return"] - other["return"]
+                    for a, b in ((these, other), (other, these)))
+    gain = these["return"] - other["return"]
     half = 1.96 * gain.std(ddof=1) / np.sqrt(len(gain))
     return {"crashed_alone": ours, "other_crashed_alone": theirs, "return_gain": gain.mean(),
             "return_gain_interval": [gain.mean() - half, gain.mean() + half],
@@ -157,10 +157,10 @@ def study(options, workdir):
     for seed in SEEDS[:1 if options.quick else None]:
         folder = workdir / f"ppo_highway_{seed}"
         summary = trained("ppo_highway", folder, seed=seed, **quick)
-        found, frames = play(real, likeliest(kj.restore(folder)), episodes)
+        outcomes, frames = play(real, likeliest(kj.restore(folder)), episodes)
         save_gif(folder / "real.gif", frames)
-        log({"policy": "ppo", "seed": seed, **described(found),
-             "against": {n: against(found, o) for n, o in others.items()},
+        log({"policy": "ppo", "seed": seed, **described(outcomes),
+             "against": {n: against(outcomes, o) for n, o in others.items()},
              "run": summary})
 
 

@@ -35,9 +35,9 @@ def evaluated(run: pathlib.Path, on: str) -> dict:
     arguments = ["-m", "karpjax.evaluate", f"--workdir={run.resolve()}", f"--on={on}"]
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True,
                           check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
+    metrics = json.loads(done.stdout.splitlines()[-1])
     return {"command": " ".join(["python", *arguments[:2], f"--workdir={run.name}", arguments[3]]),
-            **found}
+            **metrics}
 
 
 def main():

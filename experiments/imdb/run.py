@@ -112,12 +112,12 @@ def study(options, workdir: pathlib.Path):
     for share in options.shares:
         rates = {}
         for start in options.starts:
-            found = {rate: sentiment(share, start, 0, rate, f"{name}_{share}_{start}_rate_{rate:g}",
+            tried = {rate: sentiment(share, start, 0, rate, f"{name}_{share}_{start}_rate_{rate:g}",
                                      **{"data.test": ""})
                      for rate in size["rates"][share]} if len(size["rates"][share]) > 1 else {
                 size["rates"][share][0]: {}}
-            rates[start] = max(found, key=lambda rate: found[rate].get("validation/accuracy", 0.0))
-            for rate, summary in found.items() if len(found) > 1 else ():
+            rates[start] = max(tried, key=lambda rate: tried[rate].get("validation/accuracy", 0.0))
+            for rate, summary in tried.items() if len(tried) > 1 else ():
                 log({"run": "rate", "share": share, "start": start, "rate": rate, **summary})
         seeds = 1 if options.quick else SHARES[share]
         summaries = {start: [] for start in options.starts}
@@ -129,10 +129,10 @@ def study(options, workdir: pathlib.Path):
                      "rate": rates[start],
                      **summaries[start][-1]})
         for start in options.starts:
-            found = over_seeds(summaries[start])
+            metrics = over_seeds(summaries[start])
             log({"run": "sentiment", "share": share, "start": start, "seeds": seeds,
-                 "metrics": found})
-            print(f"{share} % of the labels, {start}\n{table(found)}", flush=True)
+                 "metrics": metrics})
+            print(f"{share} % of the labels, {start}\n{table(metrics)}", flush=True)
 
 
 def arguments(parser):

@@ -113,11 +113,11 @@ def study(name: str, options, log) -> bool:
             shutil.rmtree(workdir, ignore_errors=True)
             here = 0
             while done < options.kills:
-                found = kill_once(start(workdir, "--slow=0.1"), workdir, done % 2 == 1, chance)
-                if found is None:
+                kill = kill_once(start(workdir, "--slow=0.1"), workdir, done % 2 == 1, chance)
+                if kill is None:
                     break
                 done, here = done + 1, here + 1
-                log({"task": name, "kill": done, **found})
+                log({"task": name, "kill": done, **kill})
             ended(start(workdir))
             same = record_of(workdir) == expected
             equal &= same

@@ -73,21 +73,21 @@ def main():
             rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
             chip = CHIPS[topology.split(":")[0]]
             for n in sizes:
-                found = cycles_of(jnp.matmul, rows, array((n * mesh.size, n), rows),
+                estimate = cycles_of(jnp.matmul, rows, array((n * mesh.size, n), rows),
                                   array((n, n), whole))
-                write({"topology": topology, "matmul": n, "cycles": found,
-                       "seconds": found / chip.clock,
-                       "share_of_peak": round(2 * n**3 / (found / chip.clock) / chip.peak, 3)})
+                write({"topology": topology, "matmul": n, "cycles": estimate,
+                       "seconds": estimate / chip.clock,
+                       "share_of_peak": round(2 * n**3 / (estimate / chip.clock) / chip.peak, 3)})
             n = sizes[-1] // 2
             for turns, unroll in (*((turns, 1) for turns in LOOPS), (LOOPS[0], LOOPS[0])):
-                found = cycles_of(products(turns, unroll), rows, array((n * mesh.size, n), rows),
+                estimate = cycles_of(products(turns, unroll), rows, array((n * mesh.size, n), rows),
                                   array((n, n), whole))
                 write({"topology": topology, "products": n, "times": turns, "loop": unroll == 1,
-                       "cycles": found})
+                       "cycles": estimate})
             for size in BYTES:
-                found = cycles_of(total(mesh), rows,
+                estimate = cycles_of(total(mesh), rows,
                                   array((mesh.size, size // 4), rows, jnp.float32))
-                write({"topology": topology, "all_reduce_bytes": size, "cycles": found})
+                write({"topology": topology, "all_reduce_bytes": size, "cycles": estimate})
 
 
 if __name__ == "__main__":

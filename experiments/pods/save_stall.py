@@ -35,9 +35,9 @@ def seconds(call, *arguments) -> tuple[float, object]:
 
 def restored(folder: str, abstract):
     saves = Checkpoints(folder)
-    found = jax.block_until_ready(saves.restore(abstract)[0])
+    state = jax.block_until_ready(saves.restore(abstract)[0])
     saves.close()
-    return found
+    return state
 
 
 def main():
@@ -55,8 +55,8 @@ def main():
         for step in range(1, 3 if options.quick else 7):
             stall, _ = seconds(saves.save, step, state, about(exp, {}), None)
             rest, _ = seconds(saves.wait)
-            restoring, found = seconds(restored, folder, exp.abstract)
-            assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), found.params,
+            restoring, copy = seconds(restored, folder, exp.abstract)
+            assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), copy.params,
                                              state.params))
             if step > 1:
                 rows.append({"step": step, "stall": stall, "until_whole": round(stall + rest, 3),

@@ -68,9 +68,9 @@ def prepare(folder: pathlib.Path, rows: int, words: int) -> None:
 
 def report(log: Log, name: str, file: str, topology: str, overrides: dict) -> None:
     config, task_file = config_of(file, steps_per_dispatch=1, **overrides)
-    found = precompile(config, task_file, topology)
-    del found["model_fields"]
-    log({"model": name, "config": file, "topology": topology, **found})
+    compiled = precompile(config, task_file, topology)
+    del compiled["model_fields"]
+    log({"model": name, "config": file, "topology": topology, **compiled})
 
 
 def study(options, workdir: pathlib.Path) -> None:

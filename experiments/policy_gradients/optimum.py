@@ -92,10 +92,10 @@ def study(options, workdir):
     log = Log(options.log)
     size = dict(angles=31, speeds=31,
                 torques=5) if options.quick else dict(angles=361, speeds=321, torques=81)
-    found = pendulum(assemble(*config_of("ppo_pendulum")).source, **size)
+    returns = pendulum(assemble(*config_of("ppo_pendulum")).source, **size)
     made = {"versions": versions(), "device": device(make_mesh(1, 1, jax.devices()[:1]))}
-    log({"env": "pendulum", "return": float(found.mean()), "sd": float(found.std()),
-         "episodes": len(found), **size,
+    log({"env": "pendulum", "return": float(returns.mean()), "sd": float(returns.std()),
+         "episodes": len(returns), **size,
          **made})
     steps = np.asarray(starts(assemble(*config_of("ppo_grid_nav")).source)["shortest"])
     log({"env": "grid_nav", "return": float((1 - 0.01 * steps).mean()),

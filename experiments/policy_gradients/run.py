@@ -89,9 +89,9 @@ def study(options, folder: pathlib.Path):
             log({"config": name, "seed": seed, **summaries[-1]})
         # a seed may never have reached it
         names_of_all = {key: None for summary in summaries for key in summary}
-        found = over_seeds([{**names_of_all, **summary} for summary in summaries])
-        log({"config": name, "seeds": seeds, "metrics": found})
-        print(table(found), flush=True)
+        statistics = over_seeds([{**names_of_all, **summary} for summary in summaries])
+        log({"config": name, "seeds": seeds, "metrics": statistics})
+        print(table(statistics), flush=True)
 
 
 def arguments(parser):

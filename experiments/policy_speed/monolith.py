@@ -32,7 +32,8 @@ class Network(nn.Module):
 
 
 def make(*, envs: int, length: int, minibatches: int, epochs: int, updates: int, steps: int,
-         rate: float = 1e-3, discount: float = 0.99, trace: float = 0.95, clip: float = 0.2, width: int = 64):
+         rate: float = 1e-3, discount: float = 0.99, trace: float = 0.95, clip: float = 0.2,
+         width: int = 64):
     """Return (start(key) -> carry, train(carry) -> (carry, returns of the episodes under way)):
     `updates` rollouts a call."""
     env, network = CartPole(), Network(width)

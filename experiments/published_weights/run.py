@@ -69,12 +69,12 @@ def there_and_back(name: str, folder: pathlib.Path, data: dict) -> dict:
                         f"--config=configs/cifar10_resnet.py:{name.removeprefix('resnet')}",
                         f"--weights={weights}",
                         f"--workdir={workdir}", **env)
-    found = command("evaluate", f"--workdir={workdir}", "--split=test", **env)
+    metrics = command("evaluate", f"--workdir={workdir}", "--split=test", **env)
     command("convert", f"--workdir={workdir}", f"--to={back}", **env)
     theirs, ours = read(weights), read(back)
     return {"network": name, "weights": file, "parameters": converted["parameters"],
             "images": data["examples"]["test"],
-            "test/accuracy": found["test/accuracy"], "test/loss": found["test/loss"],
+            "test/accuracy": metrics["test/accuracy"], "test/loss": metrics["test/loss"],
             "published": published,
             "back_bit_exact": theirs.keys() == ours.keys()
             and all(np.array_equal(theirs[key], ours[key]) for key in theirs),

@@ -49,8 +49,8 @@ def position_not_saved(checkpoint, jax):
     Experiment.__init__ = remember
 
     def forget(self, abstract, **kwargs):
-        found = restore(self, abstract, **kwargs)
-        return found and (found[0].replace(source=fresh["source"]), found[1])
+        restored = restore(self, abstract, **kwargs)
+        return restored and (restored[0].replace(source=fresh["source"]), restored[1])
     checkpoint.Checkpoints.restore = forget
 
 

@@ -308,7 +308,7 @@ def test_the_largest_batch(tmp_path):
 
     One that fits is doubled until one does not.
     """
-    config, found = tmp_path / "too_wide.py", {}
+    config, largest = tmp_path / "too_wide.py", {}
     config.write_text(TOO_WIDE)
     for batch in (2**16, 2**13):
         done, rows = table(f"--config={config}", "--topologies=v5e:2x2",
@@ -317,8 +317,8 @@ def test_the_largest_batch(tmp_path):
         fits = {int(row[2]): "yes" in row for row in rows}
         assert len(fits) > 1 and list(fits)[0] == batch
         assert list(fits.values()).count(fits[batch]) == len(fits) - 1
-        found[batch] = max(size for size in fits if fits[size])
-    assert found[2**16] == found[2**13]
+        largest[batch] = max(size for size in fits if fits[size])
+    assert largest[2**16] == largest[2**13]
 
 
 def test_bad_list_of_batches():
