@@ -49,8 +49,9 @@ def test_report_draws_again(made):
     assert done.returncode == 0 and done.stderr == "" and (made[0] / "curves.png").exists()
 
 
-@pytest.mark.parametrize("command",
-                         ["train", "evaluate", "sweep", "precompile", "slices", "report"])
+@pytest.mark.parametrize("command", ["train", "sweep", *(
+    pytest.param(name, marks=pytest.mark.full)
+    for name in ("evaluate", "precompile", "slices", "report"))])
 def test_help(command):
     done = run(f"karpjax.{command}", "--help")
     assert done.returncode == 0 and f"karpjax.{command}" in done.stdout and "--" in done.stdout

@@ -69,6 +69,7 @@ def children(pid: int) -> list[int]:
                                            stdout=subprocess.PIPE, text=True).stdout.split()]
 
 
+@pytest.mark.full
 def test_two_processes_of_two_devices(tmp_path):
     output = said(launch("local", "--processes=2", "--devices-per-process=2", *RUN,
                          "--config.steps=100", f"--workdir={tmp_path}"), 0)
@@ -77,6 +78,7 @@ def test_two_processes_of_two_devices(tmp_path):
     assert "4 x cpu" in logs[0] and logs[0] in output and "test/accuracy" in logs[1]
 
 
+@pytest.mark.full
 def test_readme_line_runs(tmp_path):
     line, = [line for line in (ROOT / "README.md").read_text().splitlines()
              if "karpjax.launch local" in line]
@@ -102,6 +104,7 @@ def test_slurm_is_found_in_the_environment(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["device"]["processes"] == 2
 
 
+@pytest.mark.full
 def test_readme_kubernetes_job(tmp_path):
     """Containers of README's Indexed Job run one command, each with its number.
 

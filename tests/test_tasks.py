@@ -20,6 +20,7 @@ def config_file(name):
 
 # ----------------------------------------------------------------------------------------- learning
 
+@pytest.mark.full
 def test_reinforce_solves_cartpole(tmp_path):
     summary = fit(config_file("reinforce_cartpole"), tmp_path, mesh=mesh_of(1))
     assert summary["eval/return"] >= 195
@@ -76,6 +77,7 @@ def test_views_of_an_image():
                                predict(still / 2 + moved), atol=1e-6)
 
 
+@pytest.mark.full
 def test_evaluation_with_views(tmp_path):
     config, task_file = config_of("airbench", steps=3, eval_every=3)
     summary = fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
