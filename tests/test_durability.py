@@ -151,7 +151,7 @@ def test_the_command_ends_with_75(monkeypatch, capsys):
     assert capsys.readouterr().err == "karpjax: error: the storage failed\n"
 
 
-# -------------------------------------------------------------------- never anew over a lost record
+# ------------------------------------------------------------ never from scratch over a lost record
 
 def test_a_second_start_after_damage_is_refused_too(run):
     for step in (2, 4, 6, 8):
