@@ -110,7 +110,7 @@ def lowest(state, obs, key):
 # ------------------------------------------------------------------------------------- environments
 
 def at_random(env):
-    return lambda state, obs, key: spaces.sample(env.actions, key)
+    return lambda state, obs, key: env.actions.sample(key)
 
 
 def play(env, policy, steps: int, keys=KEYS, advance=auto_reset):

@@ -14,8 +14,8 @@ from PIL import Image
 from karpjax.core import files
 from karpjax import models, weights
 from karpjax.datasets import text as corpora
-from karpjax.datasets.images import Found, Rows
-from karpjax.datasets.tfds import write
+from karpjax.datasets.images import ImageRows, ImageSet
+from karpjax.datasets.tfds import write_dataset
 from karpjax.run.published import published
 from karpjax.sources.text import EMBEDDED
 
@@ -24,7 +24,7 @@ SHAPES = {"cifar10": (32, 32, 3), "fashion_mnist": (28, 28, 1)}
 
 def noise(rng, n: int, shape: tuple) -> Rows:
     """Return n images of noise with labels 0 to 9."""
-    return Rows(rng.integers(0, 256, (n, *shape), np.uint8), rng.integers(0, 10, n))
+    return ImageRows(rng.integers(0, 256, (n, *shape), np.uint8), rng.integers(0, 10, n))
 
 
 def prepare_stand_ins(data_dir) -> None:
@@ -32,7 +32,7 @@ def prepare_stand_ins(data_dir) -> None:
     for name, shape in SHAPES.items():
         rng = np.random.default_rng(0)
         splits = {"train": noise(rng, 512, shape), "test": noise(rng, 100, shape)}
-        write(name, Found([str(i) for i in range(10)], shape, splits), data_dir)
+        write_dataset(name, ImageSet([str(i) for i in range(10)], shape, splits), data_dir)
     with tempfile.TemporaryDirectory() as folder:
         paragraphs = [each for each in EMBEDDED.read_text().split("\n\n") if each.strip()]
         for split, part in (("train", paragraphs[:400]), ("unsup", paragraphs[400:600]),
@@ -41,7 +41,7 @@ def prepare_stand_ins(data_dir) -> None:
                     for i, text in enumerate(part)]
             pathlib.Path(folder, f"{split}.jsonl").write_text("\n".join(rows))
         for name, pack in (("imdb_packed", True), ("imdb", False)):
-            write(name, corpora.text(pathlib.Path(folder), length=32, vocabulary=300, pack=pack),
+            write_dataset(name, corpora.import_texts(pathlib.Path(folder), length=32, vocabulary=300, pack=pack),
                   data_dir)
     pictures(pathlib.Path(data_dir) / "pictures")
     recorded_games(pathlib.Path(data_dir) / "games.npz")

@@ -1,4 +1,4 @@
-"""Commands as a person meets them: clean output, right numbers, on a run just made."""
+"""Commands print clean output and right numbers, on a run just made."""
 import json
 import os
 import re
@@ -21,8 +21,10 @@ def made(tmp_path_factory):
 
 
 def run(*arguments):
-    env = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"} | {"PYTHONPATH": python_path()}
-    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, env=env, capture_output=True, text=True)
+    env = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"} \
+        | {"PYTHONPATH": python_path()}
+    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, env=env,
+                          capture_output=True, text=True)
 
 
 def test_evaluate_gives_what_training_gave(made):

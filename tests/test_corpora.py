@@ -93,8 +93,8 @@ def test_text_files_and_folders(tmp_path):
     (tmp_path / "raw" / "train").mkdir(parents=True)
     (tmp_path / "raw" / "train" / "a.txt").write_text("One\nparagraph.\n\n\nAnother.\n")
     jsonl(tmp_path / "raw" / "train" / "b.jsonl", [{"text": "A third", "label": None}])
-    texts = sorted(document.text for file in corpora.files_of(tmp_path / "raw")["train"]
-                   for document in corpora.read(file))
+    texts = sorted(document.text for file in corpora.files_by_split(tmp_path / "raw")["train"]
+                   for document in corpora.read_documents(file))
     assert texts == ["A third", "Another.", "One\nparagraph."]
     make(tmp_path, pack=True)
     source = source_of(tmp_path, test="", batch_size=1)
@@ -175,7 +175,7 @@ def test_it_says_how_many_are_cut(reviews, capsys):
 
 def test_windows_line_ends_and_blanks_end_paragraphs_too(tmp_path):
     (tmp_path / "train.txt").write_bytes(b"One\r\nparagraph.\r\n\r\nAnother.\r\n  \r\nA third.")
-    texts = [document.text for document in corpora.read(tmp_path / "train.txt")]
+    texts = [document.text for document in corpora.read_documents(tmp_path / "train.txt")]
     assert texts == ["One\nparagraph.", "Another.", "A third."]
 
 
@@ -201,7 +201,7 @@ def test_flags_that_mean_nothing(flags, says, tmp_path):
 
 def huge_tokenizer(folder) -> str:
     """Return the file of a tokenizer with more tokens than 16 bits hold."""
-    made = json.loads(tokenizer.train([row["text"] for row in REVIEWS], 300))
+    made = json.loads(tokenizer.train_tokenizer([row["text"] for row in REVIEWS], 300))
     made["model"]["vocab"] |= {f"word{i}": i for i in range(300, 70000)}
     (folder / "huge.json").write_text(json.dumps(made))
     return str(folder / "huge.json")
@@ -265,7 +265,7 @@ def test_a_set_without_tokens(reviews):
 
 def test_the_command(reviews):
     texts = [row["text"] for row in REVIEWS]
-    (reviews / "tokenizer.json").write_text(tokenizer.train(texts, 300, lowercase=True))
+    (reviews / "tokenizer.json").write_text(tokenizer.train_tokenizer(texts, 300, lowercase=True))
     out = done(command("prepare", "--format=text", f"--from={reviews}/raw", "--name=reviews",
                        f"--data_dir={reviews}/tfds", f"--tokenizer={reviews}/tokenizer.json",
                        "--length=32"))
