@@ -13,7 +13,7 @@ from karpjax.run import cli
 def main(argv):
     options = cli.parse(argv, __doc__, config=True, workdir=str, devices=0, coordinator="", processes=0, process=0,
                         distributed=False, join_seconds=300)
-    cli.start_jax(**{name: options[name] for name in options if name not in ("config", "record", "workdir")})
+    cli.start_jax(**{name: options[name] for name in options if name not in ("config", "task_file", "workdir")})
     from karpjax.run.loop import fit
     summary = fit(options.config, options.workdir, task_file=options.task_file)
     results = {name: value for name, value in summary.items() if "/" in name or name in ("steps", "seconds")}
