@@ -22,7 +22,7 @@ from karpjax.sources.text import EMBEDDED
 SHAPES = {"cifar10": (32, 32, 3), "fashion_mnist": (28, 28, 1)}
 
 
-def noise(rng, n: int, shape: tuple) -> Rows:
+def noise(rng, n: int, shape: tuple) -> ImageRows:
     """Return n images of noise with labels 0 to 9."""
     return ImageRows(rng.integers(0, 256, (n, *shape), np.uint8), rng.integers(0, 10, n))
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 HERE = pathlib.Path(__file__).parent
+README = (ROOT / "karpjax" / "launch" / "README.md").read_text()
 RUN = ["--config=configs/digits_cnn.py", "--config.model.width=4", "--config.eval_every=50",
        "--config.save_every=50"]
 SLICE = ["tpu", "--name=my-slice", "--type=v5litepod-256", "--zone=us-west4-a",
@@ -80,8 +81,7 @@ def test_two_processes_of_two_devices(tmp_path):
 
 @pytest.mark.full
 def test_readme_line_runs(tmp_path):
-    line, = [line for line in (ROOT / "README.md").read_text().splitlines()
-             if "karpjax.launch local" in line]
+    line, = [line for line in README.splitlines() if "karpjax.launch local" in line]
     _, arguments = line.split("karpjax.launch ")
     said(launch(*arguments.replace("runs/two", str(tmp_path)).split(), "--config.steps=60"), 0)
     assert json.loads((tmp_path / "summary.json").read_text())["device"]["count"] == 8
@@ -110,7 +110,7 @@ def test_readme_kubernetes_job(tmp_path):
 
     Here the coordinator is a free port of this machine.
     """
-    job = yaml.safe_load((ROOT / "README.md").read_text().split("```yaml")[1].split("```")[0])
+    job = yaml.safe_load(README.split("```yaml")[1].split("```")[0])
     spec, (container,) = job["spec"], job["spec"]["template"]["spec"]["containers"]
     with socket.socket() as free:
         free.bind(("localhost", 0))

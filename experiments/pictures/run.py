@@ -1,0 +1,111 @@
+"""README's pictures: three short runs, and a strip of what they and the masked autoencoder show.
+
+    python experiments/pictures/run.py --workdir=runs/pictures          # three minutes on two cores
+    python experiments/pictures/run.py --quick --log=/tmp/quick.jsonl   # a few steps; pictures go beside the log
+
+Writes strip.png and curves.png, and one line a run in results.jsonl. The last panel of the strip shows three rows of
+experiments/mae/reconstructions.png, which that study's run left.
+"""
+import pathlib
+import sys
+
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+import numpy as np
+from PIL import Image
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent.parent))
+
+from experiments.runs import Log, command, trained  # noqa: E402
+import karpjax  # noqa: E402
+
+RUNS = {
+    "digits_cnn": {"steps": 3, "eval_every": 3, "save_every": 3, "model.width": 4,
+                   "optimizer.learning_rate.warmup_steps": 1},
+    "ppo_cartpole": {"steps": 4, "data.minibatches": 1, "data.epochs": 1, "steps_per_dispatch": 2},
+    "ppo_reacher": {"steps": 4, "data.minibatches": 1, "data.epochs": 1, "steps_per_dispatch": 2},
+}
+EPISODES = {"ppo_cartpole": (0, 120, 240, 360, 480), "ppo_reacher": (0, 6, 12, 18, 49)}
+GREEN, RED = "#2a7d3f", "#c0392b"
+COLOURS = 48                                     # of a PNG's palette: a third of the bytes
+
+
+def study(options, workdir: pathlib.Path):
+    log = Log(options.log)
+    for name, quick in RUNS.items():
+        log({"run": name, **trained(name, workdir / name, seed=0, **(quick if options.quick else {}))})
+    folder = pathlib.Path(options.log).parent
+    save(strip(workdir), folder / "strip.png")
+    save_palette(Image.open(workdir / "digits_cnn" / "curves.png"), folder / "curves.png")
+
+
+def strip(workdir: pathlib.Path) -> Figure:
+    """Return the four panels: digits, CartPole, the arm and the masked autoencoder."""
+    figure = Figure(figsize=(10, 2.3), layout="constrained")
+    parts = figure.subfigures(1, 4, width_ratios=(3, 2, 2, 2))
+    digits(parts[0], karpjax.restore(workdir / "digits_cnn"))
+    for part, (name, times), title in zip(parts[1:3], EPISODES.items(), ("CartPole, PPO", "arm to a point, PPO"),
+                                          strict=True):
+        part.suptitle(title, fontsize=9)
+        axes = part.subplots()
+        axes.imshow(overlay(frames(workdir / name / "episode.gif"), times))
+        axes.axis("off")
+    reconstructions(parts[3])
+    return figure
+
+
+def digits(part, run) -> None:
+    """Draw the first test digits with their predictions, then those of the test split that are wrong."""
+    batches = list(run.task.source.eval_batches("test"))
+    images, labels, weight = (np.concatenate([batch[name] for batch in batches]) for name in ("image", "label", "weight"))
+    images, labels = images[weight > 0], labels[weight > 0]                              # (N, 8, 8, 1), (N,)
+    predicted = np.asarray(run.predict(images)).argmax(-1)
+    right = predicted == labels
+    part.suptitle(f"digits, CNN: {right.sum()} of {len(labels)} right", fontsize=9)
+    wrong = np.flatnonzero(~right)[:7]
+    order = np.concatenate([np.flatnonzero(right)[:21 - len(wrong)], wrong])
+    for axes, i in zip(part.subplots(3, 7).flat, order, strict=False):
+        axes.imshow(images[i, :, :, 0], cmap="gray_r")
+        axes.set_title(predicted[i], fontsize=7, pad=1, color=GREEN if right[i] else RED)
+        axes.axis("off")
+
+
+def frames(file: pathlib.Path) -> list:
+    """Return a GIF's frames, (H, W, 3) in 0 to 1."""
+    with Image.open(file) as gif:
+        every = []
+        for i in range(gif.n_frames):
+            gif.seek(i)
+            every.append(np.asarray(gif.convert("RGB"), np.float32) / 255)
+    return every
+
+
+def overlay(every: list, times) -> np.ndarray:
+    """Return frames on one canvas, the earlier the fainter. Their ground is white; dark strokes lie on top."""
+    chosen = [every[min(t * len(every) // (times[-1] + 1), len(every) - 1)] for t in times]
+    strength = np.linspace(0.25, 1.0, len(chosen))
+    return np.min([1 - s * (1 - frame) for s, frame in zip(strength, chosen, strict=True)], axis=0)
+
+
+def reconstructions(part) -> None:
+    """Draw three rows of what the masked autoencoder filled in."""
+    part.suptitle("CIFAR-10, masked autoencoder", fontsize=9)
+    rows = imread(HERE.parent / "mae" / "reconstructions.png")[:, :, :3]                 # (256, 96, 3): 8 rows of 32
+    axes = part.subplots()
+    axes.imshow(rows[96:192])
+    axes.set_title("image      masked     filled in", fontsize=7, pad=2)
+    axes.axis("off")
+
+
+def save(figure: Figure, file: pathlib.Path) -> None:
+    figure.savefig(file, dpi=100)
+    save_palette(Image.open(file), file)
+
+
+def save_palette(image: Image.Image, file: pathlib.Path) -> None:
+    image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
+
+
+if __name__ == "__main__":
+    command(study, HERE / "results.jsonl")
