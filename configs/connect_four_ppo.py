@@ -1,6 +1,9 @@
-"""Connect four, step 2 of 4: PPO against itself and a pool of what it was, from the weights of step 1.
+"""Connect four, step 2 of 4: PPO against itself and a pool of its past selves.
 
-    python -m karpjax.train --config=configs/connect_four_ppo.py --config.init_from=runs/c4/supervised --workdir=runs/c4/ppo
+It starts from the weights of step 1.
+
+    python -m karpjax.train --config=configs/connect_four_ppo.py \\
+        --config.init_from=runs/c4/supervised --workdir=runs/c4/ppo
 """
 import karpjax
 

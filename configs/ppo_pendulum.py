@@ -1,14 +1,16 @@
-"""PPO on Pendulum-v1: swing a pole up with a torque, 200 steps an episode (criterion: a mean return of -150).
+"""PPO on Pendulum-v1: swing a pole up with a torque, 200 steps an episode (criterion: a mean return
+of -150).
 
     python -m karpjax.train --config=configs/ppo_pendulum.py --workdir=runs/pendulum
 
-Not reached: -152.2 (sd 4.5) over 5 seeds, where the best there is gets -140.7 and a random policy -1246
-(experiments/policy_gradients).
+Not reached: -152.2 (sd 4.5) over 5 seeds, where the best there is gets -140.7 and a random policy
+-1246 (experiments/policy_gradients).
 """
 import karpjax
 
 ENVS, LENGTH, MINIBATCHES, EPOCHS = 32, 128, 8, 10
-CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 200          # rollouts of 4,096 environment steps: 819,200 in all
+# rollouts of 4,096 environment steps: 819,200 in all
+CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 200
 
 
 def get_config():
@@ -17,7 +19,8 @@ def get_config():
         env=dict(name="pendulum"),
         steps=ROLLOUTS * CHUNK,
         model=dict(name="actor_critic", width=64),
-        data=dict(num_envs=ENVS, num_steps=LENGTH, minibatches=MINIBATCHES, epochs=EPOCHS, normalize=("obs", "reward"),
+        data=dict(num_envs=ENVS, num_steps=LENGTH, minibatches=MINIBATCHES, epochs=EPOCHS,
+                  normalize=("obs", "reward"),
                   eval_episodes=64),
         discount=0.97, gae_lambda=0.9,
         clip=0.2, value_clip=0.0, value_coefficient=0.5, entropy_coefficient=0.0, target_kl=0.0,

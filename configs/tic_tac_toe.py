@@ -1,4 +1,5 @@
-"""Gumbel AlphaZero on tic-tac-toe: its policy, without search, never loses, whatever is played against it.
+"""Gumbel AlphaZero on tic-tac-toe: its policy, without search, never loses, whatever is played
+against it.
 
     python -m karpjax.train --config=configs/tic_tac_toe.py --workdir=runs/tic_tac_toe
 
@@ -13,7 +14,8 @@ CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 800          # rollouts of 1,024 moves: 
 def get_config():
     return karpjax.config(
         task="alphazero",
-        env=dict(name="pgx:tic_tac_toe", opening=6),           # else it never sees what it would not play
+        # else it never sees what it would not play
+        env=dict(name="pgx:tic_tac_toe", opening=6),
         steps=ROLLOUTS * CHUNK,
         model=dict(name="actor_critic", torso="mlp", width=64),
         data=dict(num_envs=ENVS, num_steps=LENGTH, minibatches=MINIBATCHES, epochs=EPOCHS,

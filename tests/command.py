@@ -15,18 +15,22 @@ TINY = (ROOT / "tests" / "tiny.py").read_text()
 
 
 def python_path(*folders) -> str:
-    """Return a PYTHONPATH of the checkout, these folders and what is there already: the trap of trap.py."""
+    """Return a PYTHONPATH of the checkout, these folders and what is there already: the trap of
+    trap.py.
+    """
     return os.pathsep.join(map(str, filter(None, [ROOT, *folders, os.environ.get("PYTHONPATH")])))
 
 
-def command(name: str, *flags: str, cwd=ROOT, path="", before: str = "", timeout: int = 600, optimised: bool = False,
+def command(name: str, *flags: str, cwd=ROOT, path="", before: str = "", timeout: int = 600,
+            optimised: bool = False,
             real: bool | None = None) -> subprocess.CompletedProcess:
     """Run python -m karpjax.NAME FLAGS on one CPU device.
 
     path       a folder that is also on PYTHONPATH
     before     Python to run first, in the same process: faults to inject
     optimised  programs as a user has them: longer to compile, for runs of many steps
-    real       whether it is a Python process of its own, or a fork of one that has imported karpjax: seconds less. By
+    real       whether it is a Python process of its own, or a fork of one that has imported
+    karpjax: seconds less. By
                default the first of each command is one.
     """
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": python_path(path)}
@@ -39,27 +43,33 @@ def command(name: str, *flags: str, cwd=ROOT, path="", before: str = "", timeout
         with tempfile.NamedTemporaryFile(mode="r") as stderr:
             fork = Fork(as_a_command, [name, before, *flags], env, cwd, stderr.name)
             stdout, _ = fork.communicate(timeout)
-            return subprocess.CompletedProcess([name, *flags], fork.returncode, stdout, stderr.read())
+            return subprocess.CompletedProcess([name, *flags], fork.returncode, stdout,
+                                               stderr.read())
     start = ["-m", f"karpjax.{name}"]
     if before:
-        start = ["-c", f"{before}\nimport runpy\nrunpy.run_module('karpjax.{name}', run_name='__main__', alter_sys=True)"]
-    return subprocess.run([sys.executable, *start, *flags], cwd=cwd, env=env, timeout=timeout, capture_output=True,
-                          text=True)
+        run = f"runpy.run_module('karpjax.{name}', run_name='__main__', alter_sys=True)"
+        start = ["-c", f"{before}\nimport runpy\n{run}"]
+    return subprocess.run([sys.executable, *start, *flags], cwd=cwd, env=env, timeout=timeout,
+                          capture_output=True, text=True)
 
 
 def as_a_command(argv: list) -> None:
-    """Do what python -m karpjax.NAME FLAGS does, in a fork; argv is [NAME, Python to run first, *FLAGS]."""
+    """Do what python -m karpjax.NAME FLAGS does, in a fork; argv is [NAME, Python to run first,
+    *FLAGS].
+    """
     name, before, *flags = argv
     sys.argv = ["karpjax", *flags]
     sys.path.insert(0, "")
     exec(compile(before, "before", "exec"), {"__name__": "__main__"})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the server has imported the module already
+        # the server has imported the module already
+        warnings.simplefilter("ignore", RuntimeWarning)
         runpy.run_module(f"karpjax.{name}", run_name="__main__", alter_sys=True)
 
 
 def done(result) -> str:
-    assert result.returncode == 0, f"exit code {result.returncode}:\n{result.stdout[-1000:]}\n{result.stderr[-3000:]}"
+    said = f"{result.stdout[-1000:]}\n{result.stderr[-3000:]}"
+    assert result.returncode == 0, f"exit code {result.returncode}:\n{said}"
     return result.stdout
 
 

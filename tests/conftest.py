@@ -1,6 +1,8 @@
-"""Every test runs on 8 simulated CPU devices; tests that need fewer make a smaller mesh. For the three runs see three_runs.py.
+"""Every test runs on 8 simulated CPU devices; tests that need fewer make a smaller mesh. For the
+three runs see three_runs.py.
 
-Shape annotations (jaxtyping) are checked here, and only here: in production a jitted function pays nothing for them.
+Shape annotations (jaxtyping) are checked here, and only here: in production a jitted function pays
+nothing for them.
 """
 import atexit
 import fcntl
@@ -14,23 +16,28 @@ import tempfile
 import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Nine tenths of these tests is LLVM optimising programs that run once. The HLO, and so what is tested, is the same without.
+# Nine tenths of these tests is LLVM optimising programs that run once. The HLO, and so what is
+# tested, is the same without.
 FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true",
          "--xla_cpu_parallel_codegen_split_count=1"]
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # MLIR for every fusion: three times the time; 0.12 aborts at the flag
+    # MLIR for every fusion: three times the time; 0.12 aborts at the flag
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 ROOT = pathlib.Path(__file__).parent.parent
-if "PYTEST_XDIST_WORKER" not in os.environ:  # one folder for the whole session, pytest's workers and their processes
+# one folder for the whole session, pytest's workers and their processes
+if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["KARPJAX_TEST_SESSION"] = tempfile.mkdtemp(prefix="karpjax_tests_")
     atexit.register(shutil.rmtree, os.environ["KARPJAX_TEST_SESSION"], ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["KARPJAX_TEST_SESSION"], "programs")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["KARPJAX_TEST_SESSION"],
+                                                           "programs")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import trap  # noqa: E402
 
-trap.set_up(pathlib.Path(os.environ["KARPJAX_TEST_SESSION"], "trap"))  # G7: before anything that could import TensorFlow
+# G7: before anything that could import TensorFlow
+trap.set_up(pathlib.Path(os.environ["KARPJAX_TEST_SESSION"], "trap"))
 
 import jax  # noqa: E402
 
@@ -38,18 +45,22 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 import jaxtyping  # noqa: E402
 
-CHECKED = ["karpjax.models", "karpjax.tasks", "karpjax.core.task", "karpjax.core.step", "karpjax.envs", "karpjax.sources.shuffle"]
+CHECKED = ["karpjax.models", "karpjax.tasks", "karpjax.core.task", "karpjax.core.step",
+           "karpjax.envs", "karpjax.sources.shuffle"]
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 import pytest  # noqa: E402
 import three_runs  # noqa: E402
 
-gc.set_threshold(20_000, 20)  # tracing makes objects by the million: a tenth of the time was spent looking for their cycles
+# tracing makes objects by the million: a tenth of the time was spent looking for their cycles
+gc.set_threshold(20_000, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def embedded_sets():
-    """Prepare the embedded data sets, and noise in place of those that are downloaded, once for all workers."""
+    """Prepare the embedded data sets, and noise in place of those that are downloaded, once for all
+    workers.
+    """
     folder = pathlib.Path(os.environ["KARPJAX_TEST_SESSION"]) / "tfds"
     os.environ["TFDS_DATA_DIR"] = str(folder)
     folder.mkdir(exist_ok=True)
@@ -70,8 +81,10 @@ def tensorflow_is_never_imported():
     assert not trap.sprung(), "TensorFlow was imported, here or in a process that this test started"
 
 
-# What may be skipped, and why; CI fails on any other skip (tests/test_house_rules.py reads this too).
-ALLOWED_SKIPS = ("libtpu", "KARPJAX_TEST_DATA", "PyTorch and transformers", "Gymnasium", "gymnax", "brax", "pgx",
+# What may be skipped, and why; CI fails on any other skip (tests/test_house_rules.py reads this
+# too).
+ALLOWED_SKIPS = ("libtpu", "KARPJAX_TEST_DATA", "PyTorch and transformers", "Gymnasium", "gymnax",
+                 "brax", "pgx",
                  "highway-env", "outside git")
 COSTS, STARTED = three_runs.Costs(), time.monotonic()
 
@@ -105,8 +118,10 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
     for report in terminalreporter.stats.get("skipped", []):
         terminalreporter.write_line(f"skipped: {report.nodeid}: {report.longrepr[-1]}")
     dearest = sorted(COSTS.seconds, key=COSTS.seconds.get, reverse=True)
-    terminalreporter.write_line(f"{sum(COSTS.seconds.values()):.0f} CPU seconds in {len(dearest)} tests; the dearest: " + ", ".join(
-        f"{name.split('/')[-1]} {COSTS.seconds[name]:.0f}" for name in dearest[:5]))
+    total = sum(COSTS.seconds.values())
+    shown = [f"{name.split('/')[-1]} {COSTS.seconds[name]:.0f}" for name in dearest[:5]]
+    terminalreporter.write_line(f"{total:.0f} CPU seconds in {len(dearest)} tests; the dearest: "
+                                + ", ".join(shown))
     if getattr(config, "cache", None):  # not with -p no:cacheprovider
         config.cache.set("karpjax/processor_seconds", COSTS.seconds)
 
@@ -116,13 +131,15 @@ def pytest_sessionfinish(session, exitstatus):
     if not reporter or "PYTEST_XDIST_WORKER" in os.environ or exitstatus:
         return
     skipped = reporter.stats.get("skipped", [])
-    strange = [r.nodeid for r in skipped if not any(word in str(r.longrepr[-1]) for word in ALLOWED_SKIPS)]
+    strange = [r.nodeid for r in skipped
+               if not any(word in str(r.longrepr[-1]) for word in ALLOWED_SKIPS)]
     wrong = [f"these skips are not on the list in tests/conftest.py: {strange}"] if strange else []
-    wrong += filter(None, [COSTS.too_slow(three_runs.read(three_runs.TIMES), three_runs.machine_seconds())])
+    times, machine = three_runs.read(three_runs.TIMES), three_runs.machine_seconds()
+    wrong += filter(None, [COSTS.too_slow(times, machine)])
     for line in wrong:
         reporter.write_line(f"CI: {line}", red=True)
     if wrong and os.environ.get("CI"):
         session.exitstatus = 1
-    elif session.config.getoption("full") and session.config.args in (["tests"], [str(ROOT / "tests")]):
+    elif session.config.getoption("full") and session.config.args == ["tests"]:
         counts = {name: len(reporter.stats.get(name, [])) for name in ("passed", "skipped")}
         three_runs.write_records(COSTS, counts, time.monotonic() - STARTED)

@@ -38,9 +38,12 @@ def test_evaluate_gives_what_training_gave(made):
 
 
 def test_evaluate_takes_any_part_of_the_data_set(made):
-    """The whole test split in TFDS's syntax gives what its name gives; a part of the rows gives something else."""
+    """The whole test split in TFDS's syntax gives what its name gives; a part of the rows gives
+    something else.
+    """
     workdir, summary = made
-    loss = {split: json.loads(done(command("evaluate", f"--workdir={workdir}", f"--split={split}")))[f"{split}/loss"]
+    loss = {split: json.loads(done(command("evaluate", f"--workdir={workdir}",
+                                           f"--split={split}")))[f"{split}/loss"]
             for split in ("test[:100%]", "test[:100]")}
     assert loss["test[:100%]"] == pytest.approx(summary["test/loss"], rel=1e-6)
     assert abs(loss["test[:100]"] - summary["test/loss"]) > 1e-4
@@ -53,12 +56,14 @@ def test_evaluate_refuses_an_unknown_split(made):
 def test_evaluate_refuses_a_part_of_data_that_is_no_set(tmp_path):
     config, task_file = config_of("poly", steps=2)
     fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
-    refused(command("evaluate", f"--workdir={tmp_path}", "--split=train"), "--split=train: this run has", "no set of TFDS's")
+    refused(command("evaluate", f"--workdir={tmp_path}", "--split=train"),
+            "--split=train: this run has", "no set of TFDS's")
 
 
 @pytest.mark.parametrize("flag", ["--on=test", "-on=test"])
 def test_evaluate_names_the_flag_that_took_over(flag, made):
-    refused(command("evaluate", f"--workdir={made[0]}", flag), "--on is called --split now", "--split='test[:1000]'")
+    refused(command("evaluate", f"--workdir={made[0]}", flag), "--on is called --split now",
+            "--split='test[:1000]'")
 
 
 def test_report_draws_again(made):
@@ -67,11 +72,13 @@ def test_report_draws_again(made):
     assert result.returncode == 0 and result.stderr == "" and (made[0] / "curves.png").exists()
 
 
-COMMANDS = {"train", "evaluate", "sweep", "prepare", "convert", "export", "report", "play", "knn", "slices", "precompile",
+COMMANDS = {"train", "evaluate", "sweep", "prepare", "convert", "export", "report", "play", "knn",
+            "slices", "precompile",
             "launch", "games.record"}
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "sweep", "precompile", "slices", "report", "launch"])
+@pytest.mark.parametrize("name",
+                         ["train", "evaluate", "sweep", "precompile", "slices", "report", "launch"])
 def test_help(name):
     """By `karpjax NAME --help`: the docstring, and a line for each flag."""
     result = run("karpjax", name, "--help")
@@ -86,7 +93,8 @@ def test_the_list_of_commands():
     """One line each, of at most 80 columns."""
     result = run("karpjax", "--help")
     assert result.returncode == 0 and result.stderr == ""
-    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if line.startswith("  "))
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines()
+                 if line.startswith("  "))
     assert set(lines) == COMMANDS
     for name in COMMANDS - {"games.record"}:
         assert len(lines[name]) <= 80 and lines[name].endswith((".", "?")), (name, lines[name])

@@ -1,4 +1,6 @@
-"""The prose rule: a first sentence says in at most 25 words what a thing does, so that a newcomer can skim."""
+"""The prose rule: a first sentence says in at most 25 words what a thing does, so that a newcomer
+can skim.
+"""
 import ast
 import pathlib
 import re
@@ -14,7 +16,7 @@ CODE = re.compile(r"```.*?```", re.S)
 
 
 def faults(sentence: str) -> list[str]:
-    """Return what is wrong with a sentence: too long, a semicolon, a first word that names nothing."""
+    """Return the faults of a sentence: its length, a semicolon, a first word that names nothing."""
     text = re.sub(r"`[^`]*`", "code", sentence)
     words = [word for word in text.split() if re.search(r"\w", word)]
     first = re.sub(r"\W", "", words[0]).lower() if words else ""
@@ -25,7 +27,8 @@ def faults(sentence: str) -> list[str]:
 def first_sentence(docstring: str) -> str:
     """Return the text up to the first full stop, colon before code or empty line."""
     paragraph = docstring.strip().split("\n\n")[0]
-    return re.split(r"(?<=[.!?])\s|:\n|\n {4,}", " ".join(paragraph.split("\n    ")[0].split()) + " ", maxsplit=1)[0]
+    return re.split(r"(?<=[.!?])\s|:\n|\n {4,}",
+                    " ".join(paragraph.split("\n    ")[0].split()) + " ", maxsplit=1)[0]
 
 
 def docstrings(file: pathlib.Path):
@@ -35,7 +38,8 @@ def docstrings(file: pathlib.Path):
         if text:
             yield name, text
         for child in getattr(node, "body", []):
-            if isinstance(child, (ast.FunctionDef, ast.ClassDef)) and not child.name.startswith("_"):
+            if isinstance(child,
+                          (ast.FunctionDef, ast.ClassDef)) and not child.name.startswith("_"):
                 if not isinstance(node, ast.FunctionDef):
                     yield from walk(child, f"{name}:{child.name}")
     yield from walk(ast.parse(file.read_text()), str(file.relative_to(ROOT)))
@@ -60,16 +64,20 @@ def readme_sentences() -> list[str]:
 
 
 def test_readme():
-    wrong = [f"{', '.join(found)}: {sentence}" for sentence in readme_sentences() if (found := faults(sentence))]
+    wrong = [f"{', '.join(found)}: {sentence}" for sentence in readme_sentences()
+             if (found := faults(sentence))]
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("sentence", ["Of the rows the first.", "Return one; keep the other.", "word " * 26 + "."])
+@pytest.mark.parametrize("sentence",
+                         ["Of the rows the first.", "Return one; keep the other.",
+                          "word " * 26 + "."])
 def test_mutants(sentence):
     assert faults(sentence)
 
 
 def test_ruff():
     """F, B, E731, C901, D401 and D415, as pyproject.toml says."""
-    done = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT,
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]

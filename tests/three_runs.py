@@ -1,11 +1,14 @@
-"""The three runs of the tests: which tests each holds, what they cost, and the stamp of the full one.
+"""The three runs of the tests: which tests each holds, what they cost, and the stamp of the full
+one.
 
-    python -m pytest tests                 ten minutes: six core tasks, and three pairs that today's commit draws
-    python -m pytest tests --task=NAME     one task under all guarantees, in 2 to 4 minutes
-    python -m pytest tests --full          every pair of guarantee and task, every config, every study
+    python -m pytest tests                 ten minutes: six core tasks, and three pairs that today's
+    commit draws python -m pytest tests --task=NAME     one task under all guarantees, in 2 to 4
+    minutes python -m pytest tests --full          every pair of guarantee and task, every config,
+    every study
 
-A pair is a guarantee and a task (of G8: a config). What a run leaves out is deselected, never skipped. `--full` writes what
-each test costs to tests/times.json and its stamp to tests/full_run.json; both are committed.
+A pair is a guarantee and a task (of G8: a config). What a run leaves out is deselected, never
+skipped. `--full` writes what each test costs to tests/times.json and its stamp to
+tests/full_run.json; both are committed.
 """
 import datetime
 import hashlib
@@ -29,17 +32,21 @@ TIMES, STAMP = ROOT / "tests" / "times.json", ROOT / "tests" / "full_run.json"
 CORE = ("digits", "digits_host", "masked_text", "finetune", "ppo", "self_play")
 CORE_CONFIGS = ("digits_cnn.py", "ppo_reacher.py")
 DRAWN = 3                                   # pairs beside the core's, so that all come round
-SLOWER = 1.25                               # times the seconds of tests/times.json: then a run fails in CI
+# times the seconds of tests/times.json: then a run fails in CI
+SLOWER = 1.25
 STAMPED = ("karpjax/core", "karpjax/run")   # the folders whose trees the stamp holds
 STALE = datetime.timedelta(days=14)
 
 
-# -------------------------------------------------------------------------------------------- what a run holds
+# -------------------------------------------------------------------------------------------- what
+# a run holds
 
 def add_options(parser) -> None:
     group = parser.getgroup("karpjax")
-    group.addoption("--task", default="", help="a task of tests/guarantees/registry.py, under all guarantees")
-    group.addoption("--full", action="store_true", help="every pair of guarantee and task, config and study")
+    group.addoption("--task", default="",
+                    help="a task of tests/guarantees/registry.py, under all guarantees")
+    group.addoption("--full", action="store_true",
+                    help="every pair of guarantee and task, config and study")
 
 
 def pair_of(item) -> tuple[str, str] | None:
@@ -54,7 +61,9 @@ def in_core(pair: tuple[str, str]) -> bool:
 
 
 def drawn(pairs, seed: str) -> set:
-    """Return DRAWN of the pairs, always the same for one seed. A config for a TPU (G8) costs too much to be drawn."""
+    """Return DRAWN of the pairs, always the same for one seed. A config for a TPU (G8) costs too
+    much to be drawn.
+    """
     pairs = sorted(pair for pair in set(pairs) if not in_core(pair) and pair[0] != "g8")
     return set(random.Random(seed).sample(pairs, min(DRAWN, len(pairs))))
 
@@ -74,7 +83,9 @@ def default_run(items: list) -> list:
 
 
 def select(config, items: list) -> None:
-    """Deselect what this run leaves out, group the rest for the workers, and put the dearest groups first."""
+    """Deselect what this run leaves out, group the rest for the workers, and put the dearest groups
+    first.
+    """
     task, default = config.getoption("task"), set(default_run(items))
     if task:
         keep = [item for item in items if (pair_of(item) or ("", ""))[1] == task]
@@ -88,26 +99,28 @@ def select(config, items: list) -> None:
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
         totals[group] = totals.get(group, 0.0) + seconds.get(item.nodeid, 1.0)
-    # In a full run, too, the default run's tests of a group come first: who comes first compiles, and costs would not compare.
-    items[:] = sorted(keep, key=lambda item: (-totals[groups[item]], groups[item], item not in default))
+    # In a full run, too, the default run's tests of a group come first: who comes first compiles,
+    # and costs would not compare.
+    items[:] = sorted(keep,
+                      key=lambda item: (-totals[groups[item]], groups[item], item not in default))
 
 
 def group_of(item) -> str:
-    """Return the group whose tests share a worker: a task's share programs, a file's share fixtures."""
+    """Return the group whose tests share a worker: a task's programs, or a file's fixtures."""
     pair = pair_of(item)
     return pair[1] if pair and pair[0] != "g8" else item.nodeid.split("::")[0]
 
 
-# ------------------------------------------------------------------------------------------- what a test costs
+# ------------------------------------------------------------------------------ what a test costs
 
 def processor_seconds() -> float:
-    """Return the CPU seconds of this process, of its children that ended, and of the fork server's."""
+    """Return the CPU seconds of this process, its ended children and the fork server's."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages) + forked_seconds()
 
 
 def forked_seconds() -> float:
-    """Return those of the fork server's processes that ended; 0.0 where there is no server or no /proc."""
+    """Return the seconds of the fork server's ended processes, 0.0 without a server or /proc."""
     try:
         stat = pathlib.Path(f"/proc/{forkserver._forkserver._forkserver_pid}/stat").read_text()
     except OSError:
@@ -117,7 +130,7 @@ def forked_seconds() -> float:
 
 
 def machine_seconds() -> float:
-    """Return the seconds that this machine takes for a fixed piece of work, to compare times of two machines."""
+    """Return this machine's seconds for a fixed piece of work, to compare two machines by."""
     def once():
         start = time.process_time()
         for i in range(60):
@@ -127,7 +140,10 @@ def machine_seconds() -> float:
 
 
 class Costs:
-    """The CPU seconds of each test. Workers measure; the reports of a test's teardown bring them to the controller."""
+    """The CPU seconds of each test.
+
+    Workers measure. The reports of a test's teardown bring the seconds to the controller.
+    """
 
     def __init__(self):
         self.started, self.seconds = 0.0, {}
@@ -137,7 +153,8 @@ class Costs:
 
     def attach(self, report) -> None:
         if report.when == "teardown":
-            report.user_properties.append(("processor_seconds", round(processor_seconds() - self.started, 2)))
+            report.user_properties.append(("processor_seconds",
+                                           round(processor_seconds() - self.started, 2)))
 
     def collect(self, report) -> None:
         seconds = dict(report.user_properties).get("processor_seconds")
@@ -145,19 +162,25 @@ class Costs:
             self.seconds[report.nodeid.split("@")[0]] = seconds         # xdist appends @group
 
     def too_slow(self, file: dict, machine: float) -> str:
-        """Return a line if the tests that the file knows take over SLOWER times its seconds, else ""."""
+        """Return a line if the tests of the file take over SLOWER times its seconds, else ""."""
         known = [name for name in self.seconds if name in file.get("tests", {})]
+        if not known:
+            return ""
+        # A slower machine is forgiven. A faster one is not held against the file.
+        machines = max(1.0, machine / file["machine_seconds"])
         now = sum(self.seconds[name] for name in known)
-        then = sum(file["tests"][name] for name in known) * max(1.0, machine / file["machine_seconds"]) if known else 0.0
-        return f"{len(known)} tests took {now:.0f} CPU seconds, over {SLOWER} times the {then:.0f} of {TIMES.name}: find " \
-            "what became slow, or run --full and commit its times" if now > SLOWER * then and then > 60 else ""
+        then = machines * sum(file["tests"][name] for name in known)
+        if then < 60 or now < SLOWER * then:
+            return ""
+        return (f"{len(known)} tests took {now:.0f} CPU seconds, over {SLOWER} times the "
+                f"{then:.0f} of {TIMES.name}: find what became slow, or run --full and commit its times")
 
 
 def read(path: pathlib.Path) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-# ------------------------------------------------------------------------------------ the stamp of the full run
+# ---------------------------------------------------------------------- the stamp of the full run
 
 def trees() -> dict:
     """Return {folder: hash of its git tree at HEAD}."""
@@ -167,16 +190,20 @@ def trees() -> dict:
 def write_records(costs: Costs, counts: dict, seconds: float) -> None:
     """Write tests/times.json and tests/full_run.json, after a full run without a failure."""
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-    versions = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
-    stamp = {"trees": trees(), "date": datetime.date.today().isoformat(), "versions": versions, "counts": counts,
-             "seconds": round(seconds)}
+    versions = {"python": platform.python_version(),
+                **{name: importlib.metadata.version(name) for name in names}}
+    stamp = {"trees": trees(), "date": datetime.date.today().isoformat(), "versions": versions,
+             "counts": counts, "seconds": round(seconds)}
     STAMP.write_text(json.dumps(stamp, indent=1) + "\n")
     tests = dict(sorted(costs.seconds.items()))
-    TIMES.write_text(json.dumps({"machine_seconds": round(machine_seconds(), 3), "tests": tests}, indent=0) + "\n")
+    TIMES.write_text(json.dumps({"machine_seconds": round(machine_seconds(), 3), "tests": tests},
+                                indent=0) + "\n")
 
 
 def stale(stamp: dict, now: dict, commit_date: datetime.date) -> str:
-    """Return a line if the stamp is of other trees and the commit is over STALE younger, else ""."""
+    """Return a line if the stamp is of other trees and over STALE older than the commit."""
     age = commit_date - datetime.date.fromisoformat(stamp["date"])
-    return f"the last full run, {stamp['date']}, was of another {' and '.join(STAMPED)}, {age.days} days before this commit: " \
-        "run python -m pytest tests --full and commit its stamp" if stamp["trees"] != now and age > STALE else ""
+    if stamp["trees"] == now or age <= STALE:
+        return ""
+    return (f"the last full run, {stamp['date']}, was of another {' and '.join(STAMPED)}, "
+            f"{age.days} days before this commit: run python -m pytest tests --full and commit its stamp")

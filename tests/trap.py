@@ -6,7 +6,10 @@ import os
 import pathlib
 import sys
 
-PACKAGE = "open({mark!r}, 'w').close()\nraise ImportError('TensorFlow is trapped: see tests/trap.py')\n"
+PACKAGE = """
+open({mark!r}, "w").close()
+raise ImportError("TensorFlow is trapped: see tests/trap.py")
+"""
 
 
 def set_up(folder: pathlib.Path) -> None:
@@ -17,7 +20,9 @@ def set_up(folder: pathlib.Path) -> None:
     (package / "io.py").write_text("")
     sys.path.insert(0, str(folder))
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), *(p for p in paths if p != str(folder))]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None,
+                                                      [str(folder), *(p for p in paths
+                                                                      if p != str(folder))]))
 
 
 def mark(folder: pathlib.Path) -> pathlib.Path:
@@ -26,7 +31,7 @@ def mark(folder: pathlib.Path) -> pathlib.Path:
 
 
 def sprung() -> bool:
-    """Return whether TensorFlow was imported since the last call, by any process of this session."""
+    """Return whether a process of this session imported TensorFlow since the last call."""
     file = mark(pathlib.Path(os.environ["KARPJAX_TEST_SESSION"], "trap"))
     if not file.exists():
         return False

@@ -44,7 +44,7 @@ class Patches(nn.Module):
         return layer_of(name, ("patch", "position", *self.first))
 
     def adapt(self, name: str, stored, shape):
-        """Return stored positions fitted to another grid of patches; None for other parameters."""
+        """Return stored positions fitted to another grid of patches. None for other parameters."""
         if name in ("position", "decoder_position") and stored.shape[1:] == shape[1:]:
             return resized(stored, shape, len(self.first))
         return None

@@ -51,7 +51,7 @@ class Checkpoints:
         self.metrics = self._stored_metrics() if best else {}
 
     def _stored_metrics(self) -> dict:
-        """Return {step: metrics} of the stored checkpoints; damage is for `restore` to report."""
+        """Return {step: metrics} of the stored checkpoints. Damage is for `restore` to report."""
         metrics = {}
         for step in self.manager.all_steps():
             with contextlib.suppress(Damaged):
@@ -119,7 +119,7 @@ class Checkpoints:
         return None
 
     def _restore_step(self, step: int, abstract: TrainState) -> tuple[TrainState, dict]:
-        """Return one checkpoint and its meta; raise if it is not this model's, or damaged."""
+        """Return one checkpoint and its meta. Raise if it is not this model's, or damaged."""
         folder, target = self.folder / str(step), to_tree(abstract)
         meta = read_meta(folder)
         if meta["step"] != step:  # Orbax would refuse every save up to the folder's number
@@ -165,7 +165,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _reported():
-    """Turn a save that fails into one line; the checkpoints before it are untouched."""
+    """Turn a save that fails into one line. The checkpoints before it are untouched."""
     try:
         yield
     except Exception as error:  # in its background thread Orbax and TensorStore raise all kinds

@@ -1,4 +1,5 @@
-"""Processes that start in a tenth of a second: forked from a server that has imported jax and karpjax, and used neither.
+"""Processes that start in a tenth of a second: forked from a server that has imported jax and
+karpjax, and used neither.
 
 What a test sees of one is what it sees of a subprocess.Popen with its output in a pipe.
 """
@@ -13,8 +14,10 @@ import threading
 
 from karpjax.run import cli
 
-# Not the games: importing pgx starts a backend, and a process must not be forked from one that has threads.
-IMPORTED = ["guarantees.child", "guarantees.registry", "karpjax.run.loop", "karpjax.restore", "karpjax.run.experiment"]
+# Not the games: importing pgx starts a backend, and a process must not be forked from one that has
+# threads.
+IMPORTED = ["guarantees.child", "guarantees.registry", "karpjax.run.loop", "karpjax.restore",
+            "karpjax.run.experiment"]
 
 
 class Fork:
@@ -29,7 +32,8 @@ class Fork:
         with_path(forkserver.ensure_running)
         read, write = context.Pipe(duplex=False)
         where = (str(cwd or os.getcwd()), stderr and str(stderr))
-        self.process = context.Process(target=begin, args=(main, argv, env, *where, write), daemon=True)
+        self.process = context.Process(target=begin, args=(main, argv, env, *where, write),
+                                       daemon=True)
         self.process.start()
         write.close()
         self.stdout = os.fdopen(os.dup(read.fileno()))
@@ -77,9 +81,11 @@ def with_path(start) -> None:
 def begin(main, argv, env, cwd, stderr, output) -> None:
     """Run main in the new process."""
     import jax
-    assert not jax._src.xla_bridge.backends_are_initialized(), "the server has used jax: its forks may hang"
+    used = jax._src.xla_bridge.backends_are_initialized()
+    assert not used, "the server has used jax: its forks may hang"
     os.dup2(output.fileno(), 1)
-    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if stderr else output.fileno(), 2)
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if stderr else output.fileno(),
+            2)
     output.close()
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
     os.chdir(cwd)

@@ -26,14 +26,17 @@ def mesh_of(data: int, fsdp: int = 1):
 
 
 def uneven(experiment):
-    """The same experiment with example weights of 0 to 3, by the example: a mean of means is then a wrong mean."""
+    """The same experiment with example weights of 0 to 3, by the example: a mean of means is then a
+    wrong mean.
+    """
     source = experiment.source
     batch = source.batch
 
     def uneven_batch(arrays, chunk, i):
         rows = batch(arrays, chunk, i)
         factor = (np.arange(source.batch_size) % 7 % 4).astype(np.float32)
-        return {**rows, "weight": rows["weight"] * factor.reshape(-1, *[1] * (rows["weight"].ndim - 1))}
+        return {**rows,
+                "weight": rows["weight"] * factor.reshape(-1, *[1] * (rows["weight"].ndim - 1))}
     source.batch = uneven_batch
     return experiment
 
@@ -54,14 +57,17 @@ def run(config, task_file, mesh, steps: int = 12, change=lambda experiment: expe
     placed = None if source.streamed else sharding.put(source.arrays, sharding.replicated(mesh))
     rows, step = [], 0
     while step < steps:
-        arrays = sharding.put_batch(mesh, source.next_batch(step, config.seed)) if source.streamed else placed
+        arrays = sharding.put_batch(mesh,
+                                    source.next_batch(step,
+                                                      config.seed)) if source.streamed else placed
         n = min(programs.longest, steps - step)
         programs.compile(state, arrays, n)
         state, values, bad = programs.run(state, arrays, n)
         rows.append(jax.device_get(values))  # waits: see run/in_flight.py on devices of the CPU
         step += n
     metrics = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    flops = next((p.cost_analysis()["flops"] for p in programs.compiled.values() if hasattr(p, "cost_analysis")), 0.0)
+    flops = next((p.cost_analysis()["flops"] for p in programs.compiled.values()
+                  if hasattr(p, "cost_analysis")), 0.0)
     return Trained(metrics, named(state), flops, named(bad), experiment)
 
 
@@ -79,15 +85,20 @@ def reference(name: str, exact: bool = False) -> Trained:
 
 
 def named(state) -> dict:
-    return {path_name(path): np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-                                        else leaf) for path, leaf in jax.tree.leaves_with_path(state)}
+    return {path_name(path): np.asarray(jax.random.key_data(leaf)
+                                        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+                                        else leaf) for path,
+            leaf in jax.tree.leaves_with_path(state)}
 
 
 def differences(a: dict, b: dict, rtol=RTOL, atol=ATOL) -> list[str]:
     """Names that differ beyond the tolerance, with by how much."""
     assert set(a) == set(b)
-    return [f"{name}: {np.max(np.abs(np.asarray(a[name], np.float64) - np.asarray(b[name], np.float64))):.3g}"
-            for name in a if not np.allclose(a[name], b[name], rtol=rtol, atol=atol, equal_nan=True)]
+    def distance(name):
+        return np.abs(np.asarray(a[name], np.float64) - np.asarray(b[name], np.float64)).max()
+    return [f"{name}: {distance(name):.3g}"
+            for name in a if not np.allclose(a[name], b[name], rtol=rtol, atol=atol,
+                                             equal_nan=True)]
 
 
 def child(name: str, workdir, *flags: str, env: dict | None = None) -> Fork:
@@ -98,24 +109,31 @@ def child(name: str, workdir, *flags: str, env: dict | None = None) -> Fork:
 
 def children(name: str, workdir, processes: int, *flags: str, devices: int = 1, **options) -> list:
     """The processes of a run of several, `devices` simulated devices each."""
-    flags = (f"--devices={devices}", f"--coordinator=localhost:{free_port()}", f"--processes={processes}", *flags)
+    flags = (f"--devices={devices}", f"--coordinator=localhost:{free_port()}",
+             f"--processes={processes}", *flags)
     return [child(name, workdir, *flags, f"--process={i}", **options) for i in range(processes)]
 
 
 def finished(process: Fork, code: int = 0, timeout: int = 600) -> str:
     output, _ = process.communicate(timeout=timeout)
-    assert process.returncode == code, f"exit code {process.returncode}, expected {code}:\n{output[-3000:]}"
+    assert process.returncode == code, \
+        f"exit code {process.returncode}, expected {code}:\n{output[-3000:]}"
     return output
 
 
 def record_of(workdir) -> tuple[list, dict]:
-    """What must be bitwise equal: the rows of metrics.jsonl without times, and the checksum of every leaf of the state."""
+    """What must be bitwise equal: the rows of metrics.jsonl without times, and the checksum of
+    every leaf of the state.
+    """
     from karpjax.run import checkpoint, metrics
     lines = (pathlib.Path(workdir) / metrics.NAME).read_text().splitlines()
-    rows = [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
+    rows = [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")}
+            for line in lines]
     return rows, checkpoint.read_meta(checkpoint.find(workdir))["fingerprint"]
 
 
 def kept_in(workdir) -> list[int]:
-    """The steps whose checkpoints are there: a kill changes nothing in what is kept, the best among them."""
+    """The steps whose checkpoints are there: a kill changes nothing in what is kept, the best among
+    them.
+    """
     return sorted(int(path.name) for path in (pathlib.Path(workdir) / "checkpoints").iterdir())

@@ -1,6 +1,8 @@
-"""G7: TensorFlow is never imported, not even where it is installed: preparing and reading TFDS sets, training, evaluating and
-restoring do without. The trap of tests/trap.py is in every process of every test, so the other guarantees' tests are this one's
-too, for every task; here is shown that it is there and that it catches."""
+"""G7: TensorFlow is never imported, not even where it is installed: preparing and reading TFDS
+sets, training, evaluating and restoring do without. The trap of tests/trap.py is in every process
+of every test, so the other guarantees' tests are this one's too, for every task; here is shown that
+it is there and that it catches.
+"""
 import os
 import subprocess
 import sys
@@ -30,7 +32,8 @@ def test_mutant_here(statement):
 
 @pytest.mark.parametrize("statement", IMPORTS)
 def test_mutant_in_a_process(statement):
-    process = subprocess.run([sys.executable, "-c", f"try:\n    {statement}\nexcept ImportError:\n    pass\n"])
+    process = subprocess.run([sys.executable, "-c",
+                              f"try:\n    {statement}\nexcept ImportError:\n    pass\n"])
     assert process.returncode == 0 and trap.sprung()
 
 
@@ -46,7 +49,8 @@ def test_mutant_in_a_fork_and_in_a_command():
 def test_every_module_without_tensorflow():
     """Those too that no other test imports."""
     code = ("import importlib, pkgutil, karpjax\n"
-            "names = [m.name for m in pkgutil.walk_packages(karpjax.__path__, 'karpjax.') if '__main__' not in m.name]\n"
+            "modules = pkgutil.walk_packages(karpjax.__path__, 'karpjax.')\n"
+            "names = [module.name for module in modules if '__main__' not in module.name]\n"
             "for name in names:\n    importlib.import_module(name)\nprint(len(names))")
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0 and int(process.stdout) > 50, process.stderr
