@@ -236,9 +236,9 @@ def check_outputs(outputs, model_state):
     if clash - ({"loss"} if only_loss else set()):
         raise UserError(f"the loss function uses {sorted(clash)} twice or takes a reserved name "
                         f"{RESERVED}; rename it")
-    expected, found = (jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)
+    given, returned = (jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)
                        for tree in (model_state, new_model_state))
-    if found != expected:
+    if returned != given:
         raise UserError("the loss function returned another model_state than it was given: "
-                        f"expected {expected}, found {found}; return karpjax.apply's second value")
+                        f"expected {given}, found {returned}; return karpjax.apply's second value")
     return outputs
