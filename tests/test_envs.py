@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from karpjax import UserError, envs
-from karpjax.envs import grid_nav, reacher, spaces
+from karpjax.envs import grid_nav, reacher
 from karpjax.envs.protocol import auto_reset
 
 GOLDENS = pathlib.Path(__file__).parent / "data" / "goldens" / "envs.npz"
