@@ -1,4 +1,4 @@
-"""A2C on CartPole-v1 (at most 500 steps an episode; solved at a mean return of 475).
+"""A2C on CartPole-v1 (at most 500 steps an episode, solved at a mean return of 475).
 
     python -m karpjax.train --config=configs/a2c_cartpole.py --workdir=runs/a2c
 

@@ -1,4 +1,4 @@
-"""PPO on CartPole-v1 (at most 500 steps an episode; solved at a mean return of 475).
+"""PPO on CartPole-v1 (at most 500 steps an episode, solved at a mean return of 475).
 
     python -m karpjax.train --config=configs/ppo_cartpole.py --workdir=runs/cartpole
 

@@ -1,4 +1,4 @@
-"""PPO on the motorway, in JAX; the result is tested in the real highway-env.
+"""PPO on the motorway: the environment in JAX, the result tested in the real highway-env.
 
     pip install -e ".[highway]"
     python -m karpjax.train --config=configs/ppo_highway.py --workdir=runs/highway

@@ -115,7 +115,7 @@ class Agent:
         return self.policy_and_value(variables, obs)[0].mode()
 
     def task(self, examples: Callable, loss: Callable, act: Callable | None = None) -> kj.Task:
-        """Return the task of a loss on examples; a game's `act` gets (..., env states) too."""
+        """Return the task of a loss on examples. A game's `act` gets (..., env states) too."""
         source = self.source(examples, act)
 
         def evaluate(variables, batch):
@@ -146,7 +146,7 @@ class Agent:
 
 
 def stats_of(variables: dict) -> dict:
-    """Return the running statistics in a run's variables; {} if observations are not normalised."""
+    """Return the running statistics in a run's variables, {} if observations are not normalised."""
     return variables.get("source", {}).get("moments", {})
 
 
