@@ -37,7 +37,7 @@ MOVED = {
     "checkpoint": {"check_names": "core.trees", "listed": "core.trees", "first_line": "core.trees"},
     "dispatch": {"where": "core.trees", "PEAK_FLOPS": "run.chips"},
     "metrics": {"write_whole": "core.files", "plain": "core.files", "Clock": "run.progress", "Progress": "run.progress"},
-    "games.players": {"at_random": "envs.spaces:sample_legal"},
+    "games.players": {"at_random": "envs.spaces:sample_legal", "sees": "games.players:policy_and_value"},
     "distributions": {"ILLEGAL": "envs.spaces", "allowed": "envs.spaces", "Several": "rl.distributions:MultiCategorical"},
     "sources.moments": {"start": "rl.running_stats:init", "merged": "rl.running_stats:update"},
     "sources.host": {"Host": "sources.loader:Loader"},
