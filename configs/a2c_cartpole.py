@@ -2,12 +2,12 @@
 
     python -m karpjax.train --config=configs/a2c_cartpole.py --workdir=runs/a2c
 
-It is not stable: return 400 (sd 137) over 10 seeds, 131 to 500; 9 of them passed 475 on the way
+It is not stable: return 400 (sd 137) over 10 seeds, 131 to 500. 9 of them passed 475 on the way
 (experiments/policy_gradients).
 """
 import karpjax
 
-# rollouts of 256 environment steps: 512,000 in all
+# Rollouts of 256 environment steps: 512,000 in all.
 ENVS, LENGTH, ROLLOUTS = 32, 8, 2000
 
 

@@ -1,14 +1,13 @@
-"""Connect four, step 2 of 4: PPO against itself and a pool of its past selves.
+"""Connect four, step 2 of 4: PPO against itself and its past versions, from step 1's weights.
 
-It starts from the weights of step 1.
-
-    python -m karpjax.train --config=configs/connect_four_ppo.py \\
+    python -m karpjax.train --config=configs/connect_four_ppo.py \
         --config.init_from=runs/c4/supervised --workdir=runs/c4/ppo
 """
 import karpjax
 
 ENVS, LENGTH, MINIBATCHES, EPOCHS = 64, 32, 8, 2
-CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 1200         # rollouts of 2,048 moves: 2,457,600 in all
+# Rollouts of 2,048 moves: 2,457,600 in all.
+CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 1200
 
 
 def get_config():

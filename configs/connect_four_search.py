@@ -1,14 +1,15 @@
 """Connect four, step 4 of 4: Gumbel AlphaZero from the weights of step 3.
 
-A search plays, and the network learns from its moves.
-
     python -m karpjax.train --config=configs/connect_four_search.py \
         --config.init_from=runs/c4/value --workdir=runs/c4/search
+
+A search plays, and the network learns what it found.
 """
 import karpjax
 
 ENVS, LENGTH, MINIBATCHES, EPOCHS = 64, 32, 8, 1
-CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 100          # rollouts of 2,048 moves: 204,800 in all
+# Rollouts of 2,048 moves: 204,800 in all.
+CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 100
 
 
 def get_config():

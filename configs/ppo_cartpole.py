@@ -2,13 +2,13 @@
 
     python -m karpjax.train --config=configs/ppo_cartpole.py --workdir=runs/cartpole
 
-Return 500 on 10 of 10 seeds; 475 after 96,000 environment steps, 2 s of training on two cores
-(experiments/policy_gradients).
+Return 500 on 10 of 10 seeds. 475 is reached after 96,000 environment steps, 2 s of training on two
+cores (experiments/policy_gradients).
 """
 import karpjax
 
 ENVS, LENGTH, MINIBATCHES, EPOCHS = 32, 32, 4, 10
-# rollouts of 1,024 environment steps: 153,600 in all
+# Rollouts of 1,024 environment steps: 153,600 in all.
 CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 150
 
 
@@ -20,8 +20,8 @@ def get_config():
         model=dict(name="actor_critic", width=64),
         data=dict(num_envs=ENVS, num_steps=LENGTH, minibatches=MINIBATCHES, epochs=EPOCHS,
                   normalize=(), eval_episodes=64),
-        # discount, gae_lambda and rate of RL Zoo's settings for this task, which need the fewest
-        # samples of those published.
+        # discount, gae_lambda and rate are RL Zoo's for this task, which need the fewest samples of
+        # those published.
         discount=0.98, gae_lambda=0.8,
         clip=0.2, value_clip=0.0, value_coefficient=0.5, entropy_coefficient=0.0, target_kl=0.0,
         optimizer=dict(name="adam", clip=0.5, eps=1e-5,

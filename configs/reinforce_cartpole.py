@@ -1,5 +1,4 @@
-"""REINFORCE on CartPole with episodes of at most 200 steps (CartPole-v0, solved at a mean return of
-195).
+"""REINFORCE on CartPole-v0: at most 200 steps an episode, solved at a mean return of 195.
 
     python -m karpjax.train --config=configs/reinforce_cartpole.py --workdir=runs/cartpole
 
@@ -16,7 +15,7 @@ def get_config():
         model=dict(name="actor_critic", width=64),
         data=dict(num_envs=32, num_steps=400, minibatches=1, eval_episodes=64),
         discount=0.99, baseline=False,
-        # Ten times PPO's rate, since each rollout is used once; down to 0, or a late bad step can
+        # Ten times PPO's rate, since each rollout is used once. Down to 0, or a late bad step can
         # undo a solved policy.
         optimizer=dict(name="adam", clip=1.0,
                        learning_rate=dict(name="linear_schedule", init_value=1e-2, end_value=0.0)),

@@ -1,5 +1,4 @@
-"""Gumbel AlphaZero on tic-tac-toe: its policy, without search, never loses, whatever is played
-against it.
+"""Gumbel AlphaZero on tic-tac-toe: its policy, without search, never loses.
 
     python -m karpjax.train --config=configs/tic_tac_toe.py --workdir=runs/tic_tac_toe
 
@@ -8,13 +7,14 @@ Of the 586 lines of play it wins 497 and draws 89 (experiments/games).
 import karpjax
 
 ENVS, LENGTH, MINIBATCHES, EPOCHS = 64, 16, 4, 2
-CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 800          # rollouts of 1,024 moves: 819,200 in all
+# Rollouts of 1,024 moves: 819,200 in all.
+CHUNK, ROLLOUTS = MINIBATCHES * EPOCHS, 800
 
 
 def get_config():
     return karpjax.config(
         task="alphazero",
-        # else it never sees what it would not play
+        # Openings, or it would only learn positions that it plays itself.
         env=dict(name="pgx:tic_tac_toe", opening=6),
         steps=ROLLOUTS * CHUNK,
         model=dict(name="actor_critic", torso="mlp", width=64),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import karpjax as kj
-from karpjax.envs import highway, spaces
+from karpjax.envs import highway
 
 GOLDENS = pathlib.Path(__file__).parent / "data" / "goldens" / "highway.npz"
 NEEDS_HIGHWAY = pytest.mark.skipif(not importlib.util.find_spec("highway_env"),

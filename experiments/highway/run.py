@@ -29,7 +29,7 @@ from experiments.runs import Log, command, config_of, trained  # noqa: E402
 import karpjax as kj  # noqa: E402
 from karpjax.core.errors import UserError  # noqa: E402
 from karpjax.core.sharding import make_mesh  # noqa: E402
-from karpjax.envs import highway, spaces  # noqa: E402
+from karpjax.envs import highway  # noqa: E402
 from karpjax.envs.protocol import auto_reset  # noqa: E402
 from karpjax.run.experiment import assemble  # noqa: E402
 from karpjax.run.pictures import save_gif  # noqa: E402

@@ -19,7 +19,6 @@ import numpy as np  # noqa: E402
 
 from experiments.runs import Log, command, config_of  # noqa: E402
 from karpjax.core.sharding import make_mesh  # noqa: E402
-from karpjax.envs import spaces  # noqa: E402
 from karpjax.envs.pendulum import MAX_SPEED, MAX_TORQUE  # noqa: E402
 from karpjax.run.experiment import assemble  # noqa: E402
 from karpjax.run.workdir import device, versions  # noqa: E402

@@ -22,7 +22,6 @@ import jax.numpy as jnp  # noqa: E402
 
 from experiments.policy_gradients.optimum import starts, unseen  # noqa: E402
 from experiments.runs import Log, command, config_of, trained  # noqa: E402
-from karpjax.envs import spaces  # noqa: E402
 from karpjax.run import metrics  # noqa: E402
 from karpjax.run.experiment import assemble  # noqa: E402
 from karpjax.sweep import over_seeds, table  # noqa: E402

@@ -27,7 +27,7 @@ ADAPTERS = {"gymnax": Gymnax, "brax": Brax, "gymnasium": Gymnasium, "pgx": Pgx}
 
 
 def make_env(name: str, **options):
-    """Return the environment of this name. UserError if there is none, or an option is unknown."""
+    """Return the environment of this name, or raise UserError for an unknown name or option."""
     project, _, foreign = name.partition(":")
     if foreign and project in ADAPTERS:
         return ADAPTERS[project](foreign, **options)

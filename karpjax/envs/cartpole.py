@@ -1,4 +1,4 @@
-"""CartPole in JAX: balance a pole on a cart by pushing left or right. Reward 1 a step.
+"""CartPole in JAX: balance a pole on a cart by pushing left or right, for a reward of 1 a step.
 
 Dynamics, thresholds and start are those of Gymnasium's CartPole (Barto, Sutton and Anderson 1983,
 explicit Euler). An episode ends (terminated) beyond 2.4 units or 12 degrees and is cut (truncated)

@@ -76,7 +76,7 @@ class Gymnasium:
                 "actions": jnp.zeros((self.max_steps, *action.shape), action.dtype)}
 
     def advance(self, state, action, seed, restart: bool):
-        """Take a step. Return (state, out, obs that the next action is for).
+        """Take a step and return (state, out, obs that the next action is for).
 
         With `restart`, a step that ends an episode starts the one of `seed`, and obs is its first.
         """
@@ -130,7 +130,7 @@ class Simulators:
         return np.float32(simulator.render()) / 255
 
     def move(self, seed: int, played, action, fresh: int, restart: bool):
-        """Take one action after those `played`. Return a row of `step`."""
+        """Take one action after those `played` and return a row of `step`."""
         simulator, obs, done = self.at(seed, played)
         reward, terminated, truncated = 0.0, done, False           # beyond the end nothing changes
         if not done:

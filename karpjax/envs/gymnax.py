@@ -10,7 +10,7 @@ from karpjax.envs.spaces import Box, Discrete, box_of
 
 
 class Gymnax:
-    """Environment of gymnax. Options are those of its EnvParams: max_steps_in_episode, ..."""
+    """Environment of gymnax, with the options of its EnvParams: max_steps_in_episode, ..."""
 
     def __init__(self, name: str, **options):
         gymnax = extra("gymnax")

@@ -1,11 +1,11 @@
 """Highway in JAX: overtake on a three-lane motorway without a crash, by five meta-actions.
 
 Frame for frame this is highway-env's `highway-fast-v0` (Leurent 2018; version 1.12.1). The 20 cars
-ahead follow the Intelligent Driver Model (IDM; Treiber, Hennecke and Helbing 2000) and change lanes
-by MOBIL (Kesting, Treiber and Helbing 2007). All move by a kinematic bicycle model with steering
-and speed controllers, five frames of 0.2 s an action. The ego car observes itself and the nearest
-four cars that are not behind it, (5, 5): presence, x, y, vx, vy, scaled to -1 .. 1, the others'
-relative to its own.
+ahead follow the Intelligent Driver Model (IDM; Treiber, Hennecke and Helbing 2000). They change
+lanes by MOBIL (Kesting, Treiber and Helbing 2007). All move by a kinematic bicycle model with
+steering and speed controllers, five frames of 0.2 s an action. The ego car observes itself and the
+nearest four cars that are not behind it, (5, 5): presence, x, y, vx, vy, scaled to -1 .. 1, the
+others' relative to its own.
 
 The reward of a step, 0 to 1, is for speed (20 to 30 m/s) and the rightmost lane: 0.1 a lane and 0.4
 for speed, a crash -1, then scaled. A crash ends the episode (terminated), else it is cut after 30
@@ -239,7 +239,7 @@ def collide(cars: dict) -> dict:
     """Collide the ego car with each other car, as rectangles by the separating axis theorem.
 
     Cars that overlap are crashed. Cars that will overlap within a frame, as they move, are pushed
-    apart along the shortest way, half of it each, and are crashed in the next frame.
+    apart along the shortest way, half of it each. They are crashed in the next frame.
     """
     cos, sin, speed = jnp.cos(cars["heading"]), jnp.sin(cars["heading"]), DT * cars["speed"]
 

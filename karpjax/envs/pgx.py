@@ -25,7 +25,7 @@ LONGEST = {"tic_tac_toe": 9, "connect_four": 42, "hex": 122, "othello": 128, "go
 
 
 class Pgx:
-    """Game of Pgx. It begins after 0 to `opening` random moves."""
+    """Game of Pgx that begins after 0 to `opening` random moves."""
     players = 2
 
     def __init__(self, name: str, opening: int = 0, **options):

@@ -34,7 +34,7 @@ class TimeStep(NamedTuple):
 
 
 def check_env(env) -> tuple:
-    """Return (state, obs) as shapes. UserError if the environment breaks the protocol.
+    """Return (state, obs) as shapes, or raise UserError if the protocol is broken.
 
     Nothing runs: functions are only traced.
     """

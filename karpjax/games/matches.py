@@ -29,13 +29,13 @@ class Score(NamedTuple):
 
     @property
     def points(self) -> float:
-        """Return the share of the points. A draw is half a point."""
+        """Return the share of the points, a draw being half a point."""
         return (self.wins + self.draws / 2) / len(self.results)
 
 
 def match(env, first: Callable, second: Callable, games: int, seed: int = 0,
           opening: int = 0) -> Score:
-    """Play an even number of games and return the score. In every other game `second` begins.
+    """Play an even number of games, every other one begun by `second`, and return the score.
 
     opening   number of random moves before the players'
     """
@@ -107,7 +107,7 @@ def move_keys(keys, row: int, t):
 
 
 def move(env, player: Callable, games: Games, keys) -> tuple[Games, Array]:
-    """Make a move in each game that is not done. Return the games and the mover's reward, (P,)."""
+    """Make a move in each game not done, and return the games and the mover's reward (P,)."""
     def one(state, obs, done, key):
         player_key, key = jax.random.split(key)
         action = player(state, obs, player_key)

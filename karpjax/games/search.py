@@ -15,7 +15,7 @@ from karpjax.games.players import policy_and_value as network_of
 
 @old_names.old_keywords(see="policy_and_value")
 def search(env, policy_and_value: Callable, simulations: int, state, obs, key, noise: float = 1.0):
-    """Search from one position. Return {"action", "weights" (A,), "value"}.
+    """Search from one position and return {"action", "weights" (A,), "value"}.
 
     The weights are the improved policy.
 

@@ -67,7 +67,7 @@ def best(tree: dict, node, exploration: float, noise):
 
 
 def select(env, tree: dict, exploration: float, noise) -> dict:
-    """Walk down to an action that leaves the tree or ends the game. Return the path there.
+    """Return the path down to an action that leaves the tree or ends the game.
 
     "node" and "action" are its last, "nodes" and "actions" all of them, "depth" their number less
     1.

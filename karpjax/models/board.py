@@ -48,7 +48,7 @@ class Board(nn.Module):
 
 
 def conv(width: int, size: int, name: str, kernel_init=None):
-    """Return a convolution of stride 1 that keeps the board's size. Orthogonal by default."""
+    """Return a convolution of stride 1 that keeps the board's size, orthogonal by default."""
     kernel_init = kernel_init or nn.initializers.orthogonal(2**0.5)
     return nn.Conv(width, (size, size), kernel_init=kernel_init,
                    conv_general_dilated=small_convolution, name=name)

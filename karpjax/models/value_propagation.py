@@ -77,7 +77,7 @@ def open_gate(key, shape, dtype):
 
 
 def neighbours(x: Float[Array, "H W *B"]) -> list[Float[Array, "H W *B"]]:
-    """Return each cell's neighbours above, below, left and right. At the edge, the cell itself."""
+    """Return each cell's neighbours above, below, left and right, at the edge the cell itself."""
     H, W = x.shape[:2]
     wide = jnp.pad(x, [(1, 1), (1, 1)] + [(0, 0)] * (x.ndim - 2), mode="edge")
     return [wide[1 + i:1 + i + H, 1 + j:1 + j + W] for i, j in ((-1, 0), (1, 0), (0, -1), (0, 1))]

@@ -1,4 +1,4 @@
-"""Distributions over actions, made from a policy's outputs. The environment's space says which one.
+"""Distributions over actions, made from a policy's outputs according to the environment's space.
 
     p = distributions.of(env.actions, outputs)        # outputs (..., size(env.actions))
     p.sample(key), p.mode(), p.log_prob(action), p.entropy()
@@ -43,7 +43,7 @@ class Categorical(NamedTuple):
 
 
 class MultiCategorical(NamedTuple):
-    """Independent choices of a MultiDiscrete space. An action is (..., len(parts))."""
+    """Independent choices of a MultiDiscrete space, as actions (..., len(parts))."""
     parts: tuple[Categorical, ...]
 
     @staticmethod
@@ -70,7 +70,7 @@ class MultiCategorical(NamedTuple):
 
 
 class Gaussian(NamedTuple):
-    """Diagonal normal distribution. An action is (..., D). Environments clip it to their Box."""
+    """Diagonal normal distribution over actions (..., D). Environments clip them to a Box."""
     mean: Float[Array, "*B D"]
     log_std: Float[Array, "*B D"]
 

@@ -13,7 +13,7 @@ def init(shape) -> dict:
 
 
 def update(stats: dict, x) -> dict:
-    """Return the statistics with the rows x (E, T, ...) added. Unchanged if a row is not finite."""
+    """Return the statistics with the rows x (E, T, ...) added, unchanged if a row is not finite."""
     # Rows that are not finite are left out, as one bad reward must not stay for ever.
     old, new = stats["count"], jnp.float32(x.shape[0] * x.shape[1])
     mean, var = x.mean((0, 1)), x.var((0, 1))
@@ -25,7 +25,7 @@ def update(stats: dict, x) -> dict:
 
 
 def normalize(stats: dict, x):
-    """Return x with mean 0 and deviation 1, clipped to -10 .. 10; unscaled in the first rollout."""
+    """Return x with mean 0 and deviation 1, clipped to -10 .. 10. The first rollout is unscaled."""
     return jnp.clip((x - stats["mean"]) / jnp.sqrt(stats["var"] + 1e-8), -10, 10)
 
 

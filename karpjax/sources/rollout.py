@@ -94,7 +94,7 @@ class Rollout(Source):
         return lambda env, obs, keys: self.act(variables, self.normalize_obs(stats, obs), keys)
 
     def advance(self, arrays, source_state, variables):
-        """Play a rollout. Return the new state, and examples, recent episodes and their order."""
+        """Play a rollout and return (state, chunk): examples, recent episodes, minibatch order."""
         E, stats = self.batch_size, source_state["moments"]
         key = jax.random.fold_in(jax.random.wrap_key_data(source_state["key"]),
                                  source_state["rollouts"])
@@ -109,7 +109,7 @@ class Rollout(Source):
                 "moments": new_stats}, chunk
 
     def play(self, act: Callable, source_state, env_keys) -> tuple[dict, dict]:
-        """Play num_steps steps. Return the new state entries and the trajectory (E, T, ...)."""
+        """Play num_steps steps and return the new state entries and the trajectory (E, T, ...)."""
         def step(carry, t):
             env, obs, episode, recent = carry
             keys = step_keys(env_keys, t)                                              # (E, 2)

@@ -95,7 +95,7 @@ class SelfPlay(Rollout):
         return {**variables, "params": params}
 
     def play_against(self, learner: Callable, opponent: Callable, env, obs, keys):
-        """Return both players' moves (E, ...) and what is kept; "learner" is 1 for its moves."""
+        """Return both players' moves (E, ...), and kept entries with "learner", 1 for its moves."""
         (action, kept), (answer, theirs) = learner(env, obs, keys), opponent(env, obs, keys)
         keys = step_keys(keys, 1)                                                      # (E, 2)
         at_random = jax.vmap(jax.random.uniform)(keys[:, 0]) < self.pool["random"]

@@ -1,4 +1,4 @@
-"""Advantage actor-critic (A2C, Mnih et al. 2016, algorithm S3, in its synchronous form).
+"""Advantage actor-critic, A2C (Mnih et al. 2016, algorithm S3, in its synchronous form).
 
 One step a rollout, so the policy that learns is the one that acted. The rollout is short: values
 estimate the rest. Unlike there, advantages are generalised (`gae_lambda`; 1 is theirs) and

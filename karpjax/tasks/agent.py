@@ -146,7 +146,7 @@ class Agent:
 
 
 def stats_of(variables: dict) -> dict:
-    """Return the running statistics in a run's variables; {} if observations are not normalised."""
+    """Return the running statistics in a run's variables, {} if observations are not normalised."""
     return variables.get("source", {}).get("moments", {})
 
 

@@ -62,7 +62,7 @@ def build(config) -> kj.Task:
 
 
 def recorded(data, env, like) -> kj.sources.Source:
-    """Return a recording's source. Without its file a SpecOnly, if a checkpoint describes it."""
+    """Return a recording's source, or without its file a SpecOnly that a checkpoint describes."""
     def prepare(batch):
         if isinstance(batch["obs"], dict):
             return batch                                   # it is an environment's observation

@@ -1,4 +1,4 @@
-"""Proximal policy optimisation with a clipped ratio (PPO, Schulman et al. 2017, eq. 7 and 9).
+"""Proximal policy optimisation with a clipped ratio, PPO (Schulman et al. 2017, eq. 7 and 9).
 
 A rollout is learned from `epochs` times in minibatches. The ratio of the policy that learns to the
 one that acted does not pay beyond 1 +- clip. Advantages are normalised over the rollout. Most codes

@@ -1,4 +1,4 @@
-"""REINFORCE (Williams 1992, return-to-go: Sutton and Barto 2018, section 13.3).
+"""REINFORCE (Williams 1992) with the return-to-go (Sutton and Barto 2018, section 13.3).
 
 The baseline is the mean return or, with config.baseline, a learned value (section 13.4). Returns
 are Monte-Carlo: a step teaches only if its episode ended inside the rollout. Other steps have
