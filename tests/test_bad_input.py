@@ -20,11 +20,6 @@ LOSSES = '{"nll": kj.mean(nll, batch["weight"])}'
 PAIR = "expected (losses, metrics, model_state), losses and metrics dicts of name -> (total, count)"
 
 
-def full(*values):
-    """Return a test's parameters that only the full run takes: another of their kind is cheaper."""
-    return pytest.param(*values, marks=pytest.mark.full)
-
-
 def train(folder, text: str, *flags: str, **options):
     """Run a config of this text in `folder`, into folder/run."""
     (folder / "tiny.py").write_text(text)
@@ -59,8 +54,8 @@ def test_slip_in_a_core_key_of_a_config_file(tmp_path):
 
 @pytest.mark.parametrize("flag, expected", [
     ("--config.steps=1e3", "--config.steps=1000 (an int)"),
-    full("--config.steps=many", "--config.steps=1000 (an int)"),
-    full("--config.overfit=maybe", "give each key a value of its own type"),
+    ("--config.steps=many", "--config.steps=1000 (an int)"),
+    ("--config.overfit=maybe", "give each key a value of its own type"),
     ("--config.model=cnn", "give each key a value of its own type")])
 def test_value_of_a_wrong_type(tmp_path, flag, expected):
     refused_untouched(tmp_path, train(tmp_path, TINY, flag), flag.split("=")[0], flag.split("=")[1],
@@ -69,9 +64,9 @@ def test_value_of_a_wrong_type(tmp_path, flag, expected):
 
 @pytest.mark.parametrize("flag, expected", [
     ("--config.steps=0", "at least 1, found 0"),
-    full("--config.precision=fp16", "one of 'fp32', 'bf16', found 'fp16'"),
+    ("--config.precision=fp16", "one of 'fp32', 'bf16', found 'fp16'"),
     ("--config.best=accuracy", "'max validation/accuracy', found 'accuracy'"),
-    full("--config.optimizer.name=adamm", "did you mean 'adam'?"),
+    ("--config.optimizer.name=adamm", "did you mean 'adam'?"),
     ("--config.mesh.fsdp=3", "data x fsdp must be the number of devices, 1; found")])
 def test_value_out_of_range(tmp_path, flag, expected):
     refused_untouched(tmp_path, train(tmp_path, TINY, flag), "config.", expected)
@@ -114,19 +109,19 @@ def test_task_that_does_not_exist(tmp_path):
 @pytest.mark.parametrize("edit, expected", [
     ((RETURN, 'return {"nll": nll}, {}, model_state'),
      ("'nll' has shape (8,)", PAIR, "karpjax.mean(values, weight)")),
-    full((RETURN, 'return {"nll": (nll, batch["weight"])}, {}, model_state'),
-         ("'nll' has shape [(8,), (8,)]", PAIR)),
+    ((RETURN, 'return {"nll": (nll, batch["weight"])}, {}, model_state'),
+     ("'nll' has shape [(8,), (8,)]", PAIR)),
     ((RETURN, "return nll.mean()"), ("the loss function returned", PAIR)),
     ((RETURN, "return {}, {}, model_state"), ("returned no loss: losses is {}", PAIR)),
     ((RETURN, RETURN.replace('"accuracy"', '"nll"')), ("['nll'] twice", "rename it")),
-    full((RETURN, RETURN.replace('"accuracy"', '"grad_norm"')),
-         ("reserved name", "'grad_norm'", "rename it")),
+    ((RETURN, RETURN.replace('"accuracy"', '"grad_norm"')),
+     ("reserved name", "'grad_norm'", "rename it")),
     ((RETURN, RETURN.replace("model_state", "{}")),
      ("another model_state", "return karpjax.apply's second value")),
     ((LOSSES, LOSSES.replace("mean(nll, ", "mean(nll[:4], ")),
      ("karpjax.mean: expected a weight", "(4,)", "found (8,)")),
-    full(("    return kj.Task(model, source, loss, inputs=\"x\")\n", "    return model\n"),
-         ("build(config) returned MLP", "expected a karpjax.Task")),
+    (("    return kj.Task(model, source, loss, inputs=\"x\")\n", "    return model\n"),
+     ("build(config) returned MLP", "expected a karpjax.Task")),
     (("def build(config)", "def biuld(config)"),
      ("no build(config) in it", "define build(config) -> karpjax.Task")),
 ], ids=["vector", "vector pair", "scalar", "no loss", "name clash", "reserved name", "model state",
@@ -221,12 +216,12 @@ def test_label_out_of_range(tmp_path):
 @pytest.mark.parametrize("config, edits, words", [
     ("mlm_tiny", [('path=""', 'path="empty.txt"')],
      ["empty.txt: 0 bytes make 0 rows of 64, expected at least 10"]),
-    full("mlm_tiny", [('path=""', 'path="novel.txt"')],
-         ["no text file 'novel.txt'; leave it empty for the embedded novel"]),
-    full("mlm_tiny", [("heads=4)", 'heads=4, positions="learned", context=32)')],
-         ["a row of 64 tokens is longer than the model's context, 32", "smaller --length"]),
-    full("imdb_sentiment", [('name="imdb"', 'name="imdb_packed"')],
-         ["'imdb_packed' has no labels; prepare its texts without --pack"]),
+    ("mlm_tiny", [('path=""', 'path="novel.txt"')],
+     ["no text file 'novel.txt'; leave it empty for the embedded novel"]),
+    ("mlm_tiny", [("heads=4)", 'heads=4, positions="learned", context=32)')],
+     ["a row of 64 tokens is longer than the model's context, 32", "smaller --length"]),
+    ("imdb_sentiment", [('name="imdb"', 'name="imdb_packed"')],
+     ["'imdb_packed' has no labels; prepare its texts without --pack"]),
     ("imdb_sentiment", [('name="imdb"', 'name="cifar10"')],
      ["'cifar10': expected tokens and their tokenizer"])])
 def test_texts(tmp_path, config, edits, words):
@@ -288,7 +283,7 @@ def test_what_may_change_in_a_workdir(run):
     assert logged_steps(run / "run") == [2, 4, 5, 6, 7, 8]
 
 
-@pytest.mark.parametrize("limit", [full(1500), 4000], ids=["metrics", "checkpoint"])
+@pytest.mark.parametrize("limit", [1500, 4000], ids=["metrics", "checkpoint"])
 def test_full_disk(run, limit):
     """A full disk is one line, and the next start goes on.
 

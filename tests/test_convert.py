@@ -69,9 +69,7 @@ def same(a: dict, b: dict) -> None:
 
 # ----------------------------------------------------------------------- against their own networks
 
-@pytest.mark.parametrize("name, size", [
-    ("resnet_cifar20", 32), ("resnet18", 96),
-    pytest.param("resnet50", 96, marks=pytest.mark.full)])
+@pytest.mark.parametrize("name, size", [("resnet_cifar20", 32), ("resnet18", 96), ("resnet50", 96)])
 def test_logits_are_those_of_pytorch(name, size):
     model, like = empty(MODELS[name], classes=10)
     variables = weights.to_karpjax(model, like, drawn(model, like), name)
@@ -81,7 +79,6 @@ def test_logits_are_those_of_pytorch(name, size):
     assert np.abs(expected[0] - expected[1]).max() > 0.01      # or the test would test nothing
 
 
-@pytest.mark.full
 def test_logits_of_the_published_efficientnet():
     file = SHARED / "weights" / "efficientnet_lite0.safetensors"
     if not file.exists():
@@ -95,8 +92,7 @@ def test_logits_of_the_published_efficientnet():
 
 # ----------------------------------------------------------------------------------- there and back
 
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[pytest.mark.full] * (name == "resnet50")) for name in MODELS])
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 def test_round_trip_changes_no_bit(name, suffix, tmp_path):
     model, like = empty(MODELS[name], classes=10)
