@@ -37,7 +37,8 @@ def pretrained(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("kind, task", [("text", "classify_text"), ("image", "vit")])
+@pytest.mark.parametrize("kind, task", [
+    ("text", "classify_text"), pytest.param("image", "vit", marks=pytest.mark.full)])
 def test_a_classifier_starts_from_the_encoder(kind, task, pretrained, tmp_path):
     """Every array of the encoder is the pretrained one. Only heads are missing or left over."""
     config, task_file = config_of(task, init_from=str(pretrained / kind), steps=6,
@@ -93,6 +94,7 @@ def test_another_tokenizer_is_refused(pretrained, tmp_path):
     assert (tmp_path / "b" / "tokenizer.json").read_text() == kept
 
 
+@pytest.mark.full
 def test_predicts_texts_where_the_data_is_not(tmp_path):
     """The tokenizer and the length of a row travel in the checkpoint."""
     run("classify_text", tmp_path / "run", best="", **reviews(tmp_path, lowercase=True))
@@ -116,6 +118,7 @@ def test_what_is_filled_in_does_not_see_padding(pretrained):
                                atol=1e-5)
 
 
+@pytest.mark.full
 def test_linear_probe_trains_the_head_alone(pretrained, tmp_path):
     run("vit", tmp_path, init_from=str(pretrained / "image"),
         **{"optimizer.freeze": ("(?!head/).*",)})

@@ -163,7 +163,8 @@ def xent(logits, labels):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("name, depth", [("resnet_basic", 18), ("resnet_bottleneck", 50)])
+@pytest.mark.parametrize("name, depth", [
+    ("resnet_basic", 18), pytest.param("resnet_bottleneck", 50, marks=pytest.mark.full)])
 def test_resnet(name, depth, source):
     """Each stage agrees within 1e-5 of its largest value."""
     expected, images = reference(name, source), jnp.asarray(make_transformers.photo(), jnp.float32)
