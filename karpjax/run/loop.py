@@ -21,7 +21,7 @@ from karpjax.core.state import parameter_table
 from karpjax.core.trees import path_name
 from karpjax.run import compile_cache, distributed, init_from, metrics, pictures
 from karpjax.run.checkpoint import FOLDER, Checkpoints, absolute, steps_of
-from karpjax.run.evaluator import make_evaluator
+from karpjax.run.evaluator import last_tables, make_evaluator
 from karpjax.run.experiment import assemble
 from karpjax.run.model_card import model_card
 from karpjax.run.programs import Programs, default_dispatch
@@ -81,6 +81,7 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
     placed = None if source.streamed else sharding.put(source.arrays, sharding.replicated(mesh))
     feed = lambda step: sharding.put_batch(mesh, source.next_batch(step, config.seed)) if source.streamed else placed
     training, waiting, evaluating = Clock(), Clock(), Clock()
+    measured = {}  # by split, of its last evaluation
     writer = metrics.Writer(workdir, upto=step if restored else -1, expected=meta.get("rows", 0) if restored else 0)
     progress = Progress(config.steps, step, source.examples_per_step, training, waiting)
     stop, watch = StopSignal(), Watchdog(workdir, config.hang_timeout, jax.process_index(), jax.process_count())
@@ -142,8 +143,10 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
     def evaluated(splits) -> dict:
         watch.beat(f"{'' if evaluating.seconds else 'compiling the '}evaluation at step {step}")
         with evaluating:
+            for split in splits:
+                measured[split] = evaluate.measure(exp.eval_variables(state), split, at_end=step == config.steps)
             found = {f"{split}/{name}": files.plain(value) for split in splits
-                     for name, value in evaluate(exp.eval_variables(state), split).items()}
+                     for name, value in measured[split].metrics.items()}
         log(step, found)
         progress.say(f"step {step}: " + ", ".join(f"{name} {value}" if value is None else f"{name} {value:.4f}"
                                                   for name, value in found.items()))
@@ -193,6 +196,9 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
                  if name.split("/")[0] in while_training}
         if "test" in source.splits:  # at the end, once
             final |= evaluated(["test"])
+        elif exp.task.summarize and source.splits and not measured:  # at its end already: once more, for tables and pictures
+            measured[source.splits[-1]] = evaluate.measure(exp.eval_variables(state), source.splits[-1], at_end=True)
+        final |= last_tables(measured)
     except BaseException:
         with contextlib.suppress(Exception):  # the error under way is the one to pictures
             writer.flush()
@@ -214,6 +220,7 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
     if jax.process_index() == 0:
         files.write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
         pictures.curves(writer.rows, workdir / "curves.png")
+        pictures.of_evaluation(exp.task, measured, workdir)
     if exp.task.show and source.splits and jax.process_count() == 1:  # last: pictures are the user's code
         pictures.show(exp.task, exp.eval_variables(state), source.splits[0], workdir)
     return summary

@@ -59,8 +59,8 @@ class Loader(Source):
         self.expected = (step + 1, seed)
         return next(self.iterator)
 
-    def first(self, n):
-        rows = [self.decode(self.records["train"][i]) for i in range(min(n, len(self.records["train"])))]
+    def rows(self, split, numbers):
+        rows = [self.decode(self.records[split][int(i)]) for i in numbers]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def eval_batches(self, split):

@@ -111,7 +111,7 @@ class Agent:
             return {"episode.gif": [self.env.draw(jax.tree.map(lambda x: x[t, 0], found["states"])) for t in frames]}
 
         return kj.Task(self.model, source, loss, evaluate=evaluate, predict=predict, inputs="obs",
-                       show=show if hasattr(self.env, "draw") else None)
+                       methods={"act": jax.jit(predict)}, show=show if hasattr(self.env, "draw") else None)
 
 
 def recent(batch: dict) -> dict:
