@@ -63,6 +63,7 @@ class Evaluator:
         losses, means = ({name: quotient(*pair) for name, pair in pairs.items()}
                          for pairs in (losses, means))
         metrics = {**({"loss": sum(losses.values())} if losses else {}), **losses, **means}
+        metrics = {name: metrics[name] for name in sorted(metrics, key="loss".__ne__)}  # it first
         totals = {name: np.asarray(each.array) for name, each in totals.items()}
         measured = Measured(metrics, {}, totals, in_order(batches, split))
         summarize(self.task, measured)

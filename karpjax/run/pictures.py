@@ -88,20 +88,22 @@ def confusion(counts, names: list[str], title: str):
 
     Few classes have their names and counts in the picture; many are an image alone.
     """
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     few = len(counts) <= NAMED
     side = 2.2 + 0.42 * len(counts) if few else 8
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     axes = figure.add_subplot(title=title, xlabel="predicted", ylabel="true")
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    # Square roots: a class that is mistaken for another now and then must show.
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     if few:
         upright = max(map(len, names)) <= 3
         axes.set_xticks(range(len(names)), names, rotation=0 if upright else 90)
         axes.set_yticks(range(len(names)), names)
         for row, column in zip(*np.nonzero(counts), strict=True):
-            colour = "white" if shares[row, column] > 0.5 else "black"
+            colour = "white" if shares[row, column] > 0.3 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center",
                       color=colour, fontsize=8)
     return figure
@@ -110,8 +112,10 @@ def confusion(counts, names: list[str], title: str):
 def gallery(images, captions: list[str], title: str, columns: int = 6):
     """Return a figure of pictures (N, H, W, C) in 0 to 1, each with a caption."""
     from matplotlib.figure import Figure
-    lines = max(1, -(-len(images) // columns))
-    figure = Figure(figsize=(1.6 * columns, 1.95 * lines + 0.4), layout="constrained")
+    columns = min(columns, len(images))
+    lines = -(-len(images) // columns)
+    images = images / max(images.max(), 1e-6)  # digits of 0 to 16 would be all but black
+    figure = Figure(figsize=(max(4.8, 1.6 * columns), 2 * lines + 0.4), layout="constrained")
     figure.suptitle(title)
     for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
         axes = figure.add_subplot(lines, columns, i + 1)

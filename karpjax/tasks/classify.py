@@ -134,7 +134,7 @@ def errors_shown(confusion, examples: dict, split: str, source, names: list[str]
         images = source.preprocess(source.rows(split, worst))["image"]               # (N, H, W, C)
         captions = [f"{names[examples['label'][i]]}, not {names[examples['predicted'][i]]}\n"
                     f"loss {examples['loss'][i]:.2f}" for i in worst]
-        title = f"{split}: the {len(worst)} of {len(wrong):,} mistakes with the highest loss"
+        title = f"{split}: {len(worst)} of {len(wrong):,} mistakes, the highest loss first"
         shown["mistakes.png"] = pictures.gallery(source.pixels(images), captions, title)
     return shown
 

@@ -16,7 +16,8 @@ def main(argv):
 
     from karpjax.run import checkpoint, loop
     config, task_file = config_of(options.task, steps=options.steps, hang_timeout=options.hang_timeout)
-    loop.report.curves = loop.report.show = lambda *drawn: None  # seconds of drawing that no guarantee looks at
+    # Seconds of drawing that no guarantee looks at.
+    loop.pictures.curves = loop.pictures.show = loop.pictures.of_evaluation = lambda *drawn: None
     if options.mutant:
         MUTANTS[options.mutant](checkpoint, jax)
     say = lambda step, row: (print("row", step, flush=True), time.sleep(float(options.slow)))

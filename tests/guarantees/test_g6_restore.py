@@ -21,8 +21,8 @@ def on_eight(tmp_path_factory):
         loop.fit(config, workdir, task_file=task_file)
         return workdir
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("curves", "show"):
-            patch.setattr(loop.report, name, lambda *drawn: None)
+        for name in ("curves", "show", "of_evaluation"):
+            patch.setattr(loop.pictures, name, lambda *drawn: None)
         yield run
 
 
