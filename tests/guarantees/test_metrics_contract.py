@@ -29,6 +29,10 @@ class Linear(nn.Module):
         return nn.Dense(C, use_bias=False)(x)
 
 
+def no_loss(params, model_state, batch, key):
+    raise NotImplementedError("these tasks are evaluated only")
+
+
 def task_of_integers(change=lambda batch: batch):
     """Return a task and variables whose outputs are whole numbers: equal on every mesh."""
     rng = np.random.default_rng(0)
@@ -53,7 +57,7 @@ def task_of_integers(change=lambda batch: batch):
         covariance = np.cov(logits.astype(np.float64), rowvar=False)
         return {"macro_f1": f1.mean(), "spread": np.trace(covariance), "f1": dict(enumerate(f1))}
 
-    task = kj.Task(Linear(), source, None, evaluate=evaluate, summarize=summarize, inputs="x")
+    task = kj.Task(Linear(), source, no_loss, evaluate=evaluate, summarize=summarize, inputs="x")
     kernel = rng.integers(-3, 4, (5, C)).astype(np.float32)
     return task, {"params": {"Dense_0": {"kernel": jnp.asarray(kernel)}}}, columns
 
@@ -171,7 +175,7 @@ def test_forty_million_additions_are_exact():
     def evaluate(variables, batch):
         confusion = metric.confusion(batch["label"], batch["label"], batch["weight"], 2)
         return {"confusion": confusion, "mean": kj.mean(batch["weight"])}
-    task = kj.Task(Linear(), Many(), None, evaluate=evaluate)
+    task = kj.Task(Linear(), Many(), no_loss, evaluate=evaluate)
     cell = make_evaluator(task, mesh_of(1)).measure({"params": {}}, "test").totals["confusion"]
     assert cell.tolist() == [[size * batches, 0], [0, 0]]
     mutant = np.float32(0)
@@ -206,8 +210,9 @@ def test_what_is_no_metric():
 def test_summarize_names_and_values():
     result = evaluator.Measured({"a": 1.0}, {}, {}, {})
     for value, message in (({"a": 2.0}, "'a' is a metric of"), ({"b": [1, 2]}, "'b' is a list")):
+        task = kj.Task(Linear(), None, no_loss, summarize=lambda totals, rows, v=value: v)
         with pytest.raises(UserError, match=message):
-            evaluator.summarize(kj.Task(None, None, None, summarize=lambda t, r, v=value: v), result)
+            evaluator.summarize(task, result)
 
 
 # --------------------------------------------------------------------------- a floor of a count
@@ -234,7 +239,8 @@ def one_step(loss, boxes, accumulate=1, mesh=None):
 @pytest.mark.parametrize("accumulate,devices", [(1, 1), (4, 1), (1, 8), (2, 8)])
 def test_floor_of_the_global_count(accumulate, devices):
     none, few = np.zeros(16), np.eye(16)[0] * 3
-    step = lambda boxes, floor: one_step(floored_loss(floor), boxes, accumulate, mesh_of(devices))
+    def step(boxes, floor):
+        return one_step(floored_loss(floor), boxes, accumulate, mesh_of(devices))
     assert step(none, 1) == (240.0, 2.0 - 120.0)      # 2 x (0 + ... + 15) / 1
     assert step(few, 1) == (80.0, 2.0 - 40.0)         # / 3: micro-batches without boxes add nothing
     assert step(none, 0) == (0.0, 2.0)                # without a floor an empty batch gives 0
