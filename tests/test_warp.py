@@ -88,8 +88,9 @@ def test_random_affines_against_numpy(seed):
     np.testing.assert_allclose(inverse(jnp.asarray(inverse(matrix))), matrix, atol=1e-4)
 
 
-@pytest.mark.parametrize("scale,place,mirrored", [(0.5, (0.3, 0.9), False), (1.0, (0.5, 0.5), True),
-                                                  (2.5, (0.2, 0.6), True), (4.0, (0.5, 0.4), False)])
+@pytest.mark.parametrize("scale,place,mirrored", [
+    (0.5, (0.3, 0.9), False), (1.0, (0.5, 0.5), True), (2.5, (0.2, 0.6), True),
+    (4.0, (0.5, 0.4), False)])
 def test_a_box_drawn_as_a_mask_moves_like_the_box(scale, place, mirrored):
     size, before = (64, 96), example()
     after = warp(before, placed((H, W), size, scale, place, mirrored), size)
@@ -112,7 +113,8 @@ def test_letterbox_and_back():
     size, before = (40, 40), example()
     after = augment.letterbox(before, 40)
     assert after["image"].shape == (40, 40, 3) and after["mask"].shape == (40, 40)
-    assert (np.asarray(after["mask"])[:5] == 255).all() and (np.asarray(after["mask"])[5:35] < 9).all()
+    margin, middle = np.asarray(after["mask"])[:5], np.asarray(after["mask"])[5:35]
+    assert (margin == 255).all() and (middle < 9).all()
     back = inverse(placed((H, W), size))
     boxes, there = move_boxes(after["boxes"], back, (H, W))
     np.testing.assert_allclose(boxes, before["boxes"], atol=1e-5)
@@ -120,7 +122,8 @@ def test_letterbox_and_back():
 
 
 def test_jitter_covers_its_range():
-    jitter, keys = scale_jitter((24, 32), scale=(0.5, 2.0)), jax.random.split(jax.random.key(0), 300)
+    jitter = scale_jitter((24, 32), scale=(0.5, 2.0))
+    keys = jax.random.split(jax.random.key(0), 300)
     box = {"image": jnp.zeros((H, W, 1)), "boxes": jnp.array([[7.0, 5.0, 9.0, 7.0]])}
     after = jax.vmap(lambda key: jitter(box, key))(keys)
     whole = np.asarray(after["boxes"])[(np.asarray(after["valid"]) > 0)[:, 0], 0]
