@@ -104,7 +104,10 @@ class Task:
         return self.run_model(variables, inputs)
 
     def run_model(self, variables: dict, inputs, **kwargs):
-        """Return the model's own output for prepared inputs; further arguments go to the model."""
+        """Return the model's own output for prepared inputs.
+
+        kwargs  further arguments of the model, as features=True
+        """
         args, own = self.arguments({self.inputs: inputs} if isinstance(self.inputs, str) else inputs)
         params, model_state = split_variables(variables)
         model_state.pop("source", None)  # a rollout's, not the network's

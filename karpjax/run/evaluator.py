@@ -30,7 +30,7 @@ class Measured:
 
 
 def make_evaluator(task, mesh, precision: str = "fp32") -> Callable:
-    """Return evaluate(variables, split) -> {"loss": ..., metric: ...}; evaluate.measure gives more."""
+    """Return evaluate(variables, split) -> {"loss": ..., metric: ...}, an `Evaluator`."""
     return Evaluator(task, mesh, precision)
 
 
@@ -113,7 +113,7 @@ def check_rows(rows: dict, batch_size: int) -> None:
 
 
 def gathered(rows: dict, batch: dict) -> dict:
-    """Return the rows of a batch, and their index, from all processes; padding is dropped."""
+    """Return the rows of a batch, and their index, from all processes, without padding."""
     number = batch["index"] if "index" in batch else batch.get("seed")
     if number is None or "weight" not in batch:
         raise UserError(f"karpjax.rows: expected evaluation batches with `index` (or `seed`) and "

@@ -1,4 +1,4 @@
-"""What a config means: its task, mesh, optimizer and the shape and place of its state.
+"""The meaning of a config: its task, mesh, optimizer and the shape and place of its state.
 
 Nothing is computed here, and nothing written: errors in a config or its loss are reported before a
 workdir is claimed.
@@ -56,7 +56,10 @@ class Experiment:
         return {**state.eval_variables, **({"source": of_source} if of_source else {})}
 
     def train_step(self, axis_name: str | None = None) -> Callable:
-        """Return the step of this experiment; axis_name is that of an enclosing pmap."""
+        """Return the train step.
+
+        axis_name  the axis of an enclosing pmap, if there is one
+        """
         config = self.config
         return make_train_step(
             self.task.loss, self.optimizer, accumulate=config.accumulate,

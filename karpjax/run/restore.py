@@ -49,7 +49,7 @@ class Run:
         return self.task.model
 
     def predict(self, inputs) -> Any:
-        """Return the task's outputs, as numpy-compatible arrays; for classification logits (B, C).
+        """Return the task's outputs, as numpy-compatible arrays: logits (B, C) of a classifier.
 
         inputs  arrays as the data set stores them, or a list of what a person has: files of
                 pictures or PIL images, texts. A model of several inputs takes a dict of entries
@@ -59,7 +59,7 @@ class Run:
         return self._outputs(self.variables, self.encoded(inputs))
 
     def features(self, inputs) -> dict:
-        """Return the model's features, {name: array (B, ...)}; its head reads "pooled" (B, D)."""
+        """Return the model's features, {name: array (B, ...)}: "pooled" (B, D) goes to its head."""
         if "features" not in inspect.signature(type(self.model).__call__).parameters:
             raise UserError(f"run.features: the model {type(self.model).__name__} does not give its "
                             "features")

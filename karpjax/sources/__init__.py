@@ -1,4 +1,4 @@
-"""Where batches come from: `arrays` for your own data, `images` and `text` for sets by name."""
+"""Sources of batches: `arrays` for your own data, `images` and `text` for sets by name."""
 from karpjax.core import old_names
 from karpjax.sources.arrays import Arrays
 from karpjax.sources.arrays import Arrays as arrays

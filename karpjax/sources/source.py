@@ -54,16 +54,16 @@ class Source:
 
     @property
     def examples_per_step(self) -> float:
-        """Examples that a run's examples_per_second counts; a rollout's are environment steps."""
+        """Examples that a run's examples_per_second counts: environment steps of a rollout."""
         return self.batch_size
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes; their numbers where the data set has no names."""
+        """Names of the classes, or their numbers if the data set has no names."""
         return list(self.spec.get("names") or map(str, range(self.classes)))
 
     def init(self, key) -> dict:
-        """Return the state at step 0; checkpointed. The key is the source's own."""
+        """Return the state at step 0, part of every checkpoint. The key is the source's own."""
         raise NotImplementedError
 
     def advance(self, arrays, source_state, variables):

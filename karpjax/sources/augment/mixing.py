@@ -57,7 +57,7 @@ def targets(batch, classes: int):
 
 
 def mixed_labels(batch, share):
-    """Return the labels in each row, (B, K), and the share of each; K doubles with every mix."""
+    """Return the labels in each row, (B, K), and their shares. K doubles with every mix."""
     labels = batch.get("labels", batch["label"][:, None])
     shares = batch.get("shares", jnp.ones(labels.shape))
     both = [share[:, None] * shares, (1 - share[:, None]) * shares[::-1]]
