@@ -61,7 +61,8 @@ def test_a_model_of_two_inputs():
     assert run.features(raw)["pooled"].shape == (5, 4)
     metrics = make_evaluator(run.task, mesh_of(2))(run.variables, "validation")
     out = np.asarray(run.predict(columns))
-    assert metrics["loss"] == pytest.approx(float(np.mean((out - columns["x"] / 10) ** 2)), rel=1e-5)
+    error = float(np.mean((out - columns["x"] / 10) ** 2))
+    assert metrics["loss"] == pytest.approx(error, rel=1e-5)
 
 
 def test_inputs_by_name_take_the_precision_of_the_parameters():

@@ -73,7 +73,7 @@ class Task:
                             f"does not have ({', '.join(RESERVED)}); rename the method")
 
     def init(self, key) -> dict:
-        """Return model variables {"params": ..., "batch_stats": ...} for an example of the source."""
+        """Return model variables {"params": ..., "batch_stats": ...} for one example."""
         args, kwargs = self.arguments(jax.tree.map(jnp.asarray, self.source.example))
         variables = self.model.init({"params": key}, *args, train=False, **kwargs)
         if self.init_from_data is None:
@@ -108,7 +108,8 @@ class Task:
 
         kwargs  further arguments of the model, as features=True
         """
-        args, own = self.arguments({self.inputs: inputs} if isinstance(self.inputs, str) else inputs)
+        batch = {self.inputs: inputs} if isinstance(self.inputs, str) else inputs
+        args, own = self.arguments(batch)
         params, model_state = split_variables(variables)
         model_state.pop("source", None)  # a rollout's, not the network's
         return apply(self.model, params, model_state, *args, **own, **kwargs)[0]

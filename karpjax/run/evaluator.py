@@ -97,8 +97,8 @@ def by_kind(metrics: dict) -> tuple[dict, dict, dict]:
         elif isinstance(value, tuple) and len(value) == 2:
             means[name] = value
         else:
-            raise UserError(f"evaluation: the metric {name!r} is a {type(value).__name__}; expected "
-                            "karpjax.mean(values, weight), karpjax.total(array) or "
+            raise UserError(f"evaluation: the metric {name!r} is a {type(value).__name__}; "
+                            "expected karpjax.mean(values, weight), karpjax.total(array) or "
                             "karpjax.rows(array)")
     return means, totals, rows
 

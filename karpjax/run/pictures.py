@@ -1,4 +1,4 @@
-"""Pictures for a person to look at: curves of a run's metrics, and what a task shows of its data."""
+"""Pictures for a person to look at: curves of a run's metrics, and whatever a task shows."""
 from etils import epath
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,6 @@
-"""A trained model from its checkpoint, in two lines, on any device, without its config or task file.
+"""A trained model from its checkpoint, in two lines, on any device, without its config.
 
-    run = karpjax.restore(PATH)     # a workdir, one checkpoint or an exported file; local, gs://, ...
+    run = karpjax.restore(PATH)     # a workdir, a checkpoint or an exported file; local, gs://, ...
     logits = run.predict(images)    # as stored in the data set, (B, H, W, C); or files: ["cat.jpg"]
 
 There are also run.features, run.params, run.variables, run.config, run.model, run.task, run.step,
@@ -61,8 +61,8 @@ class Run:
     def features(self, inputs) -> dict:
         """Return the model's features, {name: array (B, ...)}: "pooled" (B, D) goes to its head."""
         if "features" not in inspect.signature(type(self.model).__call__).parameters:
-            raise UserError(f"run.features: the model {type(self.model).__name__} does not give its "
-                            "features")
+            raise UserError(f"run.features: the model {type(self.model).__name__} does not give "
+                            "its features")
         return self._features(self.variables, self.encoded(inputs))
 
     def encoded(self, inputs):

@@ -40,16 +40,16 @@ class Source:
     example: dict = {}              # a prepared batch of 1, for shapes
     streamed: bool = False          # True: `arrays` is fresh for every step, from next_batch(step)
     depends_on_policy: bool = False  # True: data follows from the parameters, as in a rollout
-    on_host: bool = False           # True: `advance` calls back to Python (environments outside JAX)
+    on_host: bool = False           # True: `advance` calls back to Python, as Gymnasium does
     eval_state: tuple[str, ...] = ()  # entries of source_state that evaluation and restored models
     #                                   see, as variables["source"]
 
     # ------------------------------------------------- what tasks, restored runs and pictures read
     spec: dict = {}                 # JSON, kept in checkpoints: what `SpecOnly` needs without data
-    files: dict[str, str] = {}      # texts of the data, kept in the workdir: {"tokenizer.json": ...}
+    files: dict[str, str] = {}      # texts kept in the workdir: {"tokenizer.json": ...}
     classes: int = 0                # of its labels; 0: there are none
     vocabulary: Any = None          # of texts: a karpjax.datasets.tokenizer.Vocabulary
-    encode: Callable | None = None  # [file, image or text] -> the inputs as the data set stores them
+    encode: Callable | None = None  # [file, image or text] -> inputs as the data set has them
     pixels: Callable | None = None  # prepared images (B, H, W, C) -> the same in 0 to 1, to look at
 
     @property
