@@ -136,9 +136,9 @@ def test_classify_shows_its_mistakes(tmp_path):
     """Two pictures and the accuracy by class of the test split; metrics.jsonl has floats alone."""
     config, task_file = config_of("digits", steps=6, eval_every=3)
     summary = fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
-    by_class = summary["test/accuracy_by_class"]
+    by_class = summary["accuracy_by_class"]
     assert list(by_class) == [str(i) for i in range(10)]
-    assert json.loads((tmp_path / "summary.json").read_text())["test/accuracy_by_class"] == by_class
+    assert json.loads((tmp_path / "summary.json").read_text())["accuracy_by_class"] == by_class
     assert "by_class" not in (tmp_path / "metrics.jsonl").read_text()
     for name in ("confusion.png", "mistakes.png"):
         assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG", name

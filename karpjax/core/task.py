@@ -40,7 +40,8 @@ class Task:
                Default: the loss with key=None: its losses, their sum "loss", and its metrics.
     summarize  (totals, rows) -> {name: float}, on the host once a split: whatever is no mean. Both
                are dicts by the names of `evaluate`; rows lack those gathered at the end alone. A
-               dict in place of a float, one value a class, stands in summary.json alone.
+               dict in place of a float, one value a class, stands in summary.json alone, for the
+               last split.
     pictures   (totals, rows, split) -> pictures as of `show`, on the host at the end of a run, from
                its last evaluation. Here are the rows that were gathered at the end alone.
     show       (variables, prepared batch) -> {"name.png": (H, W, 3) in 0 to 1 or a figure of

@@ -159,6 +159,9 @@ def summarize(task, measured: Measured) -> None:
 
 
 def last_tables(measured: dict[str, Measured]) -> dict:
-    """Return {"test/accuracy_by_class": {...}, ...} of the split that was measured last."""
-    return {f"{split}/{name}": {part: plain(x) for part, x in table.items()}
-            for split, last in list(measured.items())[-1:] for name, table in last.tables.items()}
+    """Return {"accuracy_by_class": {...}, ...} of the split that was measured last: the test's.
+
+    Names of "split/metric" are for floats, of which sweeps take means.
+    """
+    return {name: {part: plain(x) for part, x in table.items()}
+            for last in list(measured.values())[-1:] for name, table in last.tables.items()}
