@@ -14,7 +14,7 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 from karpjax import envs, models, sources  # noqa: E402
 from karpjax.core import old_names
 from karpjax.core.errors import UserError
-from karpjax.core.metric import mean
+from karpjax.core.metric import mean, rows, total
 from karpjax.core.settings import config
 from karpjax.core.state import TrainState
 from karpjax.core.step import make_train_step
@@ -24,7 +24,7 @@ from karpjax.run.restore import restore
 
 __version__ = "0.2.0"
 __all__ = ["Task", "TrainState", "UserError", "apply", "config", "envs", "fit", "load_config",
-           "make_train_step", "mean", "models", "restore", "sources"]
+           "make_train_step", "mean", "models", "restore", "rows", "sources", "total"]
 
 old_names.install()
 # `karpjax.restore` is a function here. In version 1 it was a module as well: an import of it would

@@ -27,7 +27,7 @@ def test_without_a_baseline_there_is_no_value_network():
 def test_only_a_policy_acts(tmp_path):
     config, task_file = config_of("poly", steps=4, eval_every=4, save_every=4)
     fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
-    with pytest.raises(kj.UserError, match="learned no policy; use run.predict"):
+    with pytest.raises(kj.UserError, match="has no act; it offers predict, features"):
         kj.restore(tmp_path).act(np.zeros((1, 8, 8, 1)))
 
 

@@ -222,6 +222,17 @@ def old_keywords(**names: str) -> Callable:
     return decorate
 
 
+def methods(task) -> dict:
+    """Return the methods of a policy of version 1, whose Task names none: it acts by `predict`."""
+    if task.methods or not task.source.depends_on_policy:
+        return {}
+
+    def act(variables, obs):
+        _warn("run.act without Task.methods", 'Task(methods={"act": ...})')
+        return task.outputs(variables, obs)
+    return {"act": act}
+
+
 def _warn(old: str, new: str) -> None:
     warnings.warn(f"{old} is called {new} now", DeprecationWarning, stacklevel=3)
 

@@ -21,6 +21,7 @@ import optax
 
 from karpjax.core import sharding
 from karpjax.core.errors import UserError, check_choice
+from karpjax.core.metric import Count
 from karpjax.core.state import TrainState
 from karpjax.core.trees import cast_floating, first_match, path_name, where
 
@@ -161,6 +162,8 @@ def make_gradients(objective: Callable, accumulate: int, mesh: Mesh | None, on_c
 
 def ratio(total, count, empty):
     """Return total / count, or `empty` if the count is 0, with a gradient of 0 and not nan."""
+    if isinstance(count, Count):
+        return total / jnp.maximum(count.value, count.floor)
     # Not `count > 0`: a nan count must show.
     return jnp.where(count == 0, empty, total / jnp.where(count == 0, 1, count))
 
@@ -228,7 +231,7 @@ def check_outputs(outputs, model_state):
     if not losses:
         raise UserError(f"the loss function returned no loss: losses is {{}}; {expected}")
     for name, pair in {**losses, **metrics}.items():
-        shapes = [jnp.shape(x) for x in pair] if isinstance(pair, tuple) else jnp.shape(pair)
+        shapes = [jnp.shape(x) for x in jax.tree.leaves(pair)] if isinstance(pair, tuple) else jnp.shape(pair)
         if shapes != [(), ()]:
             raise UserError(f"the loss function's {name!r} has shape {shapes}; {expected}")
     clash = (set(losses) & set(metrics)) | ((set(losses) | set(metrics)) & set(RESERVED))

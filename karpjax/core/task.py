@@ -1,14 +1,14 @@
-"""A task: what is learned (model), from what (source), and how well (loss). One file each; the step is shared.
+"""A task: what is learned (model), from what (source), and how well (loss). One file each.
 
-    def build(config):                                  # in karpjax/tasks/NAME.py, your module, or the config file itself
+    def build(config):                # in karpjax/tasks/NAME.py, your module, or the config file
         model, source = ..., ...
         def loss(params, model_state, batch, key):      # pure; key is None in evaluation
             logits, model_state = karpjax.apply(model, params, model_state, batch["image"], key)
-            nll = ...                                                                             # (B,)
+            nll = ...                                                                   # (B,)
             return {"nll": karpjax.mean(nll, batch["weight"])}, {}, model_state
         return karpjax.Task(model, source, loss)
 """
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
 
@@ -18,72 +18,136 @@ import jax
 import jax.numpy as jnp
 
 from karpjax.core import old_names
-from karpjax.core.errors import check_keys
+from karpjax.core.errors import UserError, check_keys
 from karpjax.core.trees import cast_floating, split_variables
+
+# Names of a restored run that a method must not take.
+RESERVED = ("predict", "features", "params", "config", "step", "variables", "model", "task",
+            "metrics", "encoded")
 
 
 @old_names.old_attributes(start="init_from_data")
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Everything the loop needs to know of a task.
+    """Everything that the loop needs to know about a task.
 
-    model     a Linen module, called as model(inputs, train=bool)
-    source    where batches come from (karpjax.sources.Source)
-    loss      (params, model_state, batch, key) -> (losses, metrics, model_state); losses and metrics are dicts of
-              (total, count) pairs, see `mean`. The objective is the sum over `losses` of total / count.
-    evaluate  (variables, batch) -> metrics, pairs again. Default: the loss with key=None: its losses, their sum "loss", and
-              its metrics.
-    predict   (variables, prepared inputs) -> outputs, for `karpjax.restore(...).predict`. Default: the model's output.
-    inputs    the batch entry the model reads; it also gives the shapes for `model.init`.
-    init_from_data  () -> {"whiten/kernel": array}: parameters that the data gives, over those of `model.init`
-    show      (variables, prepared batch) -> {"name.png": (H, W, 3) in 0 to 1, "name.gif": several, "name.txt": text}: what the
-              model makes of a few examples, for a person to look at; in the workdir when the run ends.
+    model      a Linen module, called as model(inputs, train=bool)
+    source     where batches come from (karpjax.sources.Source)
+    loss       (params, model_state, batch, key) -> (losses, metrics, model_state). Losses and
+               metrics are dicts of (total, count) pairs, see `karpjax.mean`. The objective is the
+               sum over `losses` of total / count.
+    evaluate   (variables, batch) -> {name: mean | total | rows}, see karpjax/core/metric.py.
+               Default: the loss with key=None: its losses, their sum "loss", and its metrics.
+    summarize  (totals, rows) -> {name: float}, on the host once a split: whatever is no mean. Both
+               are dicts by the names of `evaluate`; rows lack those gathered at the end alone. A
+               dict in place of a float, one value a class, stands in summary.json alone, for the
+               last split.
+    pictures   (totals, rows, split) -> pictures as of `show`, on the host at the end of a run, from
+               its last evaluation. Here are the rows that were gathered at the end alone.
+    show       (variables, prepared batch) -> {"name.png": (H, W, 3) in 0 to 1 or a figure of
+               matplotlib's, "name.gif": several, "name.txt": text}: what the model makes of a few
+               examples. The loop writes them when the run ends.
+    inputs     the batch entry that the model reads, or (batch) -> {name: argument of the model}
+    predict    (variables, prepared inputs) -> outputs, for `karpjax.restore(...).predict`. The
+               inputs are those of one entry, or a dict where `inputs` is a function. Default: the
+               model's output. A text: why there is none, for the user who asks.
+    methods    {"act": (variables, ...) -> ...}, called as `karpjax.restore(...).act(...)`
+    init_from_data  () -> {"whiten/kernel": array}: parameters computed from the data, over those of
+               `model.init`
     """
     model: nn.Module
     source: Any
     loss: Callable
     evaluate: Callable | None = None
-    predict: Callable | None = None
-    inputs: str = "image"
+    predict: Callable | str | None = None
+    inputs: str | Callable = "image"
     init_from_data: Callable | None = None
     show: Callable | None = None
+    summarize: Callable | None = None
+    pictures: Callable | None = None
+    methods: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        taken = sorted(set(self.methods) & set(RESERVED))
+        if taken:
+            raise UserError(f"Task.methods: {', '.join(taken)}: expected names that a restored run "
+                            f"does not have ({', '.join(RESERVED)}); rename the method")
 
     def init(self, key) -> dict:
-        """Model variables {"params": ..., "batch_stats": ...} for one example of the source."""
-        inputs = jax.tree.map(jnp.asarray, self.source.example[self.inputs])
-        variables = self.model.init({"params": key}, inputs, train=False)
+        """Return model variables {"params": ..., "batch_stats": ...} for one example."""
+        args, kwargs = self.arguments(jax.tree.map(jnp.asarray, self.source.example))
+        variables = self.model.init({"params": key}, *args, train=False, **kwargs)
         if self.init_from_data is None:
             return variables
-        params, given = traverse_util.flatten_dict(variables["params"], sep="/"), self.init_from_data()
+        params = traverse_util.flatten_dict(variables["params"], sep="/")
+        given = self.init_from_data()
         check_keys(given, params, "Task.init_from_data")
-        return {**variables, "params": traverse_util.unflatten_dict({**params, **jax.tree.map(jnp.asarray, given)}, sep="/")}
+        params |= jax.tree.map(jnp.asarray, given)
+        return {**variables, "params": traverse_util.unflatten_dict(params, sep="/")}
 
-    def outputs(self, variables: dict, inputs):
-        """What `predict` gives for raw inputs, as stored in the data set: predict's, else the model's output."""
-        prepared = self.source.preprocess({self.inputs: inputs})[self.inputs]
+    def arguments(self, batch: dict) -> tuple[tuple, dict]:
+        """Return (args, kwargs) of the model for a prepared batch, by `inputs`."""
+        if isinstance(self.inputs, str):
+            return (batch[self.inputs],), {}
+        return (), self.inputs(batch)
+
+    def prepared(self, raw):
+        """Return raw inputs, an array or a dict of entries by `inputs`, as the model reads them."""
+        if isinstance(self.inputs, str):
+            return self.source.preprocess({self.inputs: raw})[self.inputs]
+        return self.source.preprocess(raw)
+
+    def outputs(self, variables: dict, raw):
+        """Return outputs for inputs as stored in the data set: predict's, else the model's."""
+        inputs = self.prepared(raw)
         if self.predict is not None:
-            return self.predict(variables, prepared)
-        return apply(self.model, *split_variables(variables), prepared)[0]
+            return self.predict(variables, inputs)
+        return self.run_model(variables, inputs)
+
+    def run_model(self, variables: dict, inputs, **kwargs):
+        """Return the model's own output for prepared inputs.
+
+        kwargs  further arguments of the model, as features=True
+        """
+        batch = {self.inputs: inputs} if isinstance(self.inputs, str) else inputs
+        args, own = self.arguments(batch)
+        params, model_state = split_variables(variables)
+        model_state.pop("source", None)  # a rollout's, not the network's
+        return apply(self.model, params, model_state, *args, **own, **kwargs)[0]
 
 
 Task.__init__ = old_names.old_keywords(start="init_from_data")(Task.__init__)
 
 
-def apply(model: nn.Module, params, model_state: dict, inputs, key=None, **kwargs):
+def apply(model: nn.Module, params, model_state: dict, inputs=None, key=None, **kwargs):
     """Run a Linen module and return (outputs in float32, new model_state).
 
-    With a key the module runs in training mode: dropout on, model_state (BatchNorm statistics) updated. Without one it is
-    deterministic and model_state comes back as it went in. Floating inputs take the dtype of the parameters, so that the
-    step's precision policy (bf16 parameters) reaches the network; labels and weights, which do not pass here, stay exact.
+    With a key the module runs in training mode: dropout is on, and model_state (BatchNorm
+    statistics) is updated. Without one it is deterministic and model_state comes back as it went
+    in. A model of several inputs takes them by name: `apply(model, params, model_state, key=key,
+    **inputs)`.
+
+    Floating inputs take the dtype of the parameters, so that the step's precision policy (bf16
+    parameters) reaches the network. Labels and weights, which do not pass here, stay exact.
     """
-    dtype = jnp.result_type(*[p for p in jax.tree.leaves(params) if jnp.issubdtype(p.dtype, jnp.floating)])
-    inputs = cast_floating(inputs, dtype)
+    floats = [p for p in jax.tree.leaves(params) if jnp.issubdtype(p.dtype, jnp.floating)]
+    dtype = jnp.result_type(*floats)
+    if inputs is None:
+        kwargs = {name: cast_input(value, dtype) for name, value in kwargs.items()}
+    args = () if inputs is None else (cast_floating(inputs, dtype),)
     variables = {"params": params, **model_state}
     if key is None:
-        outputs = model.apply(variables, inputs, train=False, **kwargs)
+        outputs = model.apply(variables, *args, train=False, **kwargs)
     else:
-        outputs, new_state = model.apply(variables, inputs, train=True, rngs={"dropout": key},
+        outputs, new_state = model.apply(variables, *args, train=True, rngs={"dropout": key},
                                          mutable=list(model_state), **kwargs)
         # Statistics are kept in their own precision, whatever the compute precision.
-        model_state = jax.tree.map(lambda new, old: new.astype(old.dtype), dict(new_state), model_state)
+        model_state = jax.tree.map(lambda new, old: new.astype(old.dtype), dict(new_state),
+                                   model_state)
     return cast_floating(outputs, jnp.float32), model_state
+
+
+def cast_input(value, dtype):
+    """Cast an input by name. One number an example stays: a flow's time has no digits to lose."""
+    return jax.tree.map(lambda x: cast_floating(x, dtype) if getattr(x, "ndim", 0) > 1 else x,
+                        value)

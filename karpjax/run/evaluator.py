@@ -1,32 +1,167 @@
-"""Evaluation: exact means over a split, whatever the batch size or number of devices."""
+"""Evaluation: exact means, totals and rows of a split, whatever the batch size and the devices."""
+from collections.abc import Callable, Mapping
+import dataclasses
+
 import jax
+from jax.experimental import multihost_utils
+import numpy as np
 
 from karpjax.core import sharding
+from karpjax.core.errors import UserError
+from karpjax.core.files import plain
+from karpjax.core.metric import Rows, Total, added, quotient
 from karpjax.core.step import PRECISIONS
-from karpjax.core.trees import cast_floating, split_variables
+from karpjax.core.trees import cast_floating, listed, split_variables
 
 
-def make_evaluator(task, mesh, precision: str = "fp32"):
-    """evaluate(variables, split) -> {"loss": ..., metric: ...}; compiled once, for all splits."""
+@dataclasses.dataclass
+class Measured:
+    """Everything that one evaluation of a split gives, the same on every process.
 
-    @jax.jit
-    def program(variables, batch):
-        batch = sharding.constrain_batch(mesh, task.source.preprocess(batch))
+    metrics  {name: float}: the means, and what `Task.summarize` makes
+    tables   {name: {class: float}}: its values by class, for summary.json
+    totals   {name: array}, int64 (of floats: float64)
+    rows     {name: array (N, ...)}, in the order of `index`
+    """
+    metrics: dict
+    tables: dict
+    totals: dict
+    rows: dict
+
+
+def make_evaluator(task, mesh, precision: str = "fp32") -> Callable:
+    """Return evaluate(variables, split) -> {"loss": ..., metric: ...}, an `Evaluator`."""
+    return Evaluator(task, mesh, precision)
+
+
+class Evaluator:
+    """The evaluation of a task, compiled once for all splits."""
+
+    def __init__(self, task, mesh, precision: str = "fp32"):
+        self.task, self.mesh, self.precision = task, mesh, precision
+        self.program = jax.jit(self.of_batch)
+
+    def __call__(self, variables, split: str) -> dict[str, float]:
+        """Return the metrics of a split."""
+        return self.measure(variables, split).metrics
+
+    def measure(self, variables, split: str, at_end: bool = False) -> Measured:
+        """Evaluate a split. All processes call it together.
+
+        at_end  gather the rows, too, that are for the end of a run alone
+        """
+        sums, batches = None, []
+        for local in self.task.source.eval_batches(split):
+            batch = sharding.put_batch(self.mesh, local)
+            pairs, totals, rows = self.program(variables, batch)
+            # In 64 bits on the host: float32 loses counts beyond 16 million.
+            sums = added(sums, jax.device_get((pairs, totals)))
+            wanted = {name: each.array for name, each in rows.items() if at_end or not each.at_end}
+            if wanted:  # batch by batch: rows of a large split need not fit a device
+                batches.append(gathered(wanted, batch))
+        (losses, means), totals = jax.tree.map(lambda x: x.item() if x.ndim == 0 else x, sums)
+        losses, means = ({name: quotient(*pair) for name, pair in pairs.items()}
+                         for pairs in (losses, means))
+        metrics = {**({"loss": sum(losses.values())} if losses else {}), **losses, **means}
+        metrics = {name: metrics[name] for name in sorted(metrics, key="loss".__ne__)}  # it first
+        totals = {name: np.asarray(each.array) for name, each in totals.items()}
+        measured = Measured(metrics, {}, totals, in_order(batches, split))
+        summarize(self.task, measured)
+        return measured
+
+    def of_batch(self, variables, batch):
+        """Return ((losses, means), totals, rows) of a batch: pure, jitted once."""
+        batch = sharding.constrain_batch(self.mesh, self.task.source.preprocess(batch))
         params, model_state = split_variables(variables)
-        params = cast_floating(sharding.constrain(params, sharding.replicated(mesh)), PRECISIONS[precision])
-        if task.evaluate is not None:
-            return {}, task.evaluate({"params": params, **model_state}, batch)
-        losses, metrics, _ = task.loss(params, model_state, batch, None)
-        return losses, metrics
+        params = sharding.constrain(params, sharding.replicated(self.mesh))
+        params = cast_floating(params, PRECISIONS[self.precision])
+        if self.task.evaluate is not None:
+            losses, metrics = {}, self.task.evaluate({"params": params, **model_state}, batch)
+        else:
+            losses, metrics, _ = self.task.loss(params, model_state, batch, None)
+        means, totals, rows = by_kind(metrics)
+        check_rows(rows, len(jax.tree.leaves(batch)[0]))
+        # XLA chooses where a result lies: whole totals can be read by every process.
+        totals = sharding.constrain(totals, sharding.replicated(self.mesh))
+        return (losses, means), totals, sharding.constrain_batch(self.mesh, rows)
 
-    def evaluate(variables, split: str) -> dict[str, float]:
-        sums = None
-        for local in task.source.eval_batches(split):
-            # Totals are added in float64 on the host: float32 loses counts beyond 16 million.
-            part = jax.tree.map(float, jax.device_get(program(variables, sharding.put_batch(mesh, local))))
-            sums = part if sums is None else jax.tree.map(lambda a, b: a + b, sums, part)
-        losses, metrics = jax.tree.map(lambda pair: pair[0] / pair[1] if pair[1] else float("nan"), sums,
-                                       is_leaf=lambda x: isinstance(x, tuple) and isinstance(x[0], float))
-        return {**({"loss": sum(losses.values())} if losses else {}), **losses, **metrics}
 
-    return evaluate
+def by_kind(metrics: dict) -> tuple[dict, dict, dict]:
+    """Return the means, totals and rows among metrics."""
+    means, totals, rows = {}, {}, {}
+    for name, value in metrics.items():
+        if isinstance(value, Total):
+            totals[name] = value
+        elif isinstance(value, Rows):
+            rows[name] = value
+        elif isinstance(value, tuple) and len(value) == 2:
+            means[name] = value
+        else:
+            raise UserError(f"evaluation: the metric {name!r} is a {type(value).__name__}; "
+                            "expected karpjax.mean(values, weight), karpjax.total(array) or "
+                            "karpjax.rows(array)")
+    return means, totals, rows
+
+
+def check_rows(rows: dict, batch_size: int) -> None:
+    """Check that rows have one entry an example. Runs while tracing: free."""
+    for name, value in rows.items():
+        shapes = [x.shape for x in jax.tree.leaves(value)]
+        if any(shape[:1] != (batch_size,) for shape in shapes):
+            raise UserError(f"karpjax.rows: {name!r}: expected a leading axis of {batch_size}, one "
+                            f"entry an example, found {shapes}; count with karpjax.total instead")
+
+
+def gathered(rows: dict, batch: dict) -> dict:
+    """Return the rows of a batch, and their index, from all processes, without padding."""
+    number = batch["index"] if "index" in batch else batch.get("seed")
+    if number is None or "weight" not in batch:
+        raise UserError(f"karpjax.rows: expected evaluation batches with `index` (or `seed`) and "
+                        f"`weight`, found {listed(sorted(batch))}; add them to the source")
+    wanted = {**rows, "index": number, "weight": batch["weight"]}
+    whole = multihost_utils.process_allgather(wanted, tiled=True)
+    real = whole.pop("weight") > 0
+    return jax.tree.map(lambda x: x[real], whole)
+
+
+def in_order(batches: list[dict], split: str) -> dict:
+    """Return the rows of all batches in the order of their index, 0 to N - 1, each there once."""
+    if not batches:
+        return {}
+    rows = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+    index = rows.pop("index").astype(np.int64)
+    numbers_there, times = np.unique(index, return_counts=True)
+    twice = numbers_there[times > 1].tolist()
+    missing = np.setdiff1d(np.arange(index.max(initial=-1) + 1), numbers_there).tolist()
+    if twice or missing:
+        raise UserError(f"evaluation of {split}: expected every index from 0 once, found "
+                        f"{listed(twice)} more than once and {listed(missing)} missing; mend "
+                        "`index` or `weight` in the source's eval_batches")
+    order = np.argsort(index)
+    return jax.tree.map(lambda x: x[order], rows)
+
+
+def summarize(task, measured: Measured) -> None:
+    """Add what `Task.summarize` makes of totals and rows to the metrics and tables."""
+    if task.summarize is None:
+        return
+    for name, value in task.summarize(measured.totals, measured.rows).items():
+        if name in measured.metrics:
+            raise UserError(f"Task.summarize: {name!r} is a metric of Task.evaluate already; "
+                            "rename one of them")
+        if isinstance(value, Mapping):
+            measured.tables[name] = {str(part): float(x) for part, x in value.items()}
+        elif np.ndim(value) == 0:
+            measured.metrics[name] = float(value)
+        else:
+            raise UserError(f"Task.summarize: {name!r} is a {type(value).__name__}; expected a "
+                            "float, or a dict of floats by class")
+
+
+def last_tables(measured: dict[str, Measured]) -> dict:
+    """Return {"accuracy_by_class": {...}, ...} of the split that was measured last: the test's.
+
+    Names of "split/metric" are for floats, of which sweeps take means.
+    """
+    return {name: {part: plain(x) for part, x in table.items()}
+            for last in list(measured.values())[-1:] for name, table in last.tables.items()}

@@ -22,7 +22,7 @@ from karpjax.core.errors import Preempted, UserError
 from karpjax.core.state import TrainState, parameter_table
 from karpjax.run import compile_cache, distributed, init_from, metrics, pictures
 from karpjax.run.checkpoint import FOLDER, Checkpoints, absolute, steps_of
-from karpjax.run.evaluator import make_evaluator
+from karpjax.run.evaluator import last_tables, make_evaluator
 from karpjax.run.experiment import Experiment, assemble
 from karpjax.run.in_flight import InFlight
 from karpjax.run.model_card import model_card
@@ -81,6 +81,7 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
         final = trainer.results_at(step, eval_splits)
         if "test" in source.splits:  # at the end, once
             final |= trainer.evaluate(state, step, ["test"])
+        final |= trainer.tables(state)
     except BaseException:
         with contextlib.suppress(Exception):  # the error under way is the one to report
             trainer.writer.flush()
@@ -197,7 +198,8 @@ class Trainer:
         self.exp, self.workdir, self.checkpoints = exp, workdir, checkpoints
         self.on_metrics, self.started, self.elapsed_before = on_metrics, started, start.elapsed
         self.programs = make_programs(exp)
-        self.evaluate_split = make_evaluator(exp.task, exp.mesh, config.precision)
+        self.evaluator = make_evaluator(exp.task, exp.mesh, config.precision)
+        self.measured = {}  # by split, of its last evaluation
         self.device_data = None if source.streamed else \
             sharding.put(source.arrays, sharding.replicated(exp.mesh))
         self.training, self.waiting, self.evaluating = Clock(), Clock(), Clock()
@@ -287,13 +289,26 @@ class Trainer:
         results = {}
         with self.evaluating:
             for split in splits:
-                values = self.evaluate_split(self.exp.eval_variables(state), split)
-                results |= {f"{split}/{name}": files.plain(value) for name, value in values.items()}
+                variables, at_end = self.exp.eval_variables(state), step == self.exp.config.steps
+                self.measured[split] = self.evaluator.measure(variables, split, at_end)
+                results |= {f"{split}/{name}": files.plain(value)
+                            for name, value in self.measured[split].metrics.items()}
         self.log(step, results)
         shown = [f"{name} {value}" if value is None else f"{name} {value:.4f}"
                  for name, value in results.items()]
         self.progress.say(f"step {step}: {', '.join(shown)}")
         return results
+
+    def tables(self, state: TrainState) -> dict:
+        """Return the values by class of the split that was evaluated last.
+
+        A run that was at its end already has evaluated none: it evaluates its last split again.
+        """
+        splits = self.exp.source.splits
+        if self.exp.task.summarize and splits and not self.measured:
+            variables = self.exp.eval_variables(state)
+            self.measured[splits[-1]] = self.evaluator.measure(variables, splits[-1], at_end=True)
+        return last_tables(self.measured)
 
     def results_at(self, step: int, splits: list[str]) -> dict:
         """Return the logged metrics of these splits at that step."""
@@ -327,6 +342,7 @@ def finish(trainer: Trainer, state: TrainState, step: int, final: dict, resumed:
     if jax.process_index() == 0:
         files.write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
         pictures.curves(trainer.writer.rows, workdir / "curves.png")
+        pictures.of_evaluation(exp.task, trainer.measured, workdir)
     if exp.task.show and exp.source.splits and jax.process_count() == 1:
         # Last: pictures are the user's code.
         pictures.show(exp.task, exp.eval_variables(state), exp.source.splits[0], workdir)

@@ -1,4 +1,4 @@
-"""Pictures for a person to look at: curves of a run's metrics, and what a task shows of its examples."""
+"""Pictures for a person to look at: curves of a run's metrics, and whatever a task shows."""
 from etils import epath
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,11 @@ import numpy as np
 from karpjax.core import files
 
 HIDDEN = ("skipped", "skipped_in_a_row", "examples_per_s", "data_wait")
+NAMED = 25  # classes, at most, whose names and counts fit into a picture
 
 
 def curves(rows: list[dict], path) -> None:
-    """One panel a metric name (loss, accuracy, ...), one line a split."""
+    """Draw one panel a metric name (loss, accuracy, ...), with one line a split."""
     from matplotlib.figure import Figure  # no pyplot: no display, no global state
     panels: dict[str, dict[str, list]] = {}
     for row in rows:
@@ -26,27 +27,100 @@ def curves(rows: list[dict], path) -> None:
     for i, (metric, series) in enumerate(sorted(panels.items())):
         axes = figure.add_subplot(lines, columns, i + 1, title=metric, xlabel="step")
         for split, points in series.items():
-            axes.plot(*zip(*points), marker="o" if len(points) < 30 else None, markersize=3, label=split or "schedule")
+            marker = "o" if len(points) < 30 else None
+            axes.plot(*zip(*points, strict=True), marker=marker, markersize=3,
+                      label=split or "schedule")
         axes.grid(alpha=0.3)
         axes.legend()
-    with epath.Path(path).open("wb") as file:
-        figure.savefig(file, format="png", dpi=100)
+    write(figure, path)
 
+
+# ------------------------------------------------------------------------ what a task shows
 
 def show(task, variables, split: str, workdir) -> None:
-    """What `Task.show` makes of the first batch of a split, in the workdir."""
-    from matplotlib.image import imsave
+    """Write what `Task.show` makes of the first batch of a split into the workdir."""
     batch = jax.tree.map(jnp.asarray, next(iter(task.source.eval_batches(split))))
-    for name, found in task.show(jax.device_get(variables), task.source.preprocess(batch)).items():
-        if name.endswith((".png", ".gif")):
-            with (epath.Path(workdir) / name).open("wb") as file:
-                imsave(file, found, format="png") if name.endswith(".png") else save_gif(file, found)
+    shown = task.show(jax.device_get(variables), task.source.preprocess(batch))
+    write_all(shown, workdir)
+
+
+def of_evaluation(task, measured: dict, workdir) -> None:
+    """Write what `Task.pictures` makes of the last split that was measured into the workdir."""
+    if task.pictures is not None and measured:
+        split, last = list(measured.items())[-1]
+        write_all(task.pictures(last.totals, last.rows, split), workdir)
+
+
+def write_all(shown: dict, workdir) -> None:
+    """Write {"name.png": picture, "name.gif": frames, "name.txt": text}."""
+    for name, value in shown.items():
+        write(value, epath.Path(workdir) / name)
+
+
+def write(value, path) -> None:
+    """Write a figure of matplotlib's, a picture (H, W, 3) in 0 to 1, frames or a text."""
+    path = epath.Path(path)
+    if isinstance(value, str):
+        files.write_whole(path, value)
+        return
+    with path.open("wb") as file:
+        if hasattr(value, "savefig"):
+            value.savefig(file, format="png", dpi=100)
+        elif path.suffix == ".gif":
+            save_gif(file, value)
         else:
-            files.write_whole(epath.Path(workdir) / name, found)
+            from matplotlib.image import imsave
+            imsave(file, value, format="png")
 
 
 def save_gif(file, frames) -> None:
-    """Frames (H, W, 3) in 0 to 1, 30 a second."""
+    """Write frames (H, W, 3) in 0 to 1, 30 a second."""
     from PIL import Image  # matplotlib has it
-    first, *rest = [Image.fromarray((np.clip(frame, 0, 1) * 255).astype(np.uint8)) for frame in frames]
+    first, *rest = [Image.fromarray((np.clip(frame, 0, 1) * 255).astype(np.uint8))
+                    for frame in frames]
     first.save(file, format="gif", save_all=True, append_images=rest, duration=1000 // 30, loop=0)
+
+
+# -------------------------------------------------------------------------- of classification
+
+def confusion(counts, names: list[str], title: str):
+    """Return a figure of a confusion matrix (C, C): each row as shares of its true class.
+
+    Few classes have their names and counts in the picture; many are an image alone.
+    """
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    few = len(counts) <= NAMED
+    side = 2.2 + 0.42 * len(counts) if few else 8
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    axes = figure.add_subplot(title=title, xlabel="predicted", ylabel="true")
+    # Square roots: a class that is mistaken for another now and then must show.
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    if few:
+        upright = max(map(len, names)) <= 3
+        axes.set_xticks(range(len(names)), names, rotation=0 if upright else 90)
+        axes.set_yticks(range(len(names)), names)
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            colour = "white" if shares[row, column] > 0.3 else "black"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center",
+                      color=colour, fontsize=8)
+    return figure
+
+
+def gallery(images, captions: list[str], title: str, columns: int = 6):
+    """Return a figure of pictures (N, H, W, C) in 0 to 1, each with a caption."""
+    from matplotlib.figure import Figure
+    columns = min(columns, len(images))
+    lines = -(-len(images) // columns)
+    images = images / max(images.max(), 1e-6)  # digits of 0 to 16 would be all but black
+    figure = Figure(figsize=(max(4.8, 1.6 * columns), 2 * lines + 0.4), layout="constrained")
+    figure.suptitle(title)
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        axes = figure.add_subplot(lines, columns, i + 1)
+        grey = image.shape[-1] == 1
+        axes.imshow(image[..., 0] if grey else image, cmap="gray", vmin=0, vmax=1)
+        axes.set_title(caption, fontsize=9)
+        axes.axis("off")
+    return figure

@@ -1,10 +1,11 @@
-"""A trained model from its checkpoint, in two lines, on any device, without its config or task file.
+"""A trained model from its checkpoint, in two lines, on any device, without its config.
 
-    run = karpjax.restore(PATH)         # a workdir, one checkpoint or an exported file; local, gs://, ...
-    logits = run.predict(images)        # images as stored in the data set, (B, H, W, C); or files: ["cat.jpg", "dog.jpg"]
+    run = karpjax.restore(PATH)     # a workdir, a checkpoint or an exported file; local, gs://, ...
+    logits = run.predict(images)    # as stored in the data set, (B, H, W, C); or files: ["cat.jpg"]
 
-Also run.features, run.params, run.variables, run.config, run.model, run.task, run.step. A user's own task file travels
-in the checkpoint and is executed: restore only checkpoints you trust.
+There are also run.features, run.params, run.variables, run.config, run.model, run.task, run.step,
+and what its task offers, as run.act(obs). A user's own task file travels in the checkpoint and is
+executed: restore only checkpoints you trust.
 """
 import dataclasses
 import functools
@@ -16,15 +17,23 @@ import jax
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
+from karpjax.core import old_names
 from karpjax.core.errors import UserError
-from karpjax.core.task import Task, apply
+from karpjax.core.task import Task
 from karpjax.core.task_file import build_task, load_task_module
 from karpjax.core.trees import by_name, path_name, split_variables
 
 
+class NoSuchMethod(UserError, AttributeError):
+    """A method that the task of a run does not have."""
+
+
 @dataclasses.dataclass
 class Run:
-    """A restored model. `variables` are those of evaluation: the moving average where the run kept one."""
+    """A restored model, with the methods of its task.
+
+    `variables` are those of evaluation: the moving average where the run kept one.
+    """
     config: ConfigDict
     task: Task
     variables: dict
@@ -40,32 +49,47 @@ class Run:
         return self.task.model
 
     def predict(self, inputs) -> Any:
-        """The task's outputs, as numpy-compatible arrays; for classification logits (B, classes).
+        """Return the task's outputs, as numpy-compatible arrays: logits (B, C) of a classifier.
 
-        inputs   arrays as the data set stores them; or a list of what a person has: files of pictures or PIL images, texts
+        inputs  arrays as the data set stores them, or a list of what a person has: files of
+                pictures or PIL images, texts. A model of several inputs takes a dict of entries
         """
+        if isinstance(self.task.predict, str):
+            raise UserError(f"run.predict: {self.task.predict}")
         return self._outputs(self.variables, self.encoded(inputs))
 
     def features(self, inputs) -> dict:
-        """What the model holds on the way, {name: array (B, ...)}; "pooled" (B, D) is what its head reads."""
+        """Return the model's features, {name: array (B, ...)}: "pooled" (B, D) goes to its head."""
         if "features" not in inspect.signature(type(self.model).__call__).parameters:
-            raise UserError(f"run.features: the model {type(self.model).__name__} does not give its features")
+            raise UserError(f"run.features: the model {type(self.model).__name__} does not give "
+                            "its features")
         return self._features(self.variables, self.encoded(inputs))
 
     def encoded(self, inputs):
-        """Arrays as the data set stores them, of those or of what `predict` takes besides."""
+        """Return arrays as the data set stores them, for those or for files, images and texts."""
         listed = [inputs] if is_for_a_person(inputs) else inputs
-        if not isinstance(listed, (list, tuple)) or not listed or not all(map(is_for_a_person, listed)):
+        if not isinstance(listed, (list, tuple)) or not listed or \
+                not all(map(is_for_a_person, listed)):
             return inputs
-        if not hasattr(self.task.source, "encode"):
-            raise UserError(f"this run's inputs are arrays as its data set stores them, found {type(listed[0]).__name__}")
-        return self.task.source.encode(listed)
+        encode = getattr(self.task.source, "encode", None)
+        if encode is None:
+            raise UserError(f"this run's inputs are arrays as its data set stores them, found "
+                            f"{type(listed[0]).__name__}")
+        return encode(listed)
 
-    def act(self, obs) -> Any:
-        """A policy's actions (B, ...) for observations (B, ...) as the environment gives them: the most likely ones."""
-        if not self.task.source.depends_on_policy:
-            raise UserError(f"run.act: this run ({self.config.task}) learned no policy; use run.predict")
-        return self.predict(obs)
+    def __getattr__(self, name: str):
+        """Return a method of the task, bound to the variables."""
+        if name.startswith("_") or name in ("task", "variables"):  # while it is made or copied
+            raise AttributeError(name)
+        methods = {**old_names.methods(self.task), **self.task.methods}
+        if name not in methods:
+            offers = ", ".join(["predict", "features", *methods])
+            raise NoSuchMethod(f"run.{name}: this run ({self.config.task or 'its own task'}) has "
+                               f"no {name}; it offers {offers}")
+        return functools.partial(methods[name], self.variables)
+
+    def __dir__(self):
+        return [*super().__dir__(), *self.task.methods]
 
     @functools.cached_property
     def _outputs(self):
@@ -73,20 +97,22 @@ class Run:
 
     @functools.cached_property
     def _features(self):
-        return jax.jit(lambda variables, inputs: apply(self.model, *split_variables(
-            {name: part for name, part in variables.items() if name != "source"}),
-            self.task.source.preprocess({self.task.inputs: inputs})[self.task.inputs], features=True)[0][1])
+        @jax.jit
+        def features(variables, inputs):
+            return self.task.run_model(variables, self.task.prepared(inputs), features=True)[1]
+        return features
 
 
 def is_for_a_person(x) -> bool:
-    """A text, a file, or an image of PIL's."""
+    """Say whether an input is a text, a file or an image of PIL's."""
     return isinstance(x, (str, os.PathLike)) or hasattr(x, "convert")
 
 
 def restore(path, which: str = "newest", data: dict | None = None) -> Run:
-    """The run at `path`: its newest or "best" checkpoint, on this machine's default device.
+    """Return the run at `path`, its newest or "best" checkpoint, on this machine's default device.
 
-    data    changes to config.data: {"data_dir": ...} where the data is elsewhere, {"test": "test[:1000]"} for another part
+    data  changes to config.data: {"data_dir": ...} where the data is elsewhere,
+          {"test": "test[:1000]"} for another part
     """
     from karpjax.run import checkpoint  # here: Orbax takes a sixth of a second to import
     folder = checkpoint.find(path, which)
@@ -94,25 +120,31 @@ def restore(path, which: str = "newest", data: dict | None = None) -> Run:
     config, task_file = ConfigDict(meta["config"]), meta["task"]
     if data:
         config.data = ConfigDict({**config.data.to_dict(), **data})
-    module, _ = load_task_module(task_file["name"], {"path": task_file["path"], "text": task_file["text"]})
+    record = {"path": task_file["path"], "text": task_file["text"]}
+    module, _ = load_task_module(task_file["name"], record)
     task = build_task(with_description(config, meta.get("source")), module)
     check_tokens(path, meta, task.source.spec)
     variables = jax.eval_shape(task.init, jax.random.key(0))
     wanted = stored_as(variables, config)
     tree = checkpoint.load(folder, on_default_device(wanted))
-    variables = {"params": tree.get("ema", tree.get("params")), **tree["model_state"], **eval_state_of(folder, task.source)}
+    variables = {"params": tree.get("ema", tree.get("params")), **tree["model_state"],
+                 **eval_state_of(folder, task.source)}
     return Run(config, task, variables, meta["step"], meta["metrics"] or {})
 
 
 def stored_as(variables: dict, config) -> dict:
-    """Variables as evaluation sees them, by their places in a checkpoint."""
-    params, model_state = split_variables({name: part for name, part in variables.items() if name != "source"})
+    """Return variables as evaluation sees them, by their places in a checkpoint."""
+    network = {name: part for name, part in variables.items() if name != "source"}
+    params, model_state = split_variables(network)
     source = {"source": variables["source"]} if "source" in variables else {}
     return {"ema" if config.ema_decay else "params": params, "model_state": model_state, **source}
 
 
 def eval_state_of(folder, source) -> dict:
-    """{"source": what the source eval_state of its state to evaluation}, from a checkpoint: the moments of observations."""
+    """Return {"source": the entries of its state that evaluation sees}, from a checkpoint.
+
+    A rollout's are the running statistics of observations.
+    """
     if not source.eval_state:
         return {}
     from karpjax.run import checkpoint
@@ -123,28 +155,31 @@ def eval_state_of(folder, source) -> dict:
 
 
 def with_description(config: ConfigDict, description: dict | None) -> ConfigDict:
-    """The config as the task's build sees it: the data may not be here, so its shapes go along."""
+    """Return the config as the task's build sees it: with the data's shapes, if it is elsewhere."""
     if not description or "data" not in config:
         return config
-    return ConfigDict({**config.to_dict(), "data": {**config.data.to_dict(), "described": description}})
+    return ConfigDict({**config.to_dict(),
+                       "data": {**config.data.to_dict(), "described": description}})
 
 
 def check_tokens(path, meta: dict, spec: dict) -> None:
-    """What was trained on one tokenizer's tokens means nothing on another's."""
+    """Check that a run's tokenizer is that of config.data: other tokens mean nothing to it."""
     was, now = (meta.get("source") or {}).get("fingerprint"), spec.get("fingerprint")
     if was and now and was != now:
-        raise UserError(f"{path} was trained on the tokens of another tokenizer ({was[:12]}) than config.data ({now[:12]}); "
-                        "prepare the texts with the tokenizer.json in its workdir: python -m karpjax.prepare --tokenizer=FILE")
+        raise UserError(f"{path} was trained on the tokens of another tokenizer ({was[:12]}) than "
+                        f"config.data ({now[:12]}); prepare the texts with the tokenizer.json in "
+                        "its workdir: python -m karpjax.prepare --tokenizer=FILE")
 
 
 def check_pictures(config, meta: dict, spec: dict) -> None:
-    """A run goes on with the pictures it began with (config.data.dir)."""
+    """Check that a run goes on with the pictures that it began with (config.data.dir)."""
     was, now = (meta.get("source") or {}).get("set"), spec.get("set")
     if was and now and was != now:
-        raise UserError(f"config.data.dir = {config.data.dir!r}: its pictures have changed since this run began; put them "
-                        "back, or use a new --workdir")
+        raise UserError(f"config.data.dir = {config.data.dir!r}: its pictures have changed since "
+                        "this run began; put them back, or use a new --workdir")
 
 
 def on_default_device(tree):
+    """Return the shapes of a tree's arrays, placed on the default device."""
     here = SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), tree)

@@ -1,4 +1,4 @@
-"""Where batches come from. `arrays` for your own data, `images` for TFDS by name, `Rollout` for environments."""
+"""Sources of batches: `arrays` for your own data, `images` and `text` for sets by name."""
 from karpjax.core import old_names
 from karpjax.sources.arrays import Arrays
 from karpjax.sources.arrays import Arrays as arrays
@@ -9,4 +9,5 @@ from karpjax.sources.self_play import SelfPlay
 from karpjax.sources.source import Source
 from karpjax.sources.text import text
 
+__all__ = ["Arrays", "Loader", "Rollout", "SelfPlay", "Source", "arrays", "images", "text"]
 __getattr__ = old_names.attributes("sources")

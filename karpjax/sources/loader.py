@@ -67,9 +67,8 @@ class Loader(Source):
         self.expected = (step + 1, seed)
         return next(self.iterator)
 
-    def first(self, n):
-        train = self.records["train"]
-        rows = [self.decode(train[i]) for i in range(min(n, len(train)))]
+    def rows(self, split, numbers):
+        rows = [self.decode(self.records[split][int(i)]) for i in numbers]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def eval_batches(self, split):

@@ -1,14 +1,20 @@
 """The contract of a source: where batches come from. Data sets and rollouts differ in nothing else.
 
-    begin(arrays, source_state, variables) -> (source_state, chunk)    once a chunk: a rollout, or next to nothing
-    batch(arrays, chunk, i)                  -> batch                  once a step: gather, augment, mask; i < chunk
+    advance(arrays, source_state, variables) -> (source_state, chunk)   once a chunk: a rollout,
+                                                                        or next to nothing
+    batch(arrays, chunk, i)                  -> batch                   once a step: gather,
+                                                                        augment, mask; i < chunk
 
-Both are pure and run inside the compiled program. Axis 0 of every leaf of a batch is the batch axis; the step shards it.
-Every batch of a data set carries "index" (uint32, the number of the draw) and "weight" (0 for padding); in training also
-"row" and "epoch", the draw's row of the data set and how often all rows came before. Randomness is keyed by the index (a
-rollout's: by the environment), never by the device, so 1 and 8 devices see the same bits.
+Both are pure and run inside the compiled program. Axis 0 of every leaf of a batch is the batch
+axis; the step shards it. Every batch of a data set carries "index" (uint32, the number of the draw)
+and "weight" (0 for padding). In training it also carries "row" and "epoch": the draw's row of the
+data set, and how often all rows came before. Randomness is keyed by the index (a rollout's by the
+environment), never by the device, so 1 and 8 devices see the same bits.
+
+Every batch of an evaluation carries "index", from 0 and each once (a rollout's: "seed"), and
+"weight".
 """
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,58 +24,82 @@ import numpy as np
 from karpjax.core import old_names
 
 
-@old_names.old_attributes(begin="advance", chunk="steps_per_chunk", n="num_examples", host_fed="streamed", feed="next_batch",
-                          described="spec", lends="eval_state", prepare="preprocess")
+@old_names.old_attributes(begin="advance", chunk="steps_per_chunk", n="num_examples",
+                          host_fed="streamed", feed="next_batch", described="spec",
+                          lends="eval_state", prepare="preprocess")
 class Source:
-    arrays: Any = {}                # held in device memory for the whole run; arguments of the program, not in checkpoints.
-                                    # Host-fed sources: the shapes of what feed gives
-    steps_per_chunk: int = 1                  # steps fed by one `begin`
+    # ------------------------------------------------------------------ what the step and loop read
+    # Held in device memory for the whole run: arguments of the program, not in checkpoints. A
+    # streamed source gives the shapes of next_batch's arrays.
+    arrays: Any = {}
+    steps_per_chunk: int = 1        # steps fed by one `advance`
     batch_size: int = 0             # global
-    num_examples: int = 0                      # rows of the training split; 0: there is none
-    splits: tuple[str, ...] = ()    # what can be evaluated; "test" only once, at the end
-    sharded: tuple[str, ...] = ()   # entries of source_state whose axis 0 is split over devices as batches are
+    num_examples: int = 0           # rows of the training split; 0: there is none
+    splits: tuple[str, ...] = ()    # names for `eval_batches`; "test" only once, at the end
+    sharded: tuple[str, ...] = ()   # entries of source_state whose axis 0 is split as batches are
     example: dict = {}              # a prepared batch of 1, for shapes
-    streamed: bool = False          # True: `arrays` is fresh for every step, from feed(step)
-    depends_on_policy: bool = False # True: what comes next follows from what was learned, as in a rollout
-    on_host: bool = False           # True: `begin` calls back to Python, as environments outside JAX do
-    spec: dict = {}            # JSON, kept in checkpoints: what `SpecOnly` needs where the data is not at hand
-    eval_state: tuple[str, ...] = ()     # entries of source_state that evaluation and restored models see, as variables["source"]
-    files: dict[str, str] = {}      # texts that belong to the data, kept in the workdir: {"tokenizer.json": ...}
+    streamed: bool = False          # True: `arrays` is fresh for every step, from next_batch(step)
+    depends_on_policy: bool = False  # True: data follows from the parameters, as in a rollout
+    on_host: bool = False           # True: `advance` calls back to Python, as Gymnasium does
+    eval_state: tuple[str, ...] = ()  # entries of source_state that evaluation and restored models
+    #                                   see, as variables["source"]
+
+    # ------------------------------------------------- what tasks, restored runs and pictures read
+    spec: dict = {}                 # JSON, kept in checkpoints: what `SpecOnly` needs without data
+    files: dict[str, str] = {}      # texts kept in the workdir: {"tokenizer.json": ...}
+    classes: int = 0                # of its labels; 0: there are none
+    vocabulary: Any = None          # of texts: a karpjax.datasets.tokenizer.Vocabulary
+    encode: Callable | None = None  # [file, image or text] -> inputs as the data set has them
+    pixels: Callable | None = None  # prepared images (B, H, W, C) -> the same in 0 to 1, to look at
 
     @property
     def examples_per_step(self) -> float:
-        """What a run's examples_per_second counts; a rollout's are environment steps."""
+        """Examples that a run's examples_per_second counts: environment steps of a rollout."""
         return self.batch_size
 
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, or their numbers if the data set has no names."""
+        return list(self.spec.get("names") or map(str, range(self.classes)))
+
     def init(self, key) -> dict:
-        """The state at step 0; checkpointed. The key is the source's own."""
+        """Return the state at step 0, part of every checkpoint. The key is the source's own."""
         raise NotImplementedError
 
     def advance(self, arrays, source_state, variables):
+        """Return (source_state, chunk): the state after a chunk, and whatever `batch` cuts up."""
         raise NotImplementedError
 
     def batch(self, arrays, chunk, i):
+        """Return batch i of a chunk."""
         raise NotImplementedError
 
     def preprocess(self, batch: dict) -> dict:
-        """Raw entries, as stored or as a user gives them to `predict`, to what the model reads. Pure; also in jit."""
+        """Return raw entries, stored or a user's, as the model reads them. Pure; also in jit."""
         return batch
 
     def next_batch(self, step: int, seed: int):
-        """Host-fed sources: this process's rows (numpy) for `step` of the run with that seed."""
+        """Return this process's rows (numpy) for a step of the run with that seed, if streamed."""
+        raise NotImplementedError
+
+    def rows(self, split: str, numbers) -> dict:
+        """Return the raw rows of these numbers (numpy), the same on every process."""
         raise NotImplementedError
 
     def first(self, n: int) -> dict:
-        """The first n raw rows of the training split (numpy), the same on every process: for a data-dependent start."""
-        raise NotImplementedError
+        """Return the first n raw rows of the training split: for a data-dependent start."""
+        return self.rows("train", range(min(n, self.num_examples)))
 
     def eval_batches(self, split: str) -> Iterator[dict]:
-        """This process's rows (numpy, raw) of the batches of a split, in order; the last is padded with weight 0."""
+        """Yield this process's rows (numpy, raw) of the batches of a split, in order.
+
+        The last batch is padded with weight 0.
+        """
         raise NotImplementedError
 
 
 class SpecOnly(Source):
-    """A source whose data is not at hand, as a checkpoint describes it: enough for the model and `predict`, no batches."""
+    """A source without its data, as a checkpoint describes it: for the model and `predict`."""
 
     def __init__(self, example: dict, prepare, missing: Exception):
         self.preprocess, self.error = prepare, missing
@@ -83,29 +113,34 @@ class SpecOnly(Source):
 
 
 def example_keys(key, index):
-    """One key an example, from its draw number: (B,) keys."""
+    """Return one key an example, from its draw number: (B,) keys."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
 def local_rows(batch_size: int) -> slice:
-    """The rows of a global batch that belong to this process."""
+    """Return the slice of a global batch that belongs to this process."""
     rows = batch_size // jax.process_count()
     return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
 
 
 def augmented(batch: dict, augment, mix, key) -> dict:
-    """augment(example, key) -> example on every row, then mix(batch, keys) -> batch on them all; one key a draw and kind."""
+    """Return a batch after augment(example, key) on every row, then mix(batch, keys) on them all.
+
+    Every draw has one key of each kind.
+    """
     each, together = jax.random.split(key)
     batch = {**batch, "record": batch["row"]}  # version 1's name, which its losses may read
     if augment is not None:
-        batch = {**batch, **jax.vmap(augment)({k: v for k, v in batch.items() if k not in ("index", "weight")},
-                                              example_keys(each, batch["index"]))}
+        examples = {k: v for k, v in batch.items() if k not in ("index", "weight")}
+        batch = {**batch, **jax.vmap(augment)(examples, example_keys(each, batch["index"]))}
     return batch if mix is None else mix(batch, example_keys(together, batch["index"]))
 
 
 def unchanged(batch: dict) -> dict:
+    """Return a batch as it is: the default of `preprocess` and `view`."""
     return batch
 
 
 def ones(n: int):
+    """Return the weights (n,) of a batch without padding."""
     return jnp.ones(n, jnp.float32)

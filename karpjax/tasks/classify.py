@@ -1,13 +1,20 @@
-"""Image classification: cross-entropy with label smoothing (Szegedy et al. 2016, section 7) on any TFDS image set.
+"""Image classification: cross-entropy with label smoothing (Szegedy et al. 2016, section 7).
 
-    config.task = "classify"; config.model, config.data (karpjax/sources/images.py), config.augment (karpjax/sources/augment.py),
-    config.label_smoothing, config.tta, config.frozen_statistics
+    config.task = "classify"; config.model, config.data (karpjax/sources/images.py),
+    config.augment (karpjax/sources/augment), config.label_smoothing, config.tta,
+    config.frozen_statistics
 
-Metrics: "accuracy" (top 1); with config.tta evaluation adds "accuracy_tta", of the mean over several views of each image:
-"mirror", or "mirror_translate" (6 views: mirrored or not, moved by a pixel down and right, up and left, or not). The loss is
-smoothed in training and plain in evaluation, so the two are not of one scale. With config.frozen_statistics the network trains
-as it is evaluated: BatchNorm uses, and leaves, the statistics it came with, and nothing is dropped. A frozen backbone
-(config.optimizer.freeze) needs it: what its norms saw of a few new images would change its features.
+Metrics: "accuracy" (top 1). With config.tta evaluation adds "accuracy_tta", computed from the mean
+over several views of each image: "mirror", or "mirror_translate" (6 views: mirrored or not, moved
+by a pixel down and right, up and left, or not). The loss is smoothed in training and plain in
+evaluation, so the two are not on one scale.
+
+At the end of a run summary.json holds "accuracy_by_class". confusion.png shows which classes are
+taken for which, and mistakes.png the pictures of highest loss with a wrong prediction.
+
+With config.frozen_statistics the network trains as it is evaluated: BatchNorm uses, and leaves, the
+statistics that it came with, and nothing is dropped. A frozen backbone (config.optimizer.freeze)
+needs it: the statistics of a few new images would change its features.
 """
 import functools
 
@@ -17,13 +24,17 @@ import numpy as np
 import optax
 
 import karpjax as kj
+from karpjax.core import metric
 from karpjax.core.errors import check_choice
 from karpjax.core.settings import check_own_keys
+from karpjax.core.trees import split_variables
+from karpjax.run import pictures
 from karpjax.sources import augment
 from karpjax.sources.source import SpecOnly
 
 VIEWS = ("", "mirror", "mirror_translate")
 START_IMAGES = 5000  # training images that a data-dependent start sees
+SHOWN = 24           # mistakes at the end of a run
 
 
 def build(config) -> kj.Task:
@@ -36,30 +47,66 @@ def build(config) -> kj.Task:
     frozen = config.get("frozen_statistics", False)
     check_choice(tta, VIEWS, "config.tta")
 
+    def network(params, model_state, batch, key, smoothing):
+        """Logits (B, C), their cross-entropy and whether they are right (B,), and model_state."""
+        logits, model_state = kj.apply(model, params, model_state, batch["image"],
+                                       None if frozen else key)                        # (B, C)
+        target = optax.smooth_labels(augment.targets(batch, classes), smoothing)       # (B, C)
+        xent = optax.softmax_cross_entropy(logits, target)                             # (B,)
+        return logits, xent, accuracy(logits, batch), model_state
+
     def loss(params, model_state, batch, key):
-        logits, model_state = kj.apply(model, params, model_state, batch["image"], None if frozen else key)  # (B, C)
-        target = optax.smooth_labels(augment.targets(batch, classes), smoothing if key is not None else 0.0)  # (B, C)
-        xent = optax.softmax_cross_entropy(logits, target)                                                # (B,)
-        accuracy = lambda logits: kj.mean((logits.argmax(-1) == batch["label"]).astype(jnp.float32), batch["weight"])
-        metrics = {"accuracy": accuracy(logits)}
-        if tta and key is None:
-            predict = lambda images: kj.apply(model, params, model_state, images)[0]
-            metrics["accuracy_tta"] = accuracy(mean_of_views(predict, batch["image"], logits, tta))
-        return {"xent": kj.mean(xent, batch["weight"])}, metrics, model_state
+        _, xent, right, model_state = network(params, model_state, batch, key,
+                                              smoothing if key is not None else 0.0)
+        return {"xent": kj.mean(xent, batch["weight"])}, {"accuracy": right}, model_state
+
+    def evaluate(variables, batch):
+        params, model_state = split_variables(variables)
+        logits, xent, right, _ = network(params, model_state, batch, None, 0.0)
+        metrics = {"loss": kj.mean(xent, batch["weight"]), "xent": kj.mean(xent, batch["weight"]),
+                   "accuracy": right}
+        if tta:
+            def predict(images):
+                return kj.apply(model, params, model_state, images)[0]
+            views = mean_of_views(predict, batch["image"], logits, tta)
+            metrics["accuracy_tta"] = accuracy(views, batch)
+        predicted = logits.argmax(-1)                                                  # (B,)
+        confusion = metric.confusion(batch["label"], predicted, batch["weight"], classes)
+        examples = {"loss": xent, "label": batch["label"], "predicted": predicted}
+        return {**metrics, "confusion": confusion, "examples": kj.rows(examples, at_end=True)}
+
+    names = source.class_names + list(map(str, range(source.classes, classes)))
+
+    def summarize(totals, rows):
+        return {"accuracy_by_class": accuracy_by_class(totals["confusion"], names)}
+
+    def show_errors(totals, rows, split):
+        return errors_shown(totals["confusion"], rows["examples"], split, source, names)
 
     @functools.cache
     def start():
         with jax.ensure_compile_time_eval():
-            return model.start(np.asarray(source.preprocess(source.first(START_IMAGES))["image"]))           # (5000, H, W, C)
+            images = source.preprocess(source.first(START_IMAGES))["image"]          # (N, H, W, C)
+            return model.start(np.asarray(images))
 
     # A restored run brings its parameters along, where the data may not be.
     from_data = start if hasattr(model, "start") and not isinstance(source, SpecOnly) else None
-    return kj.Task(model, source, loss, init_from_data=from_data)
+    return kj.Task(model, source, loss, evaluate=evaluate, summarize=summarize,
+                   pictures=show_errors, init_from_data=from_data)
+
+
+def accuracy(logits, batch):
+    """Return the mean over a batch of whether the largest logit is the label's."""
+    return kj.mean((logits.argmax(-1) == batch["label"]).astype(jnp.float32), batch["weight"])
 
 
 def mean_of_views(predict, images, logits, tta: str):
-    """(B, C): half the mirrored views, and with "mirror_translate" half the moved ones (Jordan 2024)."""
-    both = lambda images, logits: (logits + predict(images[:, :, ::-1])) / 2
+    """Return logits (B, C): half from the mirrored views, and half from moved ones (Jordan 2024).
+
+    "mirror" has no moved views.
+    """
+    def both(images, logits):
+        return (logits + predict(images[:, :, ::-1])) / 2
     still = both(images, logits)
     if tta == "mirror":
         return still
@@ -69,10 +116,34 @@ def mean_of_views(predict, images, logits, tta: str):
     return still / 2 + sum(both(view, predict(view)) for view in moved) / 4
 
 
+def accuracy_by_class(confusion, names: list[str]) -> dict:
+    """Return {class: share of its examples that are right}, nan for a class without examples."""
+    with np.errstate(invalid="ignore"):
+        shares = confusion.diagonal() / confusion.sum(1)                               # (C,)
+    return dict(zip(names, shares.tolist(), strict=True))
+
+
+def errors_shown(confusion, examples: dict, split: str, source, names: list[str]) -> dict:
+    """Return the pictures of a run's end: the confusion matrix, and the worst mistakes."""
+    right = confusion.diagonal().sum() / max(1, confusion.sum())
+    title = f"{split}: {right:.1%} of {confusion.sum():,} right"
+    wrong = np.flatnonzero(examples["predicted"] != examples["label"])
+    worst = wrong[np.argsort(-examples["loss"][wrong], kind="stable")][:SHOWN]
+    shown = {"confusion.png": pictures.confusion(confusion, names, title)}
+    if len(worst):
+        images = source.preprocess(source.rows(split, worst))["image"]               # (N, H, W, C)
+        captions = [f"{names[examples['label'][i]]}, not {names[examples['predicted'][i]]}\n"
+                    f"loss {examples['loss'][i]:.2f}" for i in worst]
+        title = f"{split}: {len(worst)} of {len(wrong):,} mistakes, the highest loss first"
+        shown["mistakes.png"] = pictures.gallery(source.pixels(images), captions, title)
+    return shown
+
+
 def check_classes(config, classes: int) -> int:
-    """The number of classes: the data set's; a config that says otherwise must not say less."""
+    """Return the number of classes: the data set's, or a larger one that the config states."""
     wanted = config.model.get("classes", classes)
     if wanted < classes:
-        raise kj.UserError(f"config.model.classes = {wanted}, but the data set has labels 0 to {classes - 1}; "
-                           f"expected at least {classes}: leave it out, or correct the data set")
+        raise kj.UserError(f"config.model.classes = {wanted}, but the data set has labels 0 to "
+                           f"{classes - 1}; expected at least {classes}: leave it out, or correct "
+                           "the data set")
     return wanted

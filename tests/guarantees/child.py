@@ -19,7 +19,7 @@ def main(argv):
     config, task_file = config_of(options.task, steps=options.steps,
                                   hang_timeout=options.hang_timeout)
     # Drawing takes seconds, and no guarantee looks at it.
-    loop.pictures.curves = loop.pictures.show = lambda *drawn: None
+    loop.pictures.curves = loop.pictures.show = loop.pictures.of_evaluation = lambda *drawn: None
     if options.mutant:
         MUTANTS[options.mutant](checkpoint, jax)
 

@@ -47,6 +47,8 @@ TASKS = {
     "digits_host": Entry("digits_cnn.py", {
         "model.width": 4, "data.batch_size": 16, "data.on_device": "no"}, None),
     "poly": Entry("poly.py", {"model.width": 4, "data.batch_size": 16}, None),
+    # Its best checkpoint is chosen by a metric that is no mean.
+    "metric": Entry("metric_example.py", {"model.width": 4, "data.batch_size": 16}, None),
     "airbench": Entry("cifar10_airbench.py", {
         "model.widths": (4, 8, 8), "data.batch_size": 16,
         "augment": [dict(name="alternating_flip"), dict(name="pad_crop", pixels=2, mode="reflect"),

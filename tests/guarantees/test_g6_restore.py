@@ -27,7 +27,7 @@ def on_eight(tmp_path_factory):
         loop.fit(config, workdir, task_file=task_file)
         return workdir
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("curves", "show"):
+        for name in ("curves", "show", "of_evaluation"):
             patch.setattr(loop.pictures, name, lambda *drawn: None)
         yield run
 
