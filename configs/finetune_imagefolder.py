@@ -1,40 +1,50 @@
 """Pretrained weights on pictures of your own: a folder of train/CLASS/*.jpg and test/CLASS/*.jpg.
 
-    python -m karpjax.convert --from=resnet50.pth --arch=resnet50 --to=runs/resnet50        # once: a published file
-    python -m karpjax.train --config=configs/finetune_imagefolder.py --config.init_from=runs/resnet50 \\
-        --config.data.dir=DIR --workdir=runs/mine
+    python -m karpjax.convert --from=resnet50.pth --arch=resnet50 --to=runs/resnet50
+                                                              # once: a published file
+    python -m karpjax.train --config=configs/finetune_imagefolder.py \\
+        --config.init_from=runs/resnet50 --config.data.dir=DIR --workdir=runs/mine
 
-Architecture, mean and std are those of the weights; the head starts anew for your classes. The recipe is the usual one:
-RandomResizedCrop(224) and flips, SGD of rate 0.01 and momentum 0.9, cross-entropy, the loss every 100 batches, the accuracy at
-the end, on the middle 224 x 224 of 256 x 256. (Crops are taken from the middle square of a picture, not from all of it.) What
-a few hundred pictures want, beside a linear probe: experiments/finetune.
+Architecture, mean and std are those of the weights, and the head is reinitialised for your classes.
+The recipe is the usual one: RandomResizedCrop(224) and flips, SGD of rate 0.01 and momentum 0.9,
+cross-entropy. The loss is logged every 100 batches. The accuracy is that at the end, on the middle
+224 x 224 of 256 x 256. (Crops are taken from the middle square of a picture, not from all of it.)
+The best choices for a few hundred pictures, beside a linear probe: experiments/finetune.
 
-    --config.frozen_statistics=True                                    # for few pictures: BatchNorm as it came
-    --config.optimizer.clip=1.0 --config.optimizer.learning_rate=0.002 # with it: unclipped, some seeds diverged
-    --config.optimizer.freeze='("(?!head/).*",)'                       # with it: the backbone frozen, a linear probe
-    --config.optimizer.lr_scale='(("head/.*",10.0),)'                  # the head learns ten times as fast
+    --config.frozen_statistics=True        # for few pictures: BatchNorm keeps its statistics
+    --config.optimizer.clip=1.0 --config.optimizer.learning_rate=0.002
+                                           # with it: unclipped, some seeds diverged
+    --config.optimizer.freeze='("(?!head/).*",)'
+                                           # with it: the backbone frozen, a linear probe
+    --config.optimizer.lr_scale='(("head/.*",10.0),)'    # the head learns ten times as fast
     --config.data.validation='train[80%:]' --config.data.train='train[:80%]'
-    --config=configs/finetune_imagefolder.py:resnet50                  # names a ResNet: then init_from may be its file
+    --config=configs/finetune_imagefolder.py:resnet50    # a ResNet: init_from may be its file
 
-A vision transformer by LoRA: --config=configs/finetune_imagefolder.py:lora (karpjax/models/layers/transformer.py).
+A vision transformer by LoRA (karpjax/models/layers/transformer.py):
+--config=configs/finetune_imagefolder.py:lora
 """
 import karpjax
-from karpjax.weights.archs import find
+from karpjax.weights.archs import find_arch
 
 
 def get_config(arch=""):
-    if arch not in ("", "lora") and find(arch).shapes:
-        raise karpjax.UserError(f"finetune_imagefolder.py:{arch}: the sizes of a {arch} stand in its file; make a checkpoint "
-                                "of it with python -m karpjax.convert --from=FILE, and give that in config.init_from")
-    lora = arch == "lora"
-    model, recipe = (dict(lora=8), {}) if lora else (dict(find(arch).model), find(arch).recipe) if arch else ({}, {})
-    optimizer = dict(name="adamw", learning_rate=1e-3, weight_decay=0.0, freeze=("(?!head)(?!.*lora_).*",)) if lora else \
-        dict(name="sgd", learning_rate=0.01, momentum=0.9, freeze=())
+    if arch not in ("", "lora") and find_arch(arch).shapes:
+        raise karpjax.UserError(f"finetune_imagefolder.py:{arch}: the sizes of a {arch} stand in "
+                                "its file; make a checkpoint of it with python -m karpjax.convert "
+                                "--from=FILE, and give that in config.init_from")
+    if arch == "lora":
+        model, recipe = dict(lora=8), {}
+        optimizer = dict(name="adamw", learning_rate=1e-3, weight_decay=0.0,
+                         freeze=("(?!head)(?!.*lora_).*",))
+    else:
+        model, recipe = (dict(find_arch(arch).model), find_arch(arch).recipe) if arch else ({}, {})
+        optimizer = dict(name="sgd", learning_rate=0.01, momentum=0.9, freeze=())
     return karpjax.config(
         task="classify",
         steps=500,
         model=model,
-        data=dict(dir="", train="train", validation="", test="test", batch_size=32, resize=(256, 256), crop=224, **recipe),
+        data=dict(dir="", train="train", validation="", test="test", batch_size=32,
+                  resize=(256, 256), crop=224, **recipe),
         augment=[dict(name="random_resized_crop", size=224), dict(name="flip")],
         init_from="",
         init_skip=(),

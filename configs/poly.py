@@ -1,4 +1,4 @@
-"""Poly-1 cross-entropy (Leng et al. 2022, eq. 6) on any image set: a task and its config in one file.
+"""Poly-1 cross-entropy (Leng et al. 2022, eq. 6) on any image set: task and config in one file.
 
     python -m karpjax.train --config=configs/poly.py --workdir=runs/poly --devices=8
 
@@ -12,7 +12,8 @@ import optax
 def get_config():
     return kj.config(steps=500, epsilon=1.0, model=dict(name="cnn", width=32),
                      optimizer=dict(name="adam", learning_rate=1e-3),
-                     data=dict(name="digits", train="train", validation="validation", test="test", batch_size=64))
+                     data=dict(name="digits", train="train", validation="validation", test="test",
+                               batch_size=64))
 
 
 def build(config):
@@ -20,10 +21,11 @@ def build(config):
     model = kj.models.make_model(config.model, classes=source.classes)
 
     def loss(params, model_state, batch, key):
-        logits, model_state = kj.apply(model, params, model_state, batch["image"], key)      # (B, C)
-        nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])        # (B,)
-        poly = nll + config.epsilon * (1 - jnp.exp(-nll))                                    # (B,)
-        correct = (logits.argmax(-1) == batch["label"]).astype(jnp.float32)                  # (B,)
-        return {"poly": kj.mean(poly, batch["weight"])}, {"accuracy": kj.mean(correct, batch["weight"])}, model_state
+        logits, model_state = kj.apply(model, params, model_state, batch["image"], key)  # (B, C)
+        nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])    # (B,)
+        poly = nll + config.epsilon * (1 - jnp.exp(-nll))                                # (B,)
+        correct = (logits.argmax(-1) == batch["label"]).astype(jnp.float32)              # (B,)
+        metrics = {"accuracy": kj.mean(correct, batch["weight"])}
+        return {"poly": kj.mean(poly, batch["weight"])}, metrics, model_state
 
     return kj.Task(model, source, loss)

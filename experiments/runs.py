@@ -1,11 +1,13 @@
-"""What the studies share: a config of configs/ with other values, runs that go on where they stopped, a log, a command line.
+"""The studies' common parts: a config with other values, runs that continue where they stopped, a
+log, a command line.
 
-    def study(options, workdir):
-        log = Log(options.log)
-        log({"run": "scratch", **trained("imdb_sentiment", workdir / "scratch_0", seed=0, **{"data.train": "train[:1%]"})})
+def study(options, workdir):
+    log = Log(options.log)
+    summary = trained("imdb_sentiment", workdir / "scratch_0", **{"data.train": "train[:1%]"})
+    log({"run": "scratch", **summary})
 
-    if __name__ == "__main__":
-        command(study, log="results.jsonl")
+if __name__ == "__main__":
+    command(study, log="results.jsonl")
 """
 import argparse
 from collections.abc import Callable
@@ -24,26 +26,34 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def config_of(name: str, **overrides):
-    """Return (config, task file) of configs/NAME.py, or of another file, its path without .py; "NAME:ARGUMENT" as on the
-    command line; overrides by path: seed=1, **{"data.batch_size": 32}."""
-    overrides = {"compile_cache": "off", **overrides}  # or a study's times would depend on what ran before
+    """Return (config, task file) of configs/NAME.py, or of another file, its path without .py.
+
+    "NAME:ARGUMENT" as on the command line. Overrides by path: seed=1, **{"data.batch_size": 32}.
+    """
+    # or a study's times would depend on what ran before
+    overrides = {"compile_cache": "off", **overrides}
     name, colon, argument = name.partition(":")
-    config, task_file = load_config(f"{ROOT / (name if '/' in name else f'configs/{name}')}.py{colon}{argument}", overrides)
+    config, task_file = load_config(
+        f"{ROOT / (name if '/' in name else f'configs/{name}')}.py{colon}{argument}", overrides)
     return config, {**task_file, "path": str(pathlib.Path(task_file["path"]).relative_to(ROOT))}
 
 
 def trained(name: str, workdir, **overrides) -> dict:
-    """The summary of the run in `workdir`: read where it is done, else trained to its end from where it stopped."""
+    """Return the summary of the run in `workdir`: read if it is done, otherwise trained on to its
+    end."""
     config, task_file = config_of(name, **overrides)
     config = settings.canonical(config)
     return finished(epath.Path(workdir), config) or fit(config, workdir, task_file=task_file)
 
 
 class Log:
-    """The rows of a study, written whole with each: a study that is started again finds its runs done, and writes them anew."""
+    """The rows of a study, written whole with each row.
+
+    A study that is started again finds its runs done, and writes their rows again.
+    """
 
     def __init__(self, file, keep: Callable = lambda row: False):
-        """keep(row): whether a row that is there already stays."""
+        """Open the log. keep(row) decides whether a row that is there already stays."""
         self.file = pathlib.Path(file)
         lines = self.file.read_text().splitlines() if self.file.exists() else []
         self.rows = [row for row in map(json.loads, lines) if keep(row)]
@@ -51,15 +61,19 @@ class Log:
     def __call__(self, row: dict) -> None:
         self.rows.append(row)
         self.file.write_text("".join(json.dumps(each) + "\n" for each in self.rows))
-        print({name: value for name, value in row.items() if not isinstance(value, (list, dict))}, flush=True)
+        print({name: value for name, value in row.items() if not isinstance(value, (list, dict))},
+              flush=True)
 
 
 def command(study: Callable, log, arguments: Callable = lambda parser: None) -> None:
-    """study(options, workdir) with --workdir, --log, --quick and what `arguments(parser)` adds."""
+    """Run study(options, workdir) with --workdir, --log, --quick and what
+    `arguments(parser)` adds."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--workdir", default="", help="where a study that was stopped goes on; empty: nowhere")
+    parser.add_argument("--workdir", default="",
+                        help="where a study that was stopped goes on; empty: nowhere")
     parser.add_argument("--log", default=str(log))
-    parser.add_argument("--quick", action="store_true", help="a few steps, for tests: the figures say nothing")
+    parser.add_argument("--quick", action="store_true",
+                        help="a few steps, for tests: the figures say nothing")
     arguments(parser)
     options = parser.parse_args()
     if options.quick and options.log == str(log):

@@ -8,7 +8,7 @@ import importlib
 import os
 import sys
 
-# Paths on gs:// by gcsfs: where TensorFlow is installed, etils would import it for them.
+# Paths on gs:// by gcsfs: if TensorFlow is installed, etils would import it for them.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
 from karpjax import envs, models, sources  # noqa: E402
@@ -23,17 +23,18 @@ from karpjax.run.config_file import load_config
 from karpjax.run.restore import restore
 
 __version__ = "0.2.0"
-__all__ = ["Task", "TrainState", "UserError", "apply", "config", "envs", "fit", "load_config", "make_train_step", "mean",
-           "models", "restore", "sources"]
+__all__ = ["Task", "TrainState", "UserError", "apply", "config", "envs", "fit", "load_config",
+           "make_train_step", "mean", "models", "restore", "sources"]
 
 old_names.install()
-# An import of a submodule sets the package's attribute of its name: these two are functions here, and were modules as well.
+# `karpjax.restore` is a function here. In version 1 it was a module as well: an import of it would
+# set the package's attribute of its name.
 sys.modules["karpjax.restore"] = old_names.OldModule("karpjax.restore")
 
 
 def __getattr__(name: str):
-    """Find `fit`, which imports Orbax and so comes on first use, and the modules of version 1, as karpjax.loop."""
-    if name == "fit":
+    """Return `fit`, or a module of version 1 (as karpjax.loop), on first use."""
+    if name == "fit":  # it imports Orbax, which takes a while
         return importlib.import_module("karpjax.run.loop").fit
     if name in old_names.MODULES:
         return importlib.import_module(f"karpjax.{name}")

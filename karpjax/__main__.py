@@ -1,6 +1,9 @@
-"""karpjax COMMAND --FLAGS: the commands by name, as `python -m karpjax.COMMAND`.
+"""Run one of karpjax's commands by its name.
 
     karpjax train --config=configs/digits_cnn.py --workdir=runs/digits
+    python -m karpjax.train --config=...                                  # the same
+
+`karpjax --help` lists them; `karpjax COMMAND --help` says what a command takes.
 """
 import ast
 import pathlib
@@ -10,29 +13,37 @@ import sys
 from karpjax.core.errors import UserError, did_you_mean
 
 HERE = pathlib.Path(__file__).parent
+USAGE = "karpjax COMMAND --FLAG=VALUE ...; karpjax COMMAND --help says more"
 
 
-def commands() -> dict[str, str]:
-    """Return {command: first line of its docstring}, read without importing any of them."""
-    files = {file.stem: file for file in sorted(HERE.glob("[a-z]*.py"))}
-    files |= {file.parent.name: file for file in sorted(HERE.glob("*/__main__.py"))}
+def command_files() -> dict[str, pathlib.Path]:
+    """Return {command: file}: a file at the top of the package, or a folder's __main__.py."""
+    files = {file.stem: file for file in HERE.glob("[a-z]*.py")}
+    files |= {file.parent.name: file for file in HERE.glob("*/__main__.py")}
     files["games.record"] = HERE / "games" / "record.py"
-    lines = {name: (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n")[0] for name, file in files.items()}
-    return dict(sorted(lines.items()))
+    return dict(sorted(files.items()))
+
+
+def first_line(file: pathlib.Path) -> str:
+    """Return the first line of a file's docstring, without importing it."""
+    return (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n")[0]
 
 
 def main() -> None:
-    known, (name, *rest) = commands(), sys.argv[1:] or ["--help"]
-    if name in ("-h", "--help"):
-        print("karpjax COMMAND --FLAGS; karpjax COMMAND --help says more\n")
-        print("\n".join(f"  {command:<14}{line}" for command, line in known.items()))
+    files, arguments = command_files(), sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"{USAGE}\n")
+        for name, file in files.items():
+            print(f"  {name:<14}{first_line(file)}")
         return
-    if name not in known:
-        print(f"karpjax: error: {UserError(f'no command {name!r}{did_you_mean(name, known)}')}", file=sys.stderr)
+    name, *rest = arguments
+    if name not in files:
+        print(f"karpjax: error: no command {name!r}{did_you_mean(name, files)}", file=sys.stderr)
         sys.exit(UserError.code)
     sys.argv = [f"karpjax {name}", *rest]
-    module = f"karpjax.{name}.__main__" if (HERE / name / "__main__.py").exists() else f"karpjax.{name}"
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    is_folder = files[name].name == "__main__.py"
+    runpy.run_module(f"karpjax.{name}.__main__" if is_folder else f"karpjax.{name}",
+                     run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

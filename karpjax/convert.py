@@ -1,15 +1,21 @@
-"""Weights of another project into a karpjax checkpoint, or a run's weights into a file for other projects.
+"""Convert another project's weights to a checkpoint, or a run's to a file.
 
-    python -m karpjax.convert --from=resnet50.pth --arch=resnet50 --to=DIR
-    python -m karpjax.convert --config=configs/cifar10_resnet.py:20 --weights=resnet20.safetensors --workdir=DIR
-    python -m karpjax.convert --workdir=DIR --to=FILE.safetensors [--which=best] [--names=timm]
+    karpjax convert --from=resnet50.pth --arch=resnet50 --to=DIR
+    karpjax convert --config=cifar10_resnet:20 --weights=resnet20.safetensors --workdir=DIR
+    karpjax convert --workdir=DIR --to=FILE.safetensors [--which=best] [--names=timm]
 
-The first leaves a workdir that holds weights and no data, for karpjax.restore and config.init_from: a published architecture
-(karpjax/weights/archs.py) with its input's mean and std; --tokenizer=tokenizer.json for texts, --heads=N (and
---decoder_heads=N, of a MAE) for a width that is none of the published. The second leaves one as a run of that config would at
-step 0, to evaluate, or to train on. The third writes the variables that evaluation sees (the moving average, where the run kept
-one), under PyTorch's names.
-Files: .safetensors, .npz; .pth, .pt and .th are read where PyTorch is installed.
+The first makes a workdir that holds weights and no data, for karpjax.restore and config.init_from:
+a published architecture (karpjax/weights/archs.py) with its input's mean and std. For texts add
+--tokenizer=tokenizer.json. For a width that is none of the published add --heads=N (and
+--decoder_heads=N, of a MAE).
+
+The second makes one as a run of that config would at step 0, to evaluate, or to train on.
+
+The third writes the variables that evaluation sees (the moving average, if the run kept one), under
+PyTorch's names.
+
+Files: .safetensors, .npz; .pth, .pt and .th are read if PyTorch is installed.
+Also as python -m karpjax.convert.
 """
 from karpjax.core import old_names
 from karpjax.run import cli
@@ -18,16 +24,17 @@ from karpjax.run.published import into_file, into_workdir, published
 
 def main(argv) -> None:
     if any(argument.startswith("--from") for argument in argv):
-        options = cli.parse(argv, __doc__, **{"from": str}, arch=str, to=str, heads=0, decoder_heads=0,
-                            tokenizer="")
-        cli.print_json(published(options["from"], options.arch, options.to, options.heads, options.decoder_heads,
-                                 options.tokenizer))
+        options = cli.parse(argv, __doc__, **{"from": str}, arch=str, to=str, heads=0,
+                            decoder_heads=0, tokenizer="")
+        cli.print_json(published(options["from"], options.arch, options.to, options.heads,
+                                 options.decoder_heads, options.tokenizer))
     elif any(argument.startswith("--to") for argument in argv):
         options = cli.parse(argv, __doc__, workdir=str, to=str, which="newest", names="")
         cli.print_json(into_file(options.workdir, options.to, options.which, options.names))
     else:
         options = cli.parse(argv, __doc__, config=True, weights=str, workdir=str)
-        cli.print_json(into_workdir(options.config, options.task_file, options.weights, options.workdir))
+        cli.print_json(into_workdir(options.config, options.task_file, options.weights,
+                                    options.workdir))
 
 
 __getattr__ = old_names.attributes("convert")

@@ -1,38 +1,54 @@
-"""Evaluation: exact means over a split, whatever the batch size or number of devices.
+"""Evaluate a run: exact means over a split, on any number of devices.
 
-    python -m karpjax.evaluate --workdir=DIR --split=test [--which=best]
-    python -m karpjax.evaluate --workdir=DIR --on='test[:1000]'       # any part of the run's data set, in TFDS's syntax
+    karpjax evaluate --workdir=DIR --split=test [--which=best]
+    karpjax evaluate --workdir=DIR --split='test[:1000]'
+
+--split: a split that the run evaluates, or any part of its data set in TFDS's syntax.
+Also as python -m karpjax.evaluate.
 """
 import math
 
 import jax
 
-from karpjax.core import old_names
-from karpjax.core import sharding
+from karpjax.core import old_names, sharding
+from karpjax.core.errors import UserError
 from karpjax.core.files import plain
+from karpjax.run import cli
 from karpjax.run.evaluator import make_evaluator
+from karpjax.run.restore import Run, restore
 from karpjax.sources.source import SpecOnly
 
 
 def main(argv):
-    from karpjax.run import cli
-    from karpjax.run.restore import restore
-    options = cli.parse(argv, __doc__, workdir=str, split="test", on="", which="newest")
-    run = restore(options.workdir, which=options.which, data={"test": options.on} if options.on else None)
-    source, split = run.task.source, "test" if options.on else options.split
-    if isinstance(source, SpecOnly):
-        raise source.error
-    if split not in source.splits:
-        raise cli.UserError(f"--split={split}: this run has {', '.join(source.splits) or 'none'}; another part of its data "
-                            "set is evaluated by --on, as in --on='train[:1000]'")
-    mesh = sharding.make_mesh(devices=jax.devices()[:math.gcd(source.batch_size, jax.device_count())])
+    if any(flag.lstrip("-").split("=")[0] == "on" for flag in argv if flag.startswith("-")):
+        raise UserError("--on is called --split now, as in --split='test[:1000]'; rename it")
+    options = cli.parse(argv, __doc__, workdir=str, split="test", which="newest")
+    run, split = run_with(options.workdir, options.split, options.which)
+    chips = math.gcd(run.task.source.batch_size, jax.device_count())
+    mesh = sharding.make_mesh(devices=jax.devices()[:chips])
     variables = sharding.put(run.variables, sharding.replicated(mesh))
-    found = make_evaluator(run.task, mesh, run.config.precision)(variables, split)
-    cli.print_json({"step": run.step, **{f"{options.on or split}/{name}": plain(value) for name, value in found.items()}})
+    metrics = make_evaluator(run.task, mesh, run.config.precision)(variables, split)
+    cli.print_json({"step": run.step, **{f"{options.split}/{name}": plain(value)
+                                         for name, value in metrics.items()}})
+
+
+def run_with(workdir: str, split: str, which: str) -> tuple[Run, str]:
+    """Return the restored run, and the name that `split` has in its source."""
+    run = restore(workdir, which=which)
+    if isinstance(run.task.source, SpecOnly):
+        raise run.task.source.error
+    if split in run.task.source.splits:
+        return run, split
+    data = run.config.get("data", {})
+    if not data.get("name") and not data.get("dir"):
+        known = ", ".join(run.task.source.splits) or "none"
+        raise UserError(f"--split={split}: this run has {known}, "
+                        "and its data is no set of TFDS's to take another part of")
+    # The part stands in as the test split.
+    return restore(workdir, which=which, data={"test": split}), "test"
 
 
 __getattr__ = old_names.attributes("evaluate")
 
 if __name__ == "__main__":
-    from karpjax.run import cli
     cli.run(main)

@@ -1,11 +1,14 @@
-"""A checkpoint as a pair of files to share: NAME.safetensors, the variables that evaluation sees, and NAME.json, all the rest.
+"""Export a checkpoint as a pair of files to share.
 
-    python -m karpjax.export --workdir=DIR --to=NAME.safetensors [--which=best]
+    karpjax export --workdir=DIR --to=NAME.safetensors [--which=best]
     run = karpjax.restore("NAME.safetensors")
 
-The pair is taken wherever a checkpoint is: restore, evaluate, config.init_from. Arrays have the names of the parameter table
-and the values of the checkpoint, bit by bit; what training alone needs (the optimizer, the data's position) stays behind. For
-other projects' names and layouts: python -m karpjax.convert --to=FILE.
+NAME.safetensors holds the variables that evaluation sees, NAME.json all the rest. The pair is
+taken wherever a checkpoint is: restore, evaluate, config.init_from. Arrays have the names of the
+parameter table and the values of the checkpoint, bit by bit. What training alone needs (the
+optimizer, the data's position) stays behind. For other projects' names and layouts: karpjax
+convert --to=FILE.
+Also as python -m karpjax.export.
 """
 from karpjax.core import old_names
 from karpjax.run import cli

@@ -1,9 +1,10 @@
 """Play a game against a trained network, in a terminal.
 
-    python -m karpjax.play --workdir=runs/c4/ppo                      # its policy alone
-    python -m karpjax.play --workdir=runs/c4/ppo --simulations=64     # with search
+    karpjax play --workdir=runs/c4/ppo                      # its policy alone
+    karpjax play --workdir=runs/c4/ppo --simulations=64     # with search
 
---first: you begin. A move is the number of a column, or of a square from the top left; q, Ctrl-D and Ctrl-C leave.
+--first: you begin. A move is the number of a column, or of a square from the top left. q, Ctrl-D
+and Ctrl-C leave. Also as python -m karpjax.play.
 """
 import jax
 import jax.numpy as jnp
@@ -13,20 +14,26 @@ from karpjax.core.errors import UserError
 from karpjax.envs import environment
 from karpjax.games import players
 from karpjax.games.search import searching
+from karpjax.run import cli
 from karpjax.run.restore import restore
 
 
 def picture(obs, own: str, other: str) -> str:
-    """The board as text, from who is to move; under it the numbers of the columns, where moves are columns."""
-    planes = np.asarray(obs["obs"]) > 0                                                            # (H, W, 2)
+    """Return the board as text, from the point of view of the player to move.
+
+    Under it are the numbers of the columns, if moves are columns.
+    """
+    planes = np.asarray(obs["obs"]) > 0                                                 # (H, W, 2)
     signs = np.where(planes[..., 0], own, np.where(planes[..., 1], other, "."))
     lines = [" ".join(row) for row in signs]
     columns = planes.shape[1]
-    return "\n".join([*lines, *([" ".join(str(i + 1) for i in range(columns))] if len(obs["legal"]) == columns else [])])
+    if len(obs["legal"]) == columns:
+        lines.append(" ".join(str(i + 1) for i in range(columns)))
+    return "\n".join(lines)
 
 
 def asked(obs) -> int | None:
-    """A legal move from the keyboard; None: enough."""
+    """Ask for a legal move and return its index, or None if the player leaves."""
     legal = [str(i + 1) for i in np.flatnonzero(obs["legal"])]
     while True:
         try:
@@ -39,14 +46,16 @@ def asked(obs) -> int | None:
         if text in legal:
             return int(text) - 1
         known = text.isdigit() and 1 <= int(text) <= len(obs["legal"])
-        print(f"{text!r} is {'not allowed now' if known else 'no move'}; expected one of {' '.join(legal)}, or q")
+        print(f"{text!r} is {'not allowed now' if known else 'no move'}; "
+              f"expected one of {' '.join(legal)}, or q")
 
 
 def game(env, player, first: bool, seed: int = 0) -> None:
+    """Play one game in the terminal against `player`, (state, obs, key) -> move."""
     move, step = jax.jit(player), jax.jit(env.step)
     state, obs = env.reset(jax.random.key(seed))
     yours, t = first, 0
-    marks = ("X", "O") if first else ("O", "X")                                                    # yours, its; X begins
+    marks = ("X", "O") if first else ("O", "X")                           # yours, its; X begins
     while True:
         if yours:
             print(picture(obs, *marks))
@@ -61,24 +70,26 @@ def game(env, player, first: bool, seed: int = 0) -> None:
         obs, t = out.obs, t + 1
         if out.terminated or out.truncated:
             print(picture(obs, *(marks[::-1] if yours else marks)))
-            print("a draw" if out.reward == 0 else "you win" if yours == bool(out.reward > 0) else "you lose")
+            won = yours == bool(out.reward > 0)
+            print("a draw" if out.reward == 0 else "you win" if won else "you lose")
             return
         yours = not yours
 
 
 def main(argv):
-    from karpjax.run import cli
     options = cli.parse(argv, __doc__, workdir=str, simulations=0, first=False, which="newest")
     run = restore(options.workdir, which=options.which)
     env = environment(run.config) if "env" in run.config else None
     if getattr(env, "players", 1) != 2:
-        raise UserError(f"--workdir={options.workdir}: expected a run of a game of two players, found the task "
-                        f"{run.config.task!r}")
+        raise UserError(f"--workdir={options.workdir}: expected a run of a game of two players, "
+                        f"found the task {run.config.task!r}")
     if options.simulations < 0:
-        raise UserError(f"--simulations: expected 0 (the policy alone) or more, found {options.simulations}")
-    game(env, searching(run, env, options.simulations) if options.simulations else players.network(run), options.first)
+        raise UserError("--simulations: expected 0 (the policy alone) or more, "
+                        f"found {options.simulations}")
+    search = options.simulations
+    player = searching(run, env, search) if search else players.network(run)
+    game(env, player, options.first)
 
 
 if __name__ == "__main__":
-    from karpjax.run import cli
     cli.run(main)

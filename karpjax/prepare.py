@@ -1,23 +1,29 @@
-"""A data set as you have it on disk, prepared for config.data: TFDS's format, without TensorFlow and without a network.
+"""Prepare a data set on disk for config.data, without TensorFlow or a network.
 
-    python -m karpjax.prepare --format=imagefolder --from=DIR --name=my_set    DIR/train/CLASS/*.jpg, DIR/val/CLASS/*.jpg
-    python -m karpjax.prepare --format=idx --from=DIR --name=fashion_mnist     MNIST's files, train-images-idx3-ubyte.gz, ...
-    python -m karpjax.prepare --format=cifar --from=DIR --name=cifar10         CIFAR's binary files, data_batch_1.bin, ...
-    python -m karpjax.prepare --format=npz --from=FILE --name=my_set           a NumPy archive of x_train, y_train, x_test, ...
-    python -m karpjax.prepare --format=text --from=DIR --name=imdb --length=256 --vocabulary=8192        DIR/train.jsonl, ...
+    karpjax prepare --format=imagefolder --from=DIR --name=my_set    # DIR/train/CLASS/*.jpg, ...
+    karpjax prepare --format=idx --from=DIR --name=fashion_mnist     # train-images-idx3-ubyte, ...
+    karpjax prepare --format=cifar --from=DIR --name=cifar10         # data_batch_1.bin, ...
+    karpjax prepare --format=npz --from=FILE --name=my_set           # x_train, y_train, x_test, ...
+    karpjax prepare --format=text --from=DIR --name=imdb --length=256 --vocabulary=8192
 
     --data_dir=DIR     where to ("": $TFDS_DATA_DIR, or TFDS's default)
     --classes=a,b,c    names of the classes, for idx, cifar and npz
     --overwrite        replace a set of that name
-    for text (karpjax/datasets/text.py): train.jsonl or train.txt, or --from=tfds:imdb_reviews, a set that TFDS has prepared in
-                       --data_dir; --length of a row, in tokens (128)
-    --vocabulary=N     train a tokenizer of that size (8192) on all splits but test and validation; or --tokenizer=JSON
-    --lowercase        it does not tell upper case from lower
-    --pack             for pretraining: documents one after another in full rows; else each in a row of its own, with its label
-    --without=FILE     leave out of these splits what stands in that file too: a test set's texts
 
-Rows keep the files' order, so that train[:54000] are the first 54,000 images; those of an ImageFolder and of texts are
-shuffled, alike every time.
+For text (karpjax/datasets/text.py), from train.jsonl or train.txt, or with --from=tfds:imdb_reviews
+from a set that TFDS has prepared in --data_dir:
+
+    --length=N         of a row, in tokens (128)
+    --vocabulary=N     train a tokenizer of that size (8192) on all splits but test and validation
+    --tokenizer=JSON   or take this one
+    --lowercase        it does not tell upper case from lower
+    --pack             for pretraining: documents one after another in full rows; otherwise each has
+                       a row of its own, with its label
+    --without=FILE     leave out of these splits the texts that are in that file too: a test set's
+
+The set is written in TFDS's format. Rows keep the files' order, so that train[:54000] are the first
+54,000 images; those of an ImageFolder and of texts are shuffled, alike every time.
+Also as python -m karpjax.prepare.
 """
 from karpjax.core import old_names
 from karpjax.core.errors import UserError
@@ -28,20 +34,24 @@ FOR_TEXT = dict(length=0, vocabulary=0, tokenizer="", lowercase=False, pack=Fals
 
 
 def main(argv):
-    options = cli.parse(argv, __doc__, **{"from": str}, format=str, name=str, data_dir="", classes="", overwrite=False,
-                        **FOR_TEXT)
+    options = cli.parse(argv, __doc__, **{"from": str}, format=str, name=str, data_dir="",
+                        classes="", overwrite=False, **FOR_TEXT)
     text = options.format == "text"
     for name in ("classes",) if text else FOR_TEXT:
         if options[name]:
             raise UserError(f"--{name} means nothing for --format={options.format}; leave it out")
     if options.tokenizer and (options.vocabulary or options.lowercase):
-        raise UserError("--tokenizer brings its own vocabulary and case; leave out --vocabulary and --lowercase")
+        raise UserError("--tokenizer brings its own vocabulary and case; "
+                        "leave out --vocabulary and --lowercase")
     if text:
         own = {name: options[name] for name in ("lowercase", "pack", "without")}
-        own |= dict(length=options.length or 128, vocabulary=options.vocabulary or 8192, tokenizer_file=options.tokenizer)
+        own |= dict(length=options.length or 128, vocabulary=options.vocabulary or 8192,
+                    tokenizer_file=options.tokenizer)
     else:
-        own = {"classes": [each.strip() for each in options.classes.split(",")] if options.classes else []}
-    cli.print_json(prepare(options.format, options["from"], options.name, options.data_dir, options.overwrite, **own))
+        names = options.classes.split(",") if options.classes else []
+        own = {"classes": [name.strip() for name in names]}
+    cli.print_json(prepare(options.format, options["from"], options.name, options.data_dir,
+                           options.overwrite, **own))
 
 
 __getattr__ = old_names.attributes("prepare")

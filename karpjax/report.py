@@ -1,25 +1,27 @@
-"""For a person to look at: `curves.png`, every metric of a run against its step, and what a task shows of its examples.
+"""Report a run for a person to look at: draw curves.png again.
 
-    python -m karpjax.report --workdir=DIR      # draw the curves again
+    karpjax report --workdir=DIR
+
+It shows every metric of a run against its step. Also as python -m karpjax.report.
 """
 from etils import epath
 
 from karpjax.core import old_names
-from karpjax.run import metrics
+from karpjax.core.errors import UserError
+from karpjax.run import cli, metrics
 from karpjax.run.pictures import curves
 
 
 def main(argv):
-    from karpjax.run import cli
     options = cli.parse(argv, __doc__, workdir=str)
     rows = metrics.read_rows(options.workdir)
     if not rows:
-        raise cli.UserError(f"--workdir={options.workdir}: no {metrics.NAME} with rows in it")
+        raise UserError(f"--workdir={options.workdir}: expected a run with rows in its "
+                        f"{metrics.NAME}, found none; check the folder")
     curves(rows, epath.Path(options.workdir) / "curves.png")
 
 
 __getattr__ = old_names.attributes("report")
 
 if __name__ == "__main__":
-    from karpjax.run import cli
     cli.run(main)

@@ -3,6 +3,7 @@
 Shape annotations (jaxtyping) are checked here, and only here: in production a jitted function pays nothing for them.
 """
 import atexit
+import fcntl
 import gc
 import importlib.metadata
 import os
@@ -21,16 +22,15 @@ if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 ROOT = pathlib.Path(__file__).parent.parent
 if "PYTEST_XDIST_WORKER" not in os.environ:  # one folder for the whole session, pytest's workers and their processes
-    SESSION = pathlib.Path(tempfile.mkdtemp(prefix="karpjax_tests_"))
-    atexit.register(shutil.rmtree, SESSION, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(SESSION / "programs")  # each is compiled once
-    os.environ["KARPJAX_TEST_TRAP"] = str(SESSION / "trap")
+    os.environ["KARPJAX_TEST_SESSION"] = tempfile.mkdtemp(prefix="karpjax_tests_")
+    atexit.register(shutil.rmtree, os.environ["KARPJAX_TEST_SESSION"], ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["KARPJAX_TEST_SESSION"], "programs")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import trap  # noqa: E402
 
-trap.set_up(pathlib.Path(os.environ["KARPJAX_TEST_TRAP"]))  # G7: before anything that could import TensorFlow
+trap.set_up(pathlib.Path(os.environ["KARPJAX_TEST_SESSION"], "trap"))  # G7: before anything that could import TensorFlow
 
 import jax  # noqa: E402
 
@@ -48,14 +48,19 @@ gc.set_threshold(20_000, 20)  # tracing makes objects by the million: a tenth of
 
 
 @pytest.fixture(scope="session", autouse=True)
-def embedded_sets(tmp_path_factory):
-    """The embedded data sets are prepared once, away from the user's own; noise stands in for those that are downloaded."""
-    os.environ["TFDS_DATA_DIR"] = str(tmp_path_factory.mktemp("tfds"))
-    from stand_ins import prepare_stand_ins
-
-    from karpjax.datasets.tfds import prepared_builder
-    prepared_builder("digits")
-    prepare_stand_ins(os.environ["TFDS_DATA_DIR"])
+def embedded_sets():
+    """Prepare the embedded data sets, and noise in place of those that are downloaded, once for all workers."""
+    folder = pathlib.Path(os.environ["KARPJAX_TEST_SESSION"]) / "tfds"
+    os.environ["TFDS_DATA_DIR"] = str(folder)
+    folder.mkdir(exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            from karpjax.datasets.tfds import prepared_builder
+            from stand_ins import prepare_stand_ins
+            prepared_builder("digits")
+            prepare_stand_ins(folder)
+            (folder / "done").touch()
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +107,8 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
     dearest = sorted(COSTS.seconds, key=COSTS.seconds.get, reverse=True)
     terminalreporter.write_line(f"{sum(COSTS.seconds.values()):.0f} CPU seconds in {len(dearest)} tests; the dearest: " + ", ".join(
         f"{name.split('/')[-1]} {COSTS.seconds[name]:.0f}" for name in dearest[:5]))
-    config.cache.set("karpjax/processor_seconds", COSTS.seconds)
+    if getattr(config, "cache", None):  # not with -p no:cacheprovider
+        config.cache.set("karpjax/processor_seconds", COSTS.seconds)
 
 
 def pytest_sessionfinish(session, exitstatus):

@@ -1,5 +1,7 @@
-"""Noise in the shape of the data sets that are downloaded, and of pictures and weights that a user brings, so that every config
-can be run where they are not."""
+"""Noise in the shape of downloaded data sets, and of pictures and weights that a user brings.
+
+So every config can run where these are missing.
+"""
 import json
 import pathlib
 import tempfile
@@ -12,33 +14,42 @@ from PIL import Image
 from karpjax.core import files
 from karpjax import models, weights
 from karpjax.datasets import text as corpora
-from karpjax.datasets.images import Found, Rows
-from karpjax.datasets.tfds import write
+from karpjax.datasets.images import ImageRows, ImageSet
+from karpjax.datasets.tfds import write_dataset
 from karpjax.run.published import published
 from karpjax.sources.text import EMBEDDED
 
 SHAPES = {"cifar10": (32, 32, 3), "fashion_mnist": (28, 28, 1)}
 
 
+def noise(rng, n: int, shape: tuple) -> ImageRows:
+    """Return n images of noise with labels 0 to 9."""
+    return ImageRows(rng.integers(0, 256, (n, *shape), np.uint8), rng.integers(0, 10, n))
+
+
 def prepare_stand_ins(data_dir) -> None:
+    """Write every stand-in into data_dir."""
     for name, shape in SHAPES.items():
         rng = np.random.default_rng(0)
-        noise = lambda n: Rows(rng.integers(0, 256, (n, *shape), np.uint8), rng.integers(0, 10, n))
-        write(name, Found([str(i) for i in range(10)], shape, {"train": noise(512), "test": noise(100)}), data_dir)
+        splits = {"train": noise(rng, 512, shape), "test": noise(rng, 100, shape)}
+        write_dataset(name, ImageSet([str(i) for i in range(10)], shape, splits), data_dir)
     with tempfile.TemporaryDirectory() as folder:
         paragraphs = [each for each in EMBEDDED.read_text().split("\n\n") if each.strip()]
-        for split, part in (("train", paragraphs[:400]), ("unsup", paragraphs[400:600]), ("test", paragraphs[600:700])):
-            rows = [json.dumps({"text": text, "label": -1 if split == "unsup" else i % 2}) for i, text in enumerate(part)]
+        for split, part in (("train", paragraphs[:400]), ("unsup", paragraphs[400:600]),
+                            ("test", paragraphs[600:700])):
+            rows = [json.dumps({"text": text, "label": -1 if split == "unsup" else i % 2})
+                    for i, text in enumerate(part)]
             pathlib.Path(folder, f"{split}.jsonl").write_text("\n".join(rows))
         for name, pack in (("imdb_packed", True), ("imdb", False)):
-            write(name, corpora.text(pathlib.Path(folder), length=32, vocabulary=300, pack=pack), data_dir)
+            write_dataset(name, corpora.import_texts(pathlib.Path(folder), length=32, vocabulary=300, pack=pack),
+                  data_dir)
     pictures(pathlib.Path(data_dir) / "pictures")
     recorded_games(pathlib.Path(data_dir) / "games.npz")
     pretrained(pathlib.Path(data_dir))
 
 
 def pictures(folder: pathlib.Path) -> None:
-    """An ImageFolder of noise, two classes that differ in brightness."""
+    """Write an ImageFolder of noise, two classes that differ in brightness."""
     rng = np.random.default_rng(0)
     for split, n in (("train", 24), ("test", 8)):
         for label, name in enumerate(("ants", "bees")):
@@ -49,19 +60,22 @@ def pictures(folder: pathlib.Path) -> None:
 
 
 def recorded_games(file: pathlib.Path) -> None:
-    """Noise in the columns of recorded games of connect four (karpjax/games/record.py)."""
+    """Write noise in the columns of recorded games of connect four (karpjax/games/record.py)."""
     rng, n = np.random.default_rng(0), 256
-    np.savez(file, obs=rng.integers(0, 2, (n, 6, 7, 2), np.uint8), legal=np.ones((n, 7), bool), game=np.arange(n) // 8,
-             action=rng.integers(0, 7, n, np.int32), result=rng.integers(-1, 2, n).astype(np.float32))
+    np.savez(file, obs=rng.integers(0, 2, (n, 6, 7, 2), np.uint8), legal=np.ones((n, 7), bool),
+             game=np.arange(n) // 8, action=rng.integers(0, 7, n, np.int32),
+             result=rng.integers(-1, 2, n).astype(np.float32))
 
 
 def pretrained(folder: pathlib.Path) -> None:
-    """resnet8.npz, a file as other projects leave it; vit, a checkpoint that was made of such a file."""
+    """Write resnet8.npz, a file of another project, and vit, a checkpoint made of such a file."""
+    vit = dict(name="vit", patch=4, layers=2, width=16, heads=2)
     for name, options, names in (("resnet8", dict(name="resnet_cifar", depth=8), ""),
-                                 ("vit", dict(name="vit", patch=4, layers=2, width=16, heads=2), "timm")):
+                                 ("vit", vit, "timm")):
         model = models.make_model(options, classes=10)
         like = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
         zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like)
-        shapes = {name: array.shape for name, array in weights.to_pytorch(model, zeros, names).items()}
+        arrays = weights.to_pytorch(model, zeros, names)
+        shapes = {name: array.shape for name, array in arrays.items()}
         files.write_arrays(folder / f"{name}.npz", drawn_weights(shapes))
     published(folder / "vit.npz", "vit_timm", folder / "vit", heads=2)

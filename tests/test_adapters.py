@@ -1,4 +1,4 @@
-"""Environments of other projects behind our protocol: live where they are installed, and what is said where they are not."""
+"""Environments of other projects behind our protocol, and the error if they are not installed."""
 import importlib.util
 import sys
 
@@ -11,8 +11,10 @@ import pytest
 import karpjax as kj
 from karpjax.envs.protocol import auto_reset
 
-needs_gymnax = pytest.mark.skipif(importlib.util.find_spec("gymnax") is None, reason="gymnax is not installed")
-needs_brax = pytest.mark.skipif(importlib.util.find_spec("brax") is None, reason="brax is not installed")
+needs_gymnax = pytest.mark.skipif(importlib.util.find_spec("gymnax") is None,
+                                  reason="gymnax is not installed")
+needs_brax = pytest.mark.skipif(importlib.util.find_spec("brax") is None,
+                                reason="brax is not installed")
 
 
 @pytest.mark.parametrize("name", ["gymnax", "brax"])
@@ -28,22 +30,23 @@ def test_a_project_that_has_no_adapter():
 
 
 def played(env, steps: int, copies: int = 4):
-    """The last of `steps` steps of the same action, with automatic resets."""
+    """Return the TimeSteps of `steps` steps of the same action, with automatic resets."""
     state, _ = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), copies))
-    action = jnp.zeros((copies, *(() if hasattr(env.actions, "n") else (len(env.actions.low),))), jnp.int32)
+    action = jnp.zeros((copies, *(() if hasattr(env.actions, "n") else (len(env.actions.low),))),
+                       jnp.int32)
     step = jax.jit(jax.vmap(lambda state, action, key: auto_reset(env, state, action, key)))
     outs = []
     for t in range(steps):
         like = jax.tree.map(lambda x: (x.shape, x.dtype), state)
         state, out = step(state, action, jax.random.split(jax.random.key(t), copies))
-        assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == like  # it can be scanned over
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == like  # a scan needs this
         outs.append(out)
     return outs
 
 
 @needs_gymnax
 def test_gymnax_cartpole_is_ours():
-    """Their CartPole and ours, from the same state with the same actions: the same observations and ends."""
+    """Their CartPole and ours, from one state by the same actions, observe and end alike."""
     theirs, ours = kj.envs.make_env("gymnax:CartPole-v1"), kj.envs.make_env("cartpole")
     state, obs = theirs.reset(jax.random.key(0))
     own = {"obs": obs, "time": jnp.int32(0)}
@@ -64,17 +67,21 @@ def test_gymnax_cuts_are_truncations():
 
 @needs_gymnax
 def test_gymnax_trains():
-    config = kj.config(task="ppo", env=dict(name="gymnax:Breakout-MinAtar"), discount=0.99, gae_lambda=0.95, clip=0.2,
-                       value_clip=0.0, target_kl=0.0, value_coefficient=0.5, entropy_coefficient=0.01, steps=4,
+    config = kj.config(task="ppo", env=dict(name="gymnax:Breakout-MinAtar"), discount=0.99,
+                       gae_lambda=0.95, clip=0.2, value_clip=0.0, target_kl=0.0,
+                       value_coefficient=0.5, entropy_coefficient=0.01, steps=4,
                        model=dict(name="actor_critic"),
-                       data=dict(num_envs=8, num_steps=8, minibatches=2, epochs=2, normalize=(), eval_episodes=8))
+                       data=dict(num_envs=8, num_steps=8, minibatches=2, epochs=2, normalize=(),
+                                 eval_episodes=8))
     end = run(config, None, mesh_of(1), steps=4)
-    assert np.isfinite(end.metrics["loss"]).all() and end.experiment.task.model.obs_shape == (10, 10, 4)
+    assert np.isfinite(end.metrics["loss"]).all()
+    assert end.experiment.task.model.obs_shape == (10, 10, 4)
 
 
 @needs_gymnax
-@pytest.mark.parametrize("options, says", [(dict(name="gymnax:Breakout"), "did you mean 'Breakout-MinAtar'"),
-                                           (dict(name="gymnax:CartPole-v1", max_step=3), "max_steps_in_episode")])
+@pytest.mark.parametrize("options, says",
+                         [(dict(name="gymnax:Breakout"), "did you mean 'Breakout-MinAtar'"),
+                          (dict(name="gymnax:CartPole-v1", max_step=3), "max_steps_in_episode")])
 def test_gymnax_bad_input(options, says):
     with pytest.raises(kj.UserError, match=says):
         kj.envs.make_env(**options)
@@ -84,6 +91,7 @@ def test_gymnax_bad_input(options, says):
 def test_brax():
     env = kj.envs.make_env("brax:reacher", max_steps=3)
     outs = played(env, 3)
-    assert outs[2].truncated.all() and outs[0].obs.shape == (4, 11) and np.isfinite(outs[2].reward).all()
+    assert outs[2].truncated.all() and outs[0].obs.shape == (4, 11)
+    assert np.isfinite(outs[2].reward).all()
     with pytest.raises(kj.UserError, match="did you mean 'reacher'"):
         kj.envs.make_env("brax:reachr")

@@ -1,4 +1,7 @@
-"""Bad input, through the real command: one clear line (expected, found, fix), exit code 2, nothing half-written."""
+"""Bad input, through the real command: one line (expected, found, fix) and exit code 2.
+
+Nothing is left half-written.
+"""
 import io
 import json
 import pathlib
@@ -12,8 +15,14 @@ import pytest
 
 from karpjax.run import checkpoint, metrics
 
-RETURN = 'return {"nll": kj.mean(nll, batch["weight"])}, {"accuracy": kj.mean(correct, batch["weight"])}, model_state'
+RETURN = 'return losses, {"accuracy": kj.mean(correct, batch["weight"])}, model_state'
+LOSSES = '{"nll": kj.mean(nll, batch["weight"])}'
 PAIR = "expected (losses, metrics, model_state), losses and metrics dicts of name -> (total, count)"
+
+
+def full(*values):
+    """Return a test's parameters that only the full run takes: another of their kind is cheaper."""
+    return pytest.param(*values, marks=pytest.mark.full)
 
 
 def train(folder, text: str, *flags: str, **options):
@@ -23,12 +32,12 @@ def train(folder, text: str, *flags: str, **options):
 
 
 def refused_untouched(folder, result, *words: str) -> None:
-    """...and no workdir was claimed."""
+    """Check that a command was refused, and that it has begun no workdir."""
     refused(result, *words)
     assert not (folder / "run").exists()
 
 
-# ---------------------------------------------------------------------------------------------------- the config
+# --------------------------------------------------------------------------------------- the config
 
 @pytest.mark.parametrize("flag, fix", [("--config.stepz=3", "did you mean 'steps'?"),
                                        ("--config.batch_size=3", "did you mean 'data.batch_size'?"),
@@ -39,7 +48,8 @@ def test_unknown_key_on_the_command_line(tmp_path, flag, fix):
 
 
 def test_unknown_flag(tmp_path):
-    refused_untouched(tmp_path, train(tmp_path, TINY, "--wokdir=run"), "'wokdir'", "Did you mean: workdir")
+    refused_untouched(tmp_path, train(tmp_path, TINY, "--wokdir=run"), "'wokdir'",
+                      "Did you mean: workdir")
 
 
 def test_slip_in_a_core_key_of_a_config_file(tmp_path):
@@ -47,34 +57,39 @@ def test_slip_in_a_core_key_of_a_config_file(tmp_path):
     refused_untouched(tmp_path, train(tmp_path, text), "'log_evry'", "did you mean 'log_every'?")
 
 
-@pytest.mark.parametrize("flag, expected", [("--config.steps=1e3", "--config.steps=1000 (an int)"),
-                                            ("--config.steps=many", "--config.steps=1000 (an int)"),
-                                            ("--config.overfit=maybe", "give each key a value of its own type"),
-                                            ("--config.model=cnn", "give each key a value of its own type")])
+@pytest.mark.parametrize("flag, expected", [
+    ("--config.steps=1e3", "--config.steps=1000 (an int)"),
+    full("--config.steps=many", "--config.steps=1000 (an int)"),
+    full("--config.overfit=maybe", "give each key a value of its own type"),
+    ("--config.model=cnn", "give each key a value of its own type")])
 def test_value_of_a_wrong_type(tmp_path, flag, expected):
-    refused_untouched(tmp_path, train(tmp_path, TINY, flag), flag.split("=")[0], flag.split("=")[1], expected)
+    refused_untouched(tmp_path, train(tmp_path, TINY, flag), flag.split("=")[0], flag.split("=")[1],
+                      expected)
 
 
-@pytest.mark.parametrize("flag, expected", [("--config.steps=0", "at least 1, found 0"),
-                                            ("--config.precision=fp16", "one of 'fp32', 'bf16', found 'fp16'"),
-                                            ("--config.best=accuracy", "'max validation/accuracy', found 'accuracy'"),
-                                            ("--config.optimizer.name=adamm", "did you mean 'adam'?"),
-                                            ("--config.mesh.fsdp=3", "data x fsdp must be the number of devices, 1; found")])
+@pytest.mark.parametrize("flag, expected", [
+    ("--config.steps=0", "at least 1, found 0"),
+    full("--config.precision=fp16", "one of 'fp32', 'bf16', found 'fp16'"),
+    ("--config.best=accuracy", "'max validation/accuracy', found 'accuracy'"),
+    full("--config.optimizer.name=adamm", "did you mean 'adam'?"),
+    ("--config.mesh.fsdp=3", "data x fsdp must be the number of devices, 1; found")])
 def test_value_out_of_range(tmp_path, flag, expected):
     refused_untouched(tmp_path, train(tmp_path, TINY, flag), "config.", expected)
 
 
 def test_missing_config_file(tmp_path):
     result = command("train", "--config=configs/digits_cn.py", f"--workdir={tmp_path / 'run'}")
-    refused_untouched(tmp_path, result, "--config=configs/digits_cn.py: no such file", "configs/: ", "digits_cnn.py")
+    refused_untouched(tmp_path, result, "--config=configs/digits_cn.py: no such file", "configs/: ",
+                      "digits_cnn.py")
 
 
 def test_batch_size_not_divisible_by_devices(tmp_path):
     result = train(tmp_path, TINY, "--devices=3")
-    refused_untouched(tmp_path, result, "multiple of devices x accumulate = 3 x 1, found 8; use 6 or 9")
+    refused_untouched(tmp_path, result,
+                      "multiple of devices x accumulate = 3 x 1, found 8; use 6 or 9")
 
 
-# ------------------------------------------------------------------------------------------------------ the task
+# ----------------------------------------------------------------------------------------- the task
 
 def test_task_file_with_a_syntax_error(tmp_path):
     text = changed(TINY, ("def build(config):", "def build(config:"))
@@ -92,40 +107,49 @@ def test_task_module_with_a_syntax_error(tmp_path):
 
 def test_task_that_does_not_exist(tmp_path):
     text = changed(TINY, ("kj.config(", 'kj.config(task="clasify", '))
-    refused_untouched(tmp_path, train(tmp_path, text), "config.task = 'clasify': no module", "karpjax/tasks")
+    refused_untouched(tmp_path, train(tmp_path, text), "config.task = 'clasify': no module",
+                      "karpjax/tasks")
 
 
 @pytest.mark.parametrize("edit, expected", [
-    ((RETURN, 'return {"nll": nll}, {}, model_state'), ("'nll' has shape (8,)", PAIR, "karpjax.mean(values, weight)")),
-    ((RETURN, 'return {"nll": (nll, batch["weight"])}, {}, model_state'), ("'nll' has shape [(8,), (8,)]", PAIR)),
+    ((RETURN, 'return {"nll": nll}, {}, model_state'),
+     ("'nll' has shape (8,)", PAIR, "karpjax.mean(values, weight)")),
+    full((RETURN, 'return {"nll": (nll, batch["weight"])}, {}, model_state'),
+         ("'nll' has shape [(8,), (8,)]", PAIR)),
     ((RETURN, "return nll.mean()"), ("the loss function returned", PAIR)),
     ((RETURN, "return {}, {}, model_state"), ("returned no loss: losses is {}", PAIR)),
     ((RETURN, RETURN.replace('"accuracy"', '"nll"')), ("['nll'] twice", "rename it")),
-    ((RETURN, RETURN.replace('"accuracy"', '"grad_norm"')), ("reserved name", "'grad_norm'", "rename it")),
-    ((RETURN, RETURN.replace("model_state", "{}")), ("another model_state", "return karpjax.apply's second value")),
-    ((RETURN, RETURN.replace("mean(nll, ", "mean(nll[:4], ")), ("karpjax.mean: expected a weight", "(4,)", "found (8,)")),
-    (("    return kj.Task(model, source, loss, inputs=\"x\")\n", "    return model\n"),
-     ("build(config) returned MLP", "expected a karpjax.Task")),
-    (("def build(config)", "def biuld(config)"), ("no build(config) in it", "define build(config) -> karpjax.Task")),
-], ids=["vector", "vector pair", "scalar", "no loss", "name clash", "reserved name", "model state", "weight", "not a task",
-        "no build"])
+    full((RETURN, RETURN.replace('"accuracy"', '"grad_norm"')),
+         ("reserved name", "'grad_norm'", "rename it")),
+    ((RETURN, RETURN.replace("model_state", "{}")),
+     ("another model_state", "return karpjax.apply's second value")),
+    ((LOSSES, LOSSES.replace("mean(nll, ", "mean(nll[:4], ")),
+     ("karpjax.mean: expected a weight", "(4,)", "found (8,)")),
+    full(("    return kj.Task(model, source, loss, inputs=\"x\")\n", "    return model\n"),
+         ("build(config) returned MLP", "expected a karpjax.Task")),
+    (("def build(config)", "def biuld(config)"),
+     ("no build(config) in it", "define build(config) -> karpjax.Task")),
+], ids=["vector", "vector pair", "scalar", "no loss", "name clash", "reserved name", "model state",
+        "weight", "not a task", "no build"])
 def test_task_that_breaks_the_contract(tmp_path, edit, expected):
     refused_untouched(tmp_path, train(tmp_path, changed(TINY, edit)), *expected)
 
 
-# ------------------------------------------------------------------------------------------------------ the data
+# ----------------------------------------------------------------------------------------- the data
 
 PICTURES = """
 import karpjax
 
 def get_config():
-    return karpjax.config(task="classify", steps=8, log_every=1, save_every=1, model=dict(name="cnn", width=2),
-                          data=dict(name="pictures", data_dir="tfds", train="train", batch_size=4, on_device="auto"))
+    return karpjax.config(task="classify", steps=8, log_every=1, save_every=1,
+                          model=dict(name="cnn", width=2),
+                          data=dict(name="pictures", data_dir="tfds", train="train", batch_size=4,
+                                    on_device="auto"))
 """
 
 
 def prepare_pictures(folder, damaged: int | None = None, classes: int = 3) -> None:
-    """A TFDS set of 16 PNG images with 12 labels at most; record `damaged` holds something else."""
+    """Write a TFDS set of 16 PNG images. Record `damaged` holds something else."""
     import PIL.Image
     import tensorflow_datasets as tfds
 
@@ -139,7 +163,8 @@ def prepare_pictures(folder, damaged: int | None = None, classes: int = 3) -> No
 
         def _info(self):
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
-                "image": tfds.features.Image(shape=(8, 8, 1)), "label": tfds.features.ClassLabel(num_classes=classes)}))
+                "image": tfds.features.Image(shape=(8, 8, 1)),
+                "label": tfds.features.ClassLabel(num_classes=classes)}))
 
         def _split_generators(self, dl_manager):
             return {"train": self._generate_examples()}
@@ -153,7 +178,8 @@ def prepare_pictures(folder, damaged: int | None = None, classes: int = 3) -> No
 
 def test_missing_data_set(tmp_path):
     result = train(tmp_path, changed(PICTURES, ('"pictures"', '"picturs"')))
-    refused_untouched(tmp_path, result, "data set 'picturs'", "is not prepared in tfds", "check the name, or prepare it")
+    refused_untouched(tmp_path, result, "data set 'picturs'", "is not prepared in tfds",
+                      "check the name, or prepare it")
 
 
 def test_missing_split(tmp_path):
@@ -164,17 +190,19 @@ def test_missing_split(tmp_path):
 
 def test_slip_in_a_key_of_the_data(tmp_path):
     text = changed(PICTURES, ("train=", "trian="))
-    refused_untouched(tmp_path, train(tmp_path, text), "config.data.trian: no such key; did you mean 'train'?")
+    refused_untouched(tmp_path, train(tmp_path, text),
+                      "config.data.trian: no such key; did you mean 'train'?")
 
 
 def test_unreadable_image_on_the_device(tmp_path):
     prepare_pictures(tmp_path, damaged=9)
     result = train(tmp_path, PICTURES, "--config.data.on_device=yes")
-    refused_untouched(tmp_path, result, "data set pictures/train: record ", "cannot be read", "prepare the set again")
+    refused_untouched(tmp_path, result, "data set pictures/train: record ", "cannot be read",
+                      "prepare the set again")
 
 
 def test_unreadable_image_fed_from_the_host(tmp_path):
-    """Met on the way: the checkpoints before it stay whole."""
+    """An unreadable image that is met on the way leaves the checkpoints before it whole."""
     prepare_pictures(tmp_path, damaged=9)
     result = train(tmp_path, PICTURES, "--config.data.on_device=no")
     refused(result, "data set pictures/train: record ", "cannot be read", "prepare the set again")
@@ -186,27 +214,32 @@ def test_label_out_of_range(tmp_path):
     features = next(tmp_path.rglob("features.json"))  # as if the set had been prepared for ten
     features.write_text(changed(features.read_text(), ('"numClasses": "12"', '"numClasses": "10"')))
     result = train(tmp_path, PICTURES)
-    refused_untouched(tmp_path, result, "data set 'pictures': a label is 1", "expected 0 to 9", "prepare the set again")
+    refused_untouched(tmp_path, result, "data set 'pictures': a label is 1", "expected 0 to 9",
+                      "prepare the set again")
 
 
 @pytest.mark.parametrize("config, edits, words", [
-    ("mlm_tiny", [('path=""', 'path="empty.txt"')], ["empty.txt: 0 bytes make 0 rows of 64, expected at least 10"]),
-    ("mlm_tiny", [('path=""', 'path="novel.txt"')], ["no text file 'novel.txt'; leave it empty for the embedded novel"]),
-    ("mlm_tiny", [("heads=4)", 'heads=4, positions="learned", context=32)')],
-     ["a row of 64 tokens is longer than the model's context, 32", "smaller --length"]),
-    ("imdb_sentiment", [('name="imdb"', 'name="imdb_packed"')],
-     ["'imdb_packed' has no labels; prepare its texts without --pack"]),
-    ("imdb_sentiment", [('name="imdb"', 'name="cifar10"')], ["'cifar10': expected tokens and their tokenizer"])])
+    ("mlm_tiny", [('path=""', 'path="empty.txt"')],
+     ["empty.txt: 0 bytes make 0 rows of 64, expected at least 10"]),
+    full("mlm_tiny", [('path=""', 'path="novel.txt"')],
+         ["no text file 'novel.txt'; leave it empty for the embedded novel"]),
+    full("mlm_tiny", [("heads=4)", 'heads=4, positions="learned", context=32)')],
+         ["a row of 64 tokens is longer than the model's context, 32", "smaller --length"]),
+    full("imdb_sentiment", [('name="imdb"', 'name="imdb_packed"')],
+         ["'imdb_packed' has no labels; prepare its texts without --pack"]),
+    ("imdb_sentiment", [('name="imdb"', 'name="cifar10"')],
+     ["'cifar10': expected tokens and their tokenizer"])])
 def test_texts(tmp_path, config, edits, words):
     (tmp_path / "empty.txt").write_text("")
-    refused_untouched(tmp_path, train(tmp_path, changed((ROOT / "configs" / f"{config}.py").read_text(), *edits)), *words)
+    text = changed((ROOT / "configs" / f"{config}.py").read_text(), *edits)
+    refused_untouched(tmp_path, train(tmp_path, text), *words)
 
 
-# --------------------------------------------------------------------------------------------------- the workdir
+# -------------------------------------------------------------------------------------- the workdir
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory):
-    """A folder with a run of tiny.py that stopped at step 4 of 8: its only checkpoint."""
+    """Return a folder with a run of tiny.py that stopped at step 4 of 8, its only checkpoint."""
     folder = tmp_path_factory.mktemp("half")
     done(train(folder, TINY, "--config.steps=4"))
     return folder
@@ -218,21 +251,31 @@ def run(half, tmp_path):
 
 
 def whole(workdir) -> list[int]:
-    """The steps of a workdir's checkpoints; their parameters are read, and have their checksums, or this raises."""
+    """Return the steps of a workdir's checkpoints.
+
+    Raises:
+      an error if their parameters cannot be read or lack their checksums.
+    """
     here, folders = SingleDeviceSharding(jax.devices()[0]), (workdir / "checkpoints").iterdir()
     folders = {int(folder.name): folder for folder in folders if folder.name.isdigit()}
     for folder in folders.values():
         params = {name: jax.ShapeDtypeStruct(shape, np.float32, sharding=here)
-                  for name, shape in checkpoint.stored_shapes(folder).items() if name.startswith("params/")}
+                  for name, shape in checkpoint.stored_shapes(folder).items()
+                  if name.startswith("params/")}
         assert checkpoint.load_named(folder, params).keys() == params.keys() != set()
     return sorted(folders)
+
+
+def logged_steps(workdir) -> list[int]:
+    """Return the steps of the rows with a training loss."""
+    return [row["step"] for row in metrics.read_rows(workdir) if "train/loss" in row]
 
 
 def test_workdir_of_another_config(run):
     before = (run / "run" / "config.json").read_text()
     result = train(run, TINY, "--config.optimizer.learning_rate=0.03", "--config.model.width=9")
-    refused(result, "holds another experiment", "optimizer.learning_rate: 0.01 -> 0.03", "model.width: 8 -> 9",
-            "use a new --workdir, or the old values")
+    refused(result, "holds another experiment", "optimizer.learning_rate: 0.01 -> 0.03",
+            "model.width: 8 -> 9", "use a new --workdir, or the old values")
     assert (run / "run" / "config.json").read_text() == before and whole(run / "run") == [4]
 
 
@@ -242,37 +285,43 @@ def test_what_may_change_in_a_workdir(run):
     summary = json.loads((run / "run" / "summary.json").read_text())
     assert (summary["steps"], summary["resumed"], summary["device"]["count"]) == (8, True, 2)
     assert json.loads((run / "run" / "config.json").read_text())["accumulate"] == 2
-    assert [row["step"] for row in metrics.read_rows(run / "run") if "train/loss" in row] == [2, 4, 5, 6, 7, 8]
+    assert logged_steps(run / "run") == [2, 4, 5, 6, 7, 8]
 
 
-@pytest.mark.parametrize("limit", [1500, 4000], ids=["metrics", "checkpoint"])
+@pytest.mark.parametrize("limit", [full(1500), 4000], ids=["metrics", "checkpoint"])
 def test_full_disk(run, limit):
-    """The limit on the size of a file stands for a full disk: writing beyond it fails with a real error of the system."""
+    """A full disk is one line, and the next start goes on.
+
+    A limit on the size of files stands for it: writing beyond fails with a real system error.
+    """
     small = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
-    line = refused(train(run, TINY, "--config.log_every=1", before=small), "File too large", "make room", "start the same")
+    line = refused(train(run, TINY, "--config.log_every=1", before=small), "File too large",
+                   "make room", "start the same")
     assert ("a checkpoint could not be written" in line) == (limit == 4000)
     assert whole(run / "run") == [4]
     done(train(run, TINY, "--config.log_every=1"))
     assert whole(run / "run") == [4, 8]
     assert not list((run / "run" / "checkpoints").glob("*tmp*"))
-    assert [row["step"] for row in metrics.read_rows(run / "run") if "train/loss" in row] == [2, 4, 5, 6, 7, 8]
+    assert logged_steps(run / "run") == [2, 4, 5, 6, 7, 8]
 
 
 def test_workdir_that_cannot_be_written(tmp_path):
-    """Below a file rather than without permission: the super-user may write anywhere."""
+    """A workdir below a file cannot be written. Without permission the super-user still could."""
     (tmp_path / "file").write_text("mine")
     result = train(tmp_path, TINY, "--workdir=file/run")
-    refused_untouched(tmp_path, result, "--workdir=", "file/run cannot be written (Not a directory); choose another folder")
+    refused_untouched(tmp_path, result, "--workdir=",
+                      "file/run cannot be written (Not a directory); choose another folder")
     assert (tmp_path / "file").read_text() == "mine"
 
 
-# ----------------------------------------------------------------------------------------- starting from another run
+# ------------------------------------------------------------------------ starting from another run
 
 @pytest.mark.parametrize("flags, expected", [
-    (["--config.init_from=nowhere"], ["nowhere: no checkpoint here", "a workdir with checkpoints/STEP in it"]),
-    (["--config.init_from=run", "--config.model.layers=2"], ["missing in the checkpoint: ['hidden1/bias', 'hidden1/kernel']",
-                                                             "unexpected in it: none",
-                                                             "what is meant to differ goes into config.init_skip"]),
+    (["--config.init_from=nowhere"],
+     ["nowhere: no checkpoint here", "a workdir with checkpoints/STEP in it"]),
+    (["--config.init_from=run", "--config.model.layers=2"],
+     ["missing in the checkpoint: ['hidden1/bias', 'hidden1/kernel']", "unexpected in it: none",
+      "what is meant to differ goes into config.init_skip"]),
 ], ids=["no checkpoint", "bigger model"])
 def test_start_from_a_run_that_does_not_fit(run, flags, expected):
     refused(train(run, TINY, "--workdir=second", *flags), *expected)

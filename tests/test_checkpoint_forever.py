@@ -1,6 +1,7 @@
-"""Checkpoints made by earlier versions restore for ever: without their config file, on any machine, to the same numbers.
+"""Checkpoints of earlier versions restore for ever, without their config file, to the same numbers.
 
-tests/data/checkpoint_vN was made once by tests/data/make_checkpoint_vN.py; a new schema adds a folder, none is made again.
+tests/data/checkpoint_vN was made once by tests/data/make_checkpoint_vN.py. A new schema adds a
+folder. None is made again.
 """
 import json
 import pathlib
@@ -18,7 +19,7 @@ DATA = pathlib.Path(__file__).parent / "data"
 
 @pytest.fixture
 def v1(tmp_path, monkeypatch):
-    """A copy of it, alone: nothing beside the workdir, and another current folder."""
+    """Return a copy of the workdir, alone in another current folder."""
     monkeypatch.chdir(tmp_path)
     return shutil.copytree(DATA / "checkpoint_v1", tmp_path / "run")
 
@@ -26,21 +27,26 @@ def v1(tmp_path, monkeypatch):
 def test_v1(v1):
     run, expected = karpjax.restore(v1), np.load(v1 / "expected.npz")
     assert expected["logits"].shape == (16, 10) and expected["logits"].std() > 0.1
-    np.testing.assert_allclose(run.predict(expected["images"]), expected["logits"], rtol=0, atol=1e-5)
-    assert (run.step, run.config.epsilon, run.config.optimizer.name, run.config.model.width) == (40, 1.5, "adam", 4)
+    np.testing.assert_allclose(run.predict(expected["images"]), expected["logits"], rtol=0,
+                               atol=1e-5)
+    assert (run.step, run.config.epsilon, run.config.optimizer.name,
+            run.config.model.width) == (40, 1.5, "adam", 4)
     last = [row for row in metrics.read_rows(v1) if "validation/accuracy" in row][-1]
-    assert run.metrics == {name: value for name, value in last.items() if name != "step"} and last["step"] == 40
+    assert run.metrics == {name: value for name, value in last.items() if name != "step"}
+    assert last["step"] == 40
     assert set(run.variables) == {"params", "batch_stats"}
     assert run.params["body"]["conv0"]["kernel"].shape == (3, 3, 1, 4)
 
 
 def test_v1_numbers_come_from_the_checkpoint(v1, monkeypatch):
-    """The mutant: a restore that keeps fresh parameters must not pass the test above."""
+    """The mutant is a restore that keeps fresh parameters. The test above must catch it."""
     import jax
 
     from karpjax.run import checkpoint
-    numbers = lambda x: np.full(x.shape, 0.1, x.dtype)
-    monkeypatch.setattr(checkpoint, "load", lambda folder, abstract: jax.tree.map(numbers, abstract))
+
+    def fresh(folder, abstract):
+        return jax.tree.map(lambda x: np.full(x.shape, 0.1, x.dtype), abstract)
+    monkeypatch.setattr(checkpoint, "load", fresh)
     with pytest.raises(AssertionError):
         test_v1(v1)
 
@@ -48,6 +54,8 @@ def test_v1_numbers_come_from_the_checkpoint(v1, monkeypatch):
 def test_v1_is_small_and_names_no_machine():
     files = [file for file in (DATA / "checkpoint_v1").rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 150_000
-    assert [file for file in files if re.search(rb"/(tmp|home|root|Users|mnt|var|opt)/", file.read_bytes())] == []
-    record = json.loads((DATA / "checkpoint_v1" / "checkpoints" / "40" / "meta" / "metadata").read_text())["task"]
-    assert record["path"] == "poly_v1.py" and "def build(config)" in record["text"]
+    machine = rb"/(tmp|home|root|Users|mnt|var|opt)/"
+    assert [file for file in files if re.search(machine, file.read_bytes())] == []
+    metadata = DATA / "checkpoint_v1" / "checkpoints" / "40" / "meta" / "metadata"
+    task_file = json.loads(metadata.read_text())["task"]
+    assert task_file["path"] == "poly_v1.py" and "def build(config)" in task_file["text"]

@@ -1,10 +1,11 @@
-"""Commands as a person meets them: clean output, right numbers, on a run just made."""
+"""Commands print clean output and right numbers, on a run just made."""
 import json
 import os
+import re
 import subprocess
 import sys
 
-from command import python_path
+from command import command, done, python_path, refused
 from guarantees.harness import ROOT, mesh_of
 from guarantees.registry import config_of
 import pytest
@@ -20,34 +21,79 @@ def made(tmp_path_factory):
 
 
 def run(*arguments):
-    env = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"} | {"PYTHONPATH": python_path()}
-    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, env=env, capture_output=True, text=True)
+    env = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"} \
+        | {"PYTHONPATH": python_path()}
+    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, env=env,
+                          capture_output=True, text=True)
 
 
 def test_evaluate_gives_what_training_gave(made):
     workdir, summary = made
-    done = run("karpjax.evaluate", f"--workdir={workdir}", "--split=test")
-    assert done.returncode == 0 and done.stderr == "", done.stderr
-    found = json.loads(done.stdout)
-    assert found["step"] == 6
+    result = run("karpjax.evaluate", f"--workdir={workdir}", "--split=test")
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    metrics = json.loads(result.stdout)
+    assert metrics["step"] == 6
     for name in ("test/loss", "test/accuracy"):
-        assert found[name] == pytest.approx(summary[name], rel=1e-6)
+        assert metrics[name] == pytest.approx(summary[name], rel=1e-6)
+
+
+def test_evaluate_takes_any_part_of_the_data_set(made):
+    """The whole test split in TFDS's syntax gives what its name gives; a part of the rows gives something else."""
+    workdir, summary = made
+    loss = {split: json.loads(done(command("evaluate", f"--workdir={workdir}", f"--split={split}")))[f"{split}/loss"]
+            for split in ("test[:100%]", "test[:100]")}
+    assert loss["test[:100%]"] == pytest.approx(summary["test/loss"], rel=1e-6)
+    assert abs(loss["test[:100]"] - summary["test/loss"]) > 1e-4
 
 
 def test_evaluate_refuses_an_unknown_split(made):
-    done = run("karpjax.evaluate", f"--workdir={made[0]}", "--split=train")
-    assert done.returncode == 2 and done.stderr.strip() == (
-        "karpjax: error: --split=train: this run has validation, test; another part of its data set is evaluated by --on, as "
-        "in --on='train[:1000]'")
+    refused(command("evaluate", f"--workdir={made[0]}", "--split=tset"), "tset", "test")
+
+
+def test_evaluate_refuses_a_part_of_data_that_is_no_set(tmp_path):
+    config, task_file = config_of("poly", steps=2)
+    fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
+    refused(command("evaluate", f"--workdir={tmp_path}", "--split=train"), "--split=train: this run has", "no set of TFDS's")
+
+
+@pytest.mark.parametrize("flag", ["--on=test", "-on=test"])
+def test_evaluate_names_the_flag_that_took_over(flag, made):
+    refused(command("evaluate", f"--workdir={made[0]}", flag), "--on is called --split now", "--split='test[:1000]'")
 
 
 def test_report_draws_again(made):
     (made[0] / "curves.png").unlink()
-    done = run("karpjax.report", f"--workdir={made[0]}")
-    assert done.returncode == 0 and done.stderr == "" and (made[0] / "curves.png").exists()
+    result = run("karpjax.report", f"--workdir={made[0]}")
+    assert result.returncode == 0 and result.stderr == "" and (made[0] / "curves.png").exists()
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "sweep", "precompile", "slices", "report"])
-def test_help(command):
-    done = run(f"karpjax.{command}", "--help")
-    assert done.returncode == 0 and f"karpjax.{command}" in done.stdout and "--" in done.stdout and done.stderr == ""
+COMMANDS = {"train", "evaluate", "sweep", "prepare", "convert", "export", "report", "play", "knn", "slices", "precompile",
+            "launch", "games.record"}
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "sweep", "precompile", "slices", "report", "launch"])
+def test_help(name):
+    """By `karpjax NAME --help`: the docstring, and a line for each flag."""
+    result = run("karpjax", name, "--help")
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    assert f"karpjax {name}" in result.stdout and "\nflags:\n" in result.stdout
+    flags = result.stdout.split("\nflags:\n")[1]
+    assert name not in ("train", "sweep") or re.search(r"^  --workdir=TEXT +required$", flags, re.M)
+    assert name != "sweep" or re.search(r"^  --seeds=N +default: 5$", flags, re.M)
+
+
+def test_the_list_of_commands():
+    """One line each, of at most 80 columns."""
+    result = run("karpjax", "--help")
+    assert result.returncode == 0 and result.stderr == ""
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if line.startswith("  "))
+    assert set(lines) == COMMANDS
+    for name in COMMANDS - {"games.record"}:
+        assert len(lines[name]) <= 80 and lines[name].endswith((".", "?")), (name, lines[name])
+    assert lines["train"] == "Train what a config says."
+
+
+def test_an_unknown_command():
+    result = run("karpjax", "trian", "--workdir=run")
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr == "karpjax: error: no command 'trian'; did you mean 'train'?\n"

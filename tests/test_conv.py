@@ -20,6 +20,7 @@ def small_ones_are_cut_too(monkeypatch):
 
 
 def inputs(batch):
+    """Return images (batch, 6, 5, 3) and a kernel (3, 3, 3, 4)."""
     x = jax.random.normal(jax.random.key(0), (batch, 6, 5, 3))
     return x, 0.1 * jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
 
@@ -29,28 +30,48 @@ def loss(convolve):
 
 
 def test_part_sizes():
-    assert [part_size(n) for n in (1, 64, 127, 128, 200, 512, 1000, 2000)] == [1, 16, 127, 16, 40, 16, 40, 40]
+    sizes = [part_size(n) for n in (1, 64, 127, 128, 200, 512, 1000, 2000)]
+    assert sizes == [1, 16, 127, 16, 40, 16, 40, 40]
     assert all(n % part_size(n) == 0 for n in range(1, 3000))
 
 
 @pytest.mark.parametrize("batch", [16, 130, 160])
 def test_values_and_gradients_are_those_of_a_convolution(batch):
     x, kernel = inputs(batch)
-    for take in (lambda f: f(x, kernel), lambda f: jax.grad(f, (0, 1))(x, kernel),
-                 lambda f: jax.jvp(jax.grad(f, 1), (x, kernel), (x, kernel)),           # of second order, forward
-                 lambda f: jax.vmap(jax.grad(f, 1), (None, 0))(x, kernel[None])):
+
+    def values(f):
+        return f(x, kernel)
+
+    def gradients(f):
+        return jax.grad(f, (0, 1))(x, kernel)
+
+    def second_order(f):  # forward over reverse
+        return jax.jvp(jax.grad(f, 1), (x, kernel), (x, kernel))
+
+    def batched(f):
+        return jax.vmap(jax.grad(f, 1), (None, 0))(x, kernel[None])
+    for take in (values, gradients, second_order, batched):
+        ours, plain = (jax.jit(take, static_argnums=0)(loss(convolve))
+                       for convolve in (convolution, lax.conv_general_dilated))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
-                     jax.jit(lambda: take(loss(convolution)))(), jax.jit(lambda: take(loss(lax.conv_general_dilated)))())
+                     ours, plain)
 
 
-@pytest.mark.parametrize("kernel,strides,padding", [((3, 3), (1, 1), "SAME"), ((5, 5), (2, 2), "SAME"),
-                                                    ((3, 2), (2, 1), "VALID"), ((3, 3), (2, 2), ((1, 1), (0, 2)))], ids=str)
+@pytest.mark.parametrize("kernel,strides,padding",
+                         [((3, 3), (1, 1), "SAME"), ((5, 5), (2, 2), "SAME"),
+                          ((3, 2), (2, 1), "VALID"), ((3, 3), (2, 2), ((1, 1), (0, 2)))], ids=str)
 def test_depthwise_convolution_is_a_convolution(kernel, strides, padding):
-    """On this platform by taps: the compiled program has no convolution."""
-    x, taps = jax.random.normal(jax.random.key(0), (3, 9, 8, 6)), jax.random.normal(jax.random.key(1), (*kernel, 1, 6))
-    ours = nn.Conv(6, kernel, strides, padding, feature_group_count=6, use_bias=False, conv_general_dilated=convolution)
+    """On this platform it is computed by taps: the compiled program has no convolution."""
+    x = jax.random.normal(jax.random.key(0), (3, 9, 8, 6))
+    taps = jax.random.normal(jax.random.key(1), (*kernel, 1, 6))
+    ours = nn.Conv(6, kernel, strides, padding, feature_group_count=6, use_bias=False,
+                   conv_general_dilated=convolution)
     plain = nn.Conv(6, kernel, strides, padding, feature_group_count=6, use_bias=False)
-    loss = lambda layer: lambda x, taps: jnp.sum(jnp.tanh(layer.apply({"params": {"kernel": taps}}, x)) ** 2)
+
+    def loss(layer):
+        def of(x, taps):
+            return jnp.sum(jnp.tanh(layer.apply({"params": {"kernel": taps}}, x)) ** 2)
+        return of
     program = jax.jit(jax.value_and_grad(loss(ours), (0, 1)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
                  program(x, taps), jax.jit(jax.value_and_grad(loss(plain), (0, 1)))(x, taps))
@@ -63,53 +84,69 @@ def test_dilated_and_grouped_convolutions_are_not_depthwise():
         ours, plain = (nn.Conv(6, (3, 3), use_bias=False, **options, **own) for own in (
             dict(conv_general_dilated=convolution), {}))
         variables = plain.init(jax.random.key(1), x)
-        np.testing.assert_allclose(ours.apply(variables, x), plain.apply(variables, x), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(ours.apply(variables, x), plain.apply(variables, x), rtol=1e-5,
+                                   atol=1e-5)
 
 
 def test_a_sharded_batch_stays_where_it_is():
-    """On 8 devices nothing is exchanged but the sums of loss and gradient; contiguous parts would move rows."""
+    """8 devices exchange only sums of loss and gradient. Contiguous parts would move rows."""
     mesh = mesh_of(8)
     x, kernel = inputs(128)
     x = jax.device_put(x, sharding.batch_sharding(mesh))
     moved = ("all-gather", "collective-permute", "all-to-all")
 
     def text(convolve):
-        return jax.jit(jax.value_and_grad(loss(convolve), argnums=1)).lower(x, kernel).compile().as_text()
+        program = jax.jit(jax.value_and_grad(loss(convolve), argnums=1))
+        return program.lower(x, kernel).compile().as_text()
 
     def contiguous(x, kernel, *args, **options):  # the mutant
-        return jnp.concatenate([lax.conv_general_dilated(part, kernel, *args, **options) for part in jnp.split(x, 2)])
-    assert "all-reduce" in text(convolution) and not any(word in text(convolution) for word in moved)
+        return jnp.concatenate([lax.conv_general_dilated(part, kernel, *args, **options)
+                                for part in jnp.split(x, 2)])
+    assert "all-reduce" in text(convolution)
+    assert not any(word in text(convolution) for word in moved)
     assert any(word in text(contiguous) for word in moved)
 
 
 @pytest.mark.parametrize("kind", ["all differ", "ties"])
 def test_pooling_is_flaxs_and_so_is_its_gradient(kind):
-    """Bit by bit; of equal values the first has all of the gradient."""
+    """Values and gradients are the same bits. The first of equal values has all the gradient."""
     x = jax.random.normal(jax.random.key(0), (3, 7, 6, 2))
     x = jnp.round(x) if kind == "ties" else x
-    whole = lambda x: nn.max_pool(x, (3, 3), (3, 3))
+
+    def whole(x):
+        return nn.max_pool(x, (3, 3), (3, 3))
     np.testing.assert_array_equal(max_pool(x, 3), whole(x))
     weight = jax.random.normal(jax.random.key(1), whole(x).shape)
-    gradient = lambda pool: jax.grad(lambda x: jnp.sum(weight * pool(x)))(x)
+
+    def gradient(pool):
+        return jax.grad(lambda x: jnp.sum(weight * pool(x)))(x)
     np.testing.assert_array_equal(gradient(lambda x: max_pool(x, 3)), gradient(whole))
 
 
 def test_pooling_keeps_what_is_not_a_number():
-    """Wherever it stands in its window: or a bad step would pass for a good one (G9)."""
+    """A nan is kept wherever it stands in its window, or a bad step would pass as good (G9)."""
     for at in np.ndindex(2, 2):
         x = jnp.ones((1, 2, 2, 1)).at[0, *at, 0].set(jnp.nan)
         assert jnp.isnan(max_pool(x, 2)).all()
 
 
-@pytest.mark.parametrize("size, strides, padding", [(3, (1, 1), "SAME"), (1, (1, 1), "SAME"), (4, (1, 1), "SAME"),
-                                                    (3, (2, 1), "VALID"), (3, (2, 2), ((1, 1), (0, 2)))])
+@pytest.mark.parametrize("size, strides, padding",
+                         [(3, (1, 1), "SAME"), (1, (1, 1), "SAME"), (4, (1, 1), "SAME"),
+                          (3, (2, 1), "VALID"), (3, (2, 2), ((1, 1), (0, 2)))])
 def test_small_convolution_is_lax_s(size, strides, padding):
-    """And its gradients."""
+    """Values and gradients agree."""
     x = jax.random.normal(jax.random.key(0), (2, 6, 7, 3))
     kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 5))
-    ours = lambda x, k: small_convolution(x, k, strides, padding, **OPTIONS)
-    expected = lambda x, k: lax.conv_general_dilated(x, k, strides, padding, **OPTIONS)
+
+    def ours(x, kernel):
+        return small_convolution(x, kernel, strides, padding, **OPTIONS)
+
+    def expected(x, kernel):
+        return lax.conv_general_dilated(x, kernel, strides, padding, **OPTIONS)
+
+    def slope(f, argument):
+        return jax.grad(lambda *a: (f(*a) ** 2).sum(), argument)(x, kernel)
     np.testing.assert_allclose(ours(x, kernel), expected(x, kernel), atol=1e-5)
     for argument in (0, 1):
-        slope = lambda f: jax.grad(lambda *a: (f(*a) ** 2).sum(), argument)(x, kernel)
-        np.testing.assert_allclose(slope(ours), slope(expected), rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(slope(ours, argument), slope(expected, argument),
+                                   rtol=1e-4, atol=1e-3)

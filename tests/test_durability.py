@@ -1,4 +1,5 @@
-"""Durability: what is kept, a storage that fails for a moment, damaged rows, saves that did not happen."""
+"""Durability: checkpoints that stay, a storage that fails for a moment, damaged rows, saves that
+did not happen."""
 import errno
 import json
 import os
@@ -21,10 +22,11 @@ RECORD = {"path": "tiny.py", "text": TINY}
 
 
 def train(workdir, **values):
-    """Four saves and four evaluations in eight steps; the loss falls."""
+    """Train with four saves and four evaluations in eight steps. The loss falls."""
     config = module_from_text("tiny.py", TINY).get_config()
     config.update_from_flattened_dict({"eval_every": 2, "save_every": 2, "log_every": 1, **values})
-    return loop.fit(config, workdir, task_file=RECORD, mesh=sharding.make_mesh(1, devices=jax.devices()[:1]))
+    return loop.fit(config, workdir, task_file=RECORD,
+                    mesh=sharding.make_mesh(1, devices=jax.devices()[:1]))
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +42,15 @@ def run(made, tmp_path):
 
 
 def tree(workdir) -> dict:
-    """{path: content} of all that must not change; events and config.json are written at every start."""
+    """Return {path: content} of all that must not change.
+
+    Events and config.json are written at every start.
+    """
     return {str(p.relative_to(workdir)): p.read_bytes() for p in sorted(workdir.rglob("*"))
             if p.is_file() and "tensorboard" not in str(p) and p.name != "config.json"}
 
 
-# ------------------------------------------------------------------------------------------------------ what is kept
+# ------------------------------------------------------------------------------------- what is kept
 
 @pytest.mark.parametrize("then", ["more steps", "fallback"])
 def test_the_best_stays(tmp_path, then):
@@ -59,7 +64,7 @@ def test_the_best_stays(tmp_path, then):
 
 
 def test_what_a_kill_left_is_deleted(tmp_path):
-    """A kill after the last save and before the deletions that belong to it."""
+    """A kill may fall after the last save and before the deletions that belong to it."""
     train(tmp_path, keep=1)
     shutil.copytree(tmp_path / "checkpoints" / "8", tmp_path / "checkpoints" / "6")
     file = tmp_path / "checkpoints" / "6" / "meta" / "metadata"
@@ -68,12 +73,13 @@ def test_what_a_kill_left_is_deleted(tmp_path):
     assert kept_in(tmp_path) == [8]
 
 
-# ------------------------------------------------------------------------------------------- a storage that is away
+# --------------------------------------------------------------------------- a storage that is away
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE, errno.EMFILE, errno.ENOMEM])
+@pytest.mark.parametrize("number",
+                         [errno.EIO, errno.EACCES, errno.ESTALE, errno.EMFILE, errno.ENOMEM])
 @pytest.mark.parametrize("name", ["metadata", "config.json", metrics.NAME])
 def test_an_outage_is_no_damage(run, monkeypatch, number, name):
-    """An error of Python's file system calls, in each place where a start reads."""
+    """An error of Python's file system calls is an outage, in each place where a start reads."""
     before, path = tree(run), type(epath.Path(run))
 
     def failing(read):
@@ -85,7 +91,8 @@ def test_an_outage_is_no_damage(run, monkeypatch, number, name):
     with monkeypatch.context() as patch:
         for method in ("read_text", "read_bytes"):
             patch.setattr(path, method, failing(getattr(path, method)))
-        with pytest.raises(Outage, match=f"{os.strerror(number)}.*start the same command again") as caught:
+        with pytest.raises(Outage,
+                           match=f"{os.strerror(number)}.*start the same command again") as caught:
             train(run)
         assert caught.value.code == 75
         if name == "metadata":
@@ -96,7 +103,7 @@ def test_an_outage_is_no_damage(run, monkeypatch, number, name):
 
 
 def test_an_outage_below_tensorstore(run):
-    """A real error of the system, in C++: a file that is a loop of links."""
+    """A real error of the system, in C++, is an outage: a file that is a loop of links."""
     files = {p: p.read_bytes() for p in (run / "checkpoints").rglob("d/*") if p.is_file()}
     for path in files:
         path.unlink()
@@ -122,12 +129,14 @@ def test_an_outage_while_checkpoints_are_listed(run, monkeypatch):
 @pytest.mark.parametrize("error, away", [
     (ValueError("UNKNOWN: Error reading x: Input/output error [os_error_code='5']"), True),
     (ValueError("UNAVAILABLE: the object store answered 503"), True),
-    (MemoryError(), True), (TimeoutError("read"), True), (OSError(errno.EMFILE, "Too many open files"), True),
-    (ValueError("NOT_FOUND: no such file [os_error_code='2']"), False), (FileNotFoundError("gone"), False),
+    (MemoryError(), True), (TimeoutError("read"), True),
+    (OSError(errno.EMFILE, "Too many open files"), True),
+    (ValueError("NOT_FOUND: no such file [os_error_code='2']"), False),
+    (FileNotFoundError("gone"), False),
     (ValueError("DATA_LOSS: checksum"), False), (OSError(errno.ENOSPC, "full"), False),
     (ValueError("FAILED_PRECONDITION: Truncated Zstd-compressed stream"), False)])
 def test_what_is_an_outage(error, away):
-    """Wrapped, as Orbax does, in an exception that says nothing."""
+    """The error counts also when Orbax wraps it in an exception that names no cause."""
     wrapped = Exception("Encountered error while reading array")
     wrapped.__cause__ = error
     assert bool(outage(error)) == bool(outage(wrapped)) == away
@@ -138,10 +147,11 @@ def test_the_command_ends_with_75(monkeypatch, capsys):
         raise Outage("the storage failed")
     with pytest.raises(SystemExit) as ended:
         cli.run(main)
-    assert ended.value.code == 75 and capsys.readouterr().err == "karpjax: error: the storage failed\n"
+    assert ended.value.code == 75
+    assert capsys.readouterr().err == "karpjax: error: the storage failed\n"
 
 
-# ------------------------------------------------------------------------------------ never anew over a lost record
+# ------------------------------------------------------------ never from scratch over a lost record
 
 def test_a_second_start_after_damage_is_refused_too(run):
     for step in (2, 4, 6, 8):
@@ -150,7 +160,8 @@ def test_a_second_start_after_damage_is_refused_too(run):
     with pytest.raises(UserError, match="none of the checkpoints"):
         train(run)
     for _ in range(2):
-        with pytest.raises(UserError, match="no checkpoint to go on from; put one back .*new --workdir.*remove metrics"):
+        with pytest.raises(UserError, match="no checkpoint to go on from; put one back "
+                                            ".*new --workdir.*remove metrics"):
             train(run)
     (run / metrics.NAME).rename(run / "rows")
     with pytest.raises(UserError, match=r"none of the checkpoints \['2', '4', '6', '8'\] is whole"):
@@ -159,12 +170,15 @@ def test_a_second_start_after_damage_is_refused_too(run):
 
 
 def test_rows_without_checkpoints(run):
-    """Those of a finished run, and those beyond the second save of one that was killed."""
+    """Rows without checkpoints are refused: a finished run's, and those beyond the second save of a
+    killed one."""
     shutil.rmtree(run / "checkpoints")
-    for change in (lambda rows: rows, lambda rows: [row for row in rows if row["step"] <= 5 and "test/loss" not in row]):
+    for change in (lambda rows: rows, lambda rows: [row for row in rows if row["step"] <= 5
+                                                    and "test/loss" not in row]):
         rows = change(metrics.read_rows(run))
         (run / metrics.NAME).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        with pytest.raises(UserError, match=f"rows up to step {rows[-1]['step']}, but there is no checkpoint"):
+        with pytest.raises(UserError,
+                           match=f"rows up to step {rows[-1]['step']}, but there is no checkpoint"):
             train(run, save_every=100)  # what was saved when is in config.json
         assert metrics.read_rows(run) == rows
         (run / "summary.json").unlink(missing_ok=True)
@@ -173,7 +187,8 @@ def test_rows_without_checkpoints(run):
 
 
 def test_killed_before_the_first_checkpoint_was_whole(run):
-    """It may begin anew: the first save ends before the rows that follow the second."""
+    """Such a run may begin from scratch: the first save ends before the rows that follow the
+    second."""
     shutil.rmtree(run / "checkpoints")
     (run / "summary.json").unlink()
     rows = [row for row in metrics.read_rows(run) if row["step"] <= 4]
@@ -181,10 +196,11 @@ def test_killed_before_the_first_checkpoint_was_whole(run):
     assert not train(run)["resumed"]
 
 
-# ------------------------------------------------------------------------------------------------------------- rows
+# --------------------------------------------------------------------------------------------- rows
 
 def without_times(workdir) -> list:
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in metrics.read_rows(workdir)]
+    return [{k: v for k, v in row.items() if not k.startswith("time/")}
+            for row in metrics.read_rows(workdir)]
 
 
 @pytest.mark.parametrize("harmless", [True, False])
@@ -192,7 +208,8 @@ def test_one_bad_line(run, capsys, harmless):
     before, file = without_times(run), run / metrics.NAME
     lines = file.read_bytes().splitlines(keepends=True)
     if harmless:  # an empty line, a byte-order mark, an end torn by a kill
-        damaged = b"\xef\xbb\xbf" + b"".join(lines[:3]) + b"\r\n\n" + b"".join(lines[3:]) + b'{"step": 8, "te'
+        damaged = b"\xef\xbb\xbf" + b"".join(lines[:3]) + b"\r\n\n" + b"".join(lines[3:]) \
+            + b'{"step": 8, "te'
     else:
         damaged = b"".join([lines[0], lines[1][:9] + b"\xff\n", b"[3]\n", *lines[3:]])
     file.write_bytes(damaged)
@@ -203,7 +220,8 @@ def test_one_bad_line(run, capsys, harmless):
         assert without_times(run) == before and not kept.exists() and "missing" not in said
     else:
         assert without_times(run) == [before[0], *before[3:]] and kept.read_bytes() == damaged
-        assert "lines [2, 3] (2 in all) cannot be read; the file is kept as metrics.jsonl.damaged" in said
+        assert "lines [2, 3] (2 in all) cannot be read; " \
+               "the file is kept as metrics.jsonl.damaged" in said
         assert "2 of the 12 rows up to step 8 are missing" in said
 
 
@@ -213,7 +231,7 @@ def test_rows_that_are_missing_are_reported(run, capsys):
     assert "12 of the 12 rows up to step 8 are missing" in capsys.readouterr().out
 
 
-# ------------------------------------------------------------------------------------- saves that did not happen
+# ------------------------------------------------------------------------ saves that did not happen
 
 def test_a_step_folder_with_a_larger_number(run):
     shutil.copytree(run / "checkpoints" / "8", run / "checkpoints" / "50")
@@ -224,13 +242,14 @@ def test_a_step_folder_with_a_larger_number(run):
 
 @pytest.mark.parametrize("there", [9, 5], ids=["larger", "equal"])
 def test_a_save_that_did_not_happen(tmp_path, monkeypatch, there):
-    """Put there behind the loop's back: before Orbax looks, and after."""
+    """A folder in the way is reported, put there before Orbax looks, or after."""
     saves = checkpoint.Checkpoints(tmp_path)
     (tmp_path / "checkpoints" / str(there) / "state").mkdir(parents=True)
     if there == 9:
         saves.manager.reload()
     monkeypatch.setattr(checkpoint, "to_tree", lambda state: state)
-    with pytest.raises(UserError, match=f"step 5 could not be saved: .*checkpoints/{there} is in the way; move it out"):
+    with pytest.raises(UserError, match=f"step 5 could not be saved: .*checkpoints/{there} "
+                                        "is in the way; move it out"):
         saves.save(5, {"params": {"w": jax.numpy.ones(3)}}, {}, None)
 
 

@@ -1,4 +1,4 @@
-"""The gradient of a table's rows: exact in bf16, and the same as a matmul, which CUDA takes, and as a scatter."""
+"""The gradient of a table's rows: exact in bf16, by a matmul (on CUDA) as by a scatter."""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +10,7 @@ ROWS, WIDTH = 11, 3
 
 
 def example(dtype):
-    """A table, numbers (4, 500) of which half are row 2, and a gradient."""
+    """Return a table, row numbers (4, 500), half of which are 2, and a gradient."""
     rng = np.random.default_rng(0)
     at = np.where(rng.random((4, 500)) < 0.5, 2, rng.integers(ROWS, size=(4, 500)))
     table, g = rng.normal(size=(ROWS, WIDTH)), rng.normal(size=(4, 500, WIDTH)) + 1
@@ -18,10 +18,10 @@ def example(dtype):
 
 
 def summed(table, at, g):
-    """Row by row, in float64."""
-    found = np.zeros(table.shape)
-    np.add.at(found, np.asarray(at).ravel(), np.asarray(g, np.float64).reshape(-1, WIDTH))
-    return found
+    """Return the gradients summed row by row, in float64."""
+    total = np.zeros(table.shape)
+    np.add.at(total, np.asarray(at).ravel(), np.asarray(g, np.float64).reshape(-1, WIDTH))
+    return total
 
 
 def gradient(f, table, at, g):
@@ -29,19 +29,25 @@ def gradient(f, table, at, g):
 
 
 @pytest.mark.parametrize("way", (by_matmul, by_scatter))
-@pytest.mark.parametrize("dtype,bound", ((jnp.float32, 1e-6), (jnp.bfloat16, 4e-3)))      # half a last digit of bf16: 1/256
+# Half a last digit of bf16 is 1/256.
+@pytest.mark.parametrize("dtype,bound", ((jnp.float32, 1e-6), (jnp.bfloat16, 4e-3)))
 def test_ways_sum_gradients(way, dtype, bound):
     table, at, g = example(dtype)
-    found = way(table, at.ravel(), g.reshape(-1, WIDTH))
-    assert found.dtype == dtype
-    np.testing.assert_allclose(np.asarray(found, np.float64), summed(table, at, g), rtol=bound, atol=1e-5)
+    rows = way(table, at.ravel(), g.reshape(-1, WIDTH))
+    assert rows.dtype == dtype
+    np.testing.assert_allclose(np.asarray(rows, np.float64), summed(table, at, g), rtol=bound,
+                               atol=1e-5)
 
 
 def test_bf16_loses_nothing():
     table, at, g = example(jnp.bfloat16)
-    error = lambda f: np.abs(np.asarray(gradient(f, table, at, g), np.float64) / summed(table, at, g) - 1).max()
+
+    def error(f):
+        rows = np.asarray(gradient(f, table, at, g), np.float64)
+        return np.abs(rows / summed(table, at, g) - 1).max()
     assert error(lookup) < 4e-3
-    assert error(lambda table, at: jnp.take(table, at, axis=0)) > 0.03        # the mutant: what nn.Embed does
+    # The mutant does as nn.Embed.
+    assert error(lambda table, at: jnp.take(table, at, axis=0)) > 0.03
 
 
 def test_lookup_is_the_rows():
@@ -50,5 +56,7 @@ def test_lookup_is_the_rows():
     plain = gradient(lambda table, at: table[at], table, at, g)
     np.testing.assert_array_equal(gradient(lookup, table, at, g), plain)
     embed = Embed(ROWS, WIDTH)
-    np.testing.assert_array_equal(embed.apply({"params": {"embedding": table}}, at), lookup(table, at))
-    np.testing.assert_allclose(embed.apply({"params": {"embedding": table}}, g, method="attend"), g @ table.T, rtol=1e-6)
+    np.testing.assert_array_equal(embed.apply({"params": {"embedding": table}}, at),
+                                  lookup(table, at))
+    np.testing.assert_allclose(embed.apply({"params": {"embedding": table}}, g, method="attend"),
+                               g @ table.T, rtol=1e-6)

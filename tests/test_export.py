@@ -1,4 +1,4 @@
-"""A checkpoint as safetensors and JSON; what a restored run takes from a person: pictures, texts; the features inside."""
+"""A checkpoint as safetensors and JSON, and a restored run's inputs: pictures, texts, arrays."""
 import json
 
 from command import command, done, refused
@@ -15,12 +15,15 @@ from karpjax.run.loop import fit
 
 
 def config(**own):
-    return kj.config(task="classify", **{**dict(
-        steps=4, eval_every=2, save_every=2, model=dict(name="cnn", width=4), optimizer=dict(name="adam", learning_rate=1e-2),
-        data=dict(name="digits", train="train", validation="validation", test="", batch_size=16)), **own})
+    """Return a small config of the digits, with changes."""
+    data = dict(name="digits", train="train", validation="validation", test="", batch_size=16)
+    values = dict(steps=4, eval_every=2, save_every=2, model=dict(name="cnn", width=4),
+                  optimizer=dict(name="adam", learning_rate=1e-2), data=data)
+    return kj.config(task="classify", **{**values, **own})
 
 
-@pytest.fixture(scope="module", params=[0.0, 0.9], ids=["parameters", "moving average"])
+@pytest.fixture(scope="module", params=[pytest.param(0.0, marks=pytest.mark.full), 0.9],
+                ids=["parameters", "moving average"])
 def made(request, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("made") / "run"
     fit(config(ema_decay=request.param), workdir, mesh=mesh_of(1))
@@ -39,27 +42,31 @@ def same(a, b) -> bool:
 
 def test_the_pair_is_the_checkpoint(made, pair):
     run, exported = kj.restore(made), kj.restore(pair)
-    assert same(run.variables, exported.variables) and (run.step, run.metrics) == (exported.step, exported.metrics)
+    assert same(run.variables, exported.variables)
+    assert (run.step, run.metrics) == (exported.step, exported.metrics)
     images = np.full((2, 8, 8, 1), 7, np.uint8)
     np.testing.assert_array_equal(run.predict(images), exported.predict(images))
 
 
 def test_start_from_the_pair(made, pair, tmp_path):
-    """One step at a learning rate of 0: the weights are still the exported ones."""
+    """A step at a learning rate of 0 leaves the exported weights as they are."""
     still = dict(optimizer=dict(name="sgd", learning_rate=0.0), steps=1, eval_every=1, save_every=1)
     fit(config(init_from=str(pair), **still), tmp_path / "run", mesh=mesh_of(1))
     assert same(kj.restore(tmp_path / "run").params, kj.restore(made).params)
     fit(config(**still), tmp_path / "other", mesh=mesh_of(1))
-    assert not same(kj.restore(tmp_path / "other").params, kj.restore(made).params)           # the check can fail
+    # The check can fail.
+    assert not same(kj.restore(tmp_path / "other").params, kj.restore(made).params)
 
 
 def test_the_commands(made, tmp_path):
     to = tmp_path / "digits.safetensors"
     assert json.loads(done(command("export", f"--workdir={made}", f"--to={to}")))["step"] == 4
-    found = json.loads(done(command("evaluate", f"--workdir={to}", "--split=validation")))
-    assert found["validation/accuracy"] == pytest.approx(kj.restore(made).metrics["validation/accuracy"], abs=1e-6)
+    again = json.loads(done(command("evaluate", f"--workdir={to}", "--split=validation")))
+    accuracy = kj.restore(made).metrics["validation/accuracy"]
+    assert again["validation/accuracy"] == pytest.approx(accuracy, abs=1e-6)
     refused(command("export", f"--workdir={made}", f"--to={to}"), "there already")
-    refused(command("export", f"--workdir={made}", f"--to={tmp_path / 'digits.npz'}"), "ends in .safetensors")
+    refused(command("export", f"--workdir={made}", f"--to={tmp_path / 'digits.npz'}"),
+            "ends in .safetensors")
 
 
 def test_damage_is_found(pair, tmp_path):
@@ -79,16 +86,16 @@ def test_damage_is_found(pair, tmp_path):
 
 
 def test_the_card(made):
-    """What a person needs who finds the workdir."""
+    """The card holds the numbers, the config and the two lines that restore the run."""
     text = (made / "model_card.md").read_text()
     accuracy = kj.restore(made).metrics["validation/accuracy"]
-    for part in ("# cnn on digits", f"| validation/accuracy | {accuracy:.4g} |", "| step 4 |", 'karpjax.restore("run")',
-                 '"learning_rate": 0.01', "head/kernel"):
+    for part in ("# cnn on digits", f"| validation/accuracy | {accuracy:.4g} |", "| step 4 |",
+                 'karpjax.restore("run")', '"learning_rate": 0.01', "head/kernel"):
         assert part in text, part
 
 
 def test_pictures(made, tmp_path):
-    """Files, paths and PIL images, grey or not, of any size."""
+    """Files, paths and PIL images are inputs, grey or not, of any size."""
     run, grey = kj.restore(made), np.arange(64, dtype=np.uint8).reshape(8, 8)
     Image.fromarray(grey).save(tmp_path / "small.png")
     Image.fromarray(np.repeat(grey, 2, 0).repeat(2, 1)).convert("RGB").save(tmp_path / "large.png")
@@ -96,7 +103,8 @@ def test_pictures(made, tmp_path):
     for picture in (str(tmp_path / "small.png"), tmp_path / "small.png", [Image.fromarray(grey)]):
         np.testing.assert_array_equal(run.predict(picture), expected)
     both = run.predict([tmp_path / "small.png", Image.open(tmp_path / "large.png")])
-    assert both.shape == (2, 10) and not np.array_equal(both[1], run.predict(np.zeros((1, 8, 8, 1), np.uint8))[0])
+    assert both.shape == (2, 10)
+    assert not np.array_equal(both[1], run.predict(np.zeros((1, 8, 8, 1), np.uint8))[0])
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match="broken.png: not a picture"):
         run.predict([tmp_path / "broken.png"])
@@ -109,15 +117,16 @@ def test_features(made):
     features = run.features(images)
     assert features["pooled"].ndim == 2 and len(features["pooled"]) == 3
     head = run.params["head"]
-    np.testing.assert_allclose(features["pooled"] @ head["kernel"] + head["bias"], run.predict(images), atol=1e-5)
+    np.testing.assert_allclose(features["pooled"] @ head["kernel"] + head["bias"],
+                               run.predict(images), atol=1e-5)
 
 
 def test_texts(tmp_path):
-    tiny = dict(layers=1, width=8, heads=1)
-    fit(kj.config(task="masked_text", steps=1, eval_every=1, save_every=1, mask_rate=0.3,
-                    model=dict(name="masked_lm", **tiny), optimizer=dict(name="adam", learning_rate=1e-3),
-                    data=dict(path="", length=16, batch_size=4)),
-          tmp_path / "run", mesh=mesh_of(1))
+    config = kj.config(task="masked_text", steps=1, eval_every=1, save_every=1, mask_rate=0.3,
+                       model=dict(name="masked_lm", layers=1, width=8, heads=1),
+                       optimizer=dict(name="adam", learning_rate=1e-3),
+                       data=dict(path="", length=16, batch_size=4))
+    fit(config, tmp_path / "run", mesh=mesh_of(1))
     run = kj.restore(tmp_path / "run")
     text = "A fine day, a walk."
     np.testing.assert_array_equal(run.predict([text]), run.predict(run.task.source.encode([text])))
@@ -126,9 +135,12 @@ def test_texts(tmp_path):
 
 def test_inputs_that_are_arrays_alone(tmp_path):
     """A policy's observations have no form for a person."""
-    fit(kj.config(task="reinforce", env=dict(name="cartpole"), discount=1.0, baseline=False, steps=1, eval_every=1,
-                    save_every=1, model=dict(name="actor_critic", width=4), optimizer=dict(name="adam", learning_rate=1e-3),
-                    data=dict(num_envs=2, num_steps=4, eval_episodes=0)), tmp_path / "run", mesh=mesh_of(1))
+    config = kj.config(task="reinforce", env=dict(name="cartpole"), discount=1.0, baseline=False,
+                       steps=1, eval_every=1, save_every=1,
+                       model=dict(name="actor_critic", width=4),
+                       optimizer=dict(name="adam", learning_rate=1e-3),
+                       data=dict(num_envs=2, num_steps=4, eval_episodes=0))
+    fit(config, tmp_path / "run", mesh=mesh_of(1))
     run = kj.restore(tmp_path / "run")
     with pytest.raises(UserError, match="arrays as its data set stores them"):
         run.predict("left")

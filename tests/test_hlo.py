@@ -1,4 +1,4 @@
-"""A program's text: loops count as often as they turn, one in another too."""
+"""The text of a program: loops count as often as they turn, one in another too."""
 import math
 
 import jax
@@ -41,22 +41,29 @@ ENTRY %main (x: s32[]) -> s32[] {
 
 
 def test_a_loop_in_a_loop():
-    assert hlo.turns(TEXT) == {"add": 15 + 15 + 1 + 1, "body": 15, "five": 15, "turn": 3, "three": 3, "main": 1}
+    assert hlo.turns(TEXT) == {"add": 15 + 15 + 1 + 1, "body": 15, "five": 15, "turn": 3,
+                               "three": 3, "main": 1}
     assert hlo.cycles(TEXT) == 1 + 15 * 7
     assert hlo.collectives(TEXT) == {"all-reduce": (15 + 1, 15 * 32 + 64)}
 
 
-@pytest.mark.parametrize("condition", ["compare(%x, %limit), direction=GT", "compare(%x, %limit), direction=NE", "fusion(%x)"])
+@pytest.mark.parametrize("condition", ["compare(%x, %limit), direction=GT",
+                                       "compare(%x, %limit), direction=NE", "fusion(%x)"])
 def test_mutant_a_condition_that_does_not_count(condition):
-    """Its turns are not known, nor those of what is in it; what is beside it still is, and collectives count one turn."""
+    """The turns of such a loop and of its inner loops are unknown, those beside it are known.
+
+    Its collectives count one turn.
+    """
     text = TEXT.replace("compare(%x, %limit), direction=LT", condition)
-    assert hlo.turns(text)["turn"] == 3 and math.isnan(hlo.turns(text)["body"]) and math.isnan(hlo.cycles(text))
+    assert hlo.turns(text)["turn"] == 3 and math.isnan(hlo.turns(text)["body"])
+    assert math.isnan(hlo.cycles(text))
     assert hlo.collectives(text) == {"all-reduce": (2, 32 + 64)}
 
 
 def test_both_branches_count():
     text = TEXT.replace("while(%once), condition=%three, body=%turn",
-                        "conditional(%p, %once, %once), true_computation=%turn, false_computation=%body")
+                        "conditional(%p, %once, %once), true_computation=%turn, "
+                        "false_computation=%body")
     assert hlo.cycles(text) == 1 + 5 * 7 + 7
     text = TEXT.replace("while(%once), condition=%three, body=%turn",
                         "conditional(%p, %once, %once), branch_computations={%turn, %body}")
@@ -66,7 +73,11 @@ def test_both_branches_count():
 def test_a_real_program():
     """This machine's own compiler writes the same language."""
     def nested(x):
-        inner = lambda x, _: (jnp.sin(x @ x), None)
-        return jax.lax.scan(lambda x, _: (jax.lax.scan(inner, x, length=7)[0] + 1, None), x, length=11)[0]
+        def inner(x, _):
+            return jnp.sin(x @ x), None
+
+        def outer(x, _):
+            return jax.lax.scan(inner, x, length=7)[0] + 1, None
+        return jax.lax.scan(outer, x, length=11)[0]
     times = hlo.turns(jax.jit(nested).lower(jnp.ones((64, 64))).compile().as_text())
     assert {11.0, 77.0} <= set(times.values()), times

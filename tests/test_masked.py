@@ -1,4 +1,5 @@
-"""From pretraining to a classifier: what carries over, what is refused, and what a person sees."""
+"""From pretraining to a classifier: weights that carry over, refusals, and pictures and texts to
+look at."""
 import json
 import shutil
 
@@ -14,7 +15,7 @@ import pytest
 from karpjax import restore, UserError
 from karpjax.core.optimizer import by_layer
 from karpjax.datasets import text as corpora
-from karpjax.datasets.tfds import write
+from karpjax.datasets.tfds import write_dataset
 from karpjax.explain.features import knn, vote
 from karpjax.run.experiment import assemble
 from karpjax.run.loop import fit
@@ -28,7 +29,8 @@ def run(task: str, workdir, **overrides) -> dict:
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
-    """Workdirs of a masked_text and a masked_image run whose encoders fit the classifiers'."""
+    """Return the folder of a masked_text and a masked_image run whose encoders fit the
+    classifiers'."""
     folder = tmp_path_factory.mktemp("pretrained")
     run("masked_text", folder / "text")
     run("masked_image", folder / "image", **{"model.layers": 2, "model.heads": 4})
@@ -37,11 +39,13 @@ def pretrained(tmp_path_factory):
 
 @pytest.mark.parametrize("kind, task", [("text", "classify_text"), ("image", "vit")])
 def test_a_classifier_starts_from_the_encoder(kind, task, pretrained, tmp_path):
-    """Every array of the encoder is the pretrained one, the head is not; nothing is missing or left over but heads."""
-    config, task_file = config_of(task, init_from=str(pretrained / kind), steps=6, **{"optimizer.learning_rate.peak_value": 0.0,
-                                                                                   "optimizer.weight_decay": 0.0})
+    """Every array of the encoder is the pretrained one. Only heads are missing or left over."""
+    config, task_file = config_of(task, init_from=str(pretrained / kind), steps=6,
+                                  **{"optimizer.learning_rate.peak_value": 0.0,
+                                     "optimizer.weight_decay": 0.0})
     fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
-    before, after = (dict(jax.tree.leaves_with_path(restore(path).params)) for path in (pretrained / kind, tmp_path))
+    before, after = (dict(jax.tree.leaves_with_path(restore(path).params))
+                     for path in (pretrained / kind, tmp_path))
     shared = before.keys() & after.keys()
     assert {path[0].key for path in after.keys() - shared} == {"head"} and len(shared) >= 8
     for path in shared:
@@ -50,32 +54,40 @@ def test_a_classifier_starts_from_the_encoder(kind, task, pretrained, tmp_path):
 
 def test_names_that_differ_are_listed(pretrained, tmp_path):
     with pytest.raises(UserError, match="missing.*head/bias.*"):
-        run("vit", tmp_path / "run", init_from=str(pretrained / "image"), init_skip=("decoder.*", "mask"))
+        run("vit", tmp_path / "run", init_from=str(pretrained / "image"),
+            init_skip=("decoder.*", "mask"))
     assert not (tmp_path / "run").exists()
 
 
 def reviews(folder, lowercase: bool) -> dict:
-    """A set like the stand-in of imdb, with a tokenizer of its own, of the same size."""
+    """Write a set like imdb's stand-in, of the same size, with a tokenizer of its own."""
     (folder / "raw").mkdir(exist_ok=True)
-    rows = [json.dumps({"text": text, "label": i % 2}) for i, text in enumerate(EMBEDDED.read_text().split("\n\n")[:200])]
+    rows = [json.dumps({"text": text, "label": i % 2})
+            for i, text in enumerate(EMBEDDED.read_text().split("\n\n")[:200])]
     for split in ("train", "test"):
         (folder / "raw" / f"{split}.jsonl").write_text("\n".join(rows))
-    found = corpora.text(folder / "raw", length=32, vocabulary=300, lowercase=lowercase)
-    write("reviews", found, folder / "tfds", replace=True)
-    return {"data.name": "reviews", "data.data_dir": str(folder / "tfds"), "data.validation": "", "data.test": ""}
+    splits = corpora.import_texts(folder / "raw", length=32, vocabulary=300, lowercase=lowercase)
+    write_dataset("reviews", splits, folder / "tfds", replace=True)
+    return {"data.name": "reviews", "data.data_dir": str(folder / "tfds"), "data.validation": "",
+            "data.test": ""}
 
 
 def test_another_tokenizer_is_refused(pretrained, tmp_path):
-    """To start from, to go on with and to restore; the tokenizer lies in the workdir, and what is refused writes nothing."""
+    """Another tokenizer is refused at a start, a resume and a restore, with nothing written.
+
+    The workdir holds the run's own.
+    """
     data = reviews(tmp_path, lowercase=False)
-    with pytest.raises(UserError, match=r"trained on the tokens of another tokenizer .* tokenizer\.json"):
+    with pytest.raises(UserError,
+                       match=r"trained on the tokens of another tokenizer .* tokenizer\.json"):
         run("classify_text", tmp_path / "a", init_from=str(pretrained / "text"), **data)
     assert not (tmp_path / "a").exists()
     run("classify_text", tmp_path / "b", best="", **data)
     kept = (tmp_path / "b" / "tokenizer.json").read_text()
     assert restore(tmp_path / "b").task.source.vocabulary.json == kept
     reviews(tmp_path, lowercase=True)
-    for again in (lambda: run("classify_text", tmp_path / "b", best="", **data), lambda: restore(tmp_path / "b")):
+    for again in (lambda: run("classify_text", tmp_path / "b", best="", **data),
+                  lambda: restore(tmp_path / "b")):
         with pytest.raises(UserError, match="another tokenizer"):
             again()
     assert (tmp_path / "b" / "tokenizer.json").read_text() == kept
@@ -100,18 +112,22 @@ def test_what_is_filled_in_does_not_see_padding(pretrained):
     tokens = trained.task.source.encode(["It was [MASK]."])
     n = int((tokens[0] != 0).sum())
     assert n < tokens.shape[1] and 1 in tokens
-    np.testing.assert_allclose(trained.predict(tokens)[:, :n], trained.predict(tokens[:, :n]), atol=1e-5)
+    np.testing.assert_allclose(trained.predict(tokens)[:, :n], trained.predict(tokens[:, :n]),
+                               atol=1e-5)
 
 
 def test_linear_probe_trains_the_head_alone(pretrained, tmp_path):
-    run("vit", tmp_path, init_from=str(pretrained / "image"), **{"optimizer.freeze": ("(?!head/).*",)})
+    run("vit", tmp_path, init_from=str(pretrained / "image"),
+        **{"optimizer.freeze": ("(?!head/).*",)})
     before, after = restore(pretrained / "image").params, restore(tmp_path).params
-    np.testing.assert_array_equal(before["block0"]["mlp"]["up"]["kernel"], after["block0"]["mlp"]["up"]["kernel"])
+    np.testing.assert_array_equal(before["block0"]["mlp"]["up"]["kernel"],
+                                  after["block0"]["mlp"]["up"]["kernel"])
     assert np.abs(after["head"]["kernel"]).max() > 0
 
 
 def test_layer_decay_by_hand():
-    """Two blocks at decay 1/2: embeddings an eighth, the blocks a quarter and a half, norm and head in full."""
+    """With two blocks at decay 1/2, embeddings learn at an eighth, blocks at a quarter and a half,
+    norm and head in full."""
     config, task_file = config_of("vit", **{"optimizer.layer_decay": 0.5})
     exp = assemble(config, task_file, mesh_of(1))
     rules = by_layer(0.5, exp.abstract.params, "layer_decay")
@@ -119,16 +135,21 @@ def test_layer_decay_by_hand():
     config.optimizer = dict(name="sgd", learning_rate=1.0, layer_decay=0.5)
     exp = assemble(config, task_file, mesh_of(1))
     params = exp.fresh_state().params
-    updates, _ = exp.optimizer.update(jax.tree.map(jnp.ones_like, params), exp.optimizer.init(params), params)
-    sizes = {name: {float(-u.min()), float(-u.max())} for name, u in updates.items() if not isinstance(u, dict)} | {
-        name: {float(-leaf.min()) for leaf in jax.tree.leaves(u)} for name, u in updates.items() if isinstance(u, dict)}
-    assert sizes == {"cls": {1 / 8}, "position": {1 / 8}, "patch": {1 / 8}, "block0": {1 / 4}, "block1": {1 / 2}, "norm": {1.0},
+    updates, _ = exp.optimizer.update(jax.tree.map(jnp.ones_like, params),
+                                      exp.optimizer.init(params), params)
+    sizes = {name: {float(-u.min()), float(-u.max())} for name, u in updates.items()
+             if not isinstance(u, dict)} | {
+        name: {float(-leaf.min()) for leaf in jax.tree.leaves(u)} for name, u in updates.items()
+        if isinstance(u, dict)}
+    assert sizes == {"cls": {1 / 8}, "position": {1 / 8}, "patch": {1 / 8}, "block0": {1 / 4},
+                     "block1": {1 / 2}, "norm": {1.0},
                      "head": {1.0}}
 
 
 def test_layer_decay_needs_layers():
     config, task_file = config_of("poly", **{"optimizer.layer_decay": 0.5})
-    with pytest.raises(UserError, match="config.optimizer.layer_decay = 0.5: expected .* found 0 blocks"):
+    with pytest.raises(UserError,
+                       match="config.optimizer.layer_decay = 0.5: expected .* found 0 blocks"):
         assemble(config, task_file, mesh_of(1))
 
 
@@ -137,14 +158,16 @@ def test_a_person_can_look(pretrained):
     assert picture.shape[:2] == (8 * 32, 3 * 32)
     original, seen, made = np.split(picture[:32, :, :3], 3, axis=1)
     visible = np.abs(original - seen).max(-1) < 1e-6
-    assert visible.mean() == pytest.approx(0.25, abs=0.02) and np.abs(original - made)[visible].max() < 1e-6
+    assert visible.mean() == pytest.approx(0.25, abs=0.02)
+    assert np.abs(original - made)[visible].max() < 1e-6
     assert "[MASK]" in (pretrained / "text" / "predictions.txt").read_text()
 
 
-# ---------------------------------------------------------------------------------------------------------- neighbours
+# --------------------------------------------------------------------------------------- neighbours
 
 def test_votes_by_hand():
-    """One neighbour at similarity 1 outweighs two at 0.9 of another class: exp(1 / 0.07) > 2 exp(0.9 / 0.07)."""
+    """One neighbour at similarity 1 outweighs two at 0.9 of another class: exp(1 / 0.07) > 2
+    exp(0.9 / 0.07)."""
     known = jnp.array([[1.0, 0.0], [0.9, 0.19 ** 0.5], [0.9, 0.19 ** 0.5], [-1.0, 0.0]])
     labels, query = jnp.array([2, 1, 1, 0]), jnp.array([[1.0, 0.0]])
     assert vote(query, known, labels, 3, 3).tolist() == [2]
@@ -152,10 +175,13 @@ def test_votes_by_hand():
 
 
 def test_neighbours_of_themselves(pretrained):
-    """The nearest neighbour of a training row is itself; of other noise, chance."""
-    found = knn(pretrained / "image", "cifar10", "train[:100]", "train[:100]", k=1)
-    assert found["train[:100]/knn_accuracy"] == 1.0 and found["rows"] == 100
-    out = done(command("knn", f"--workdir={pretrained}/text", "--name=imdb", "--train=train[:100]", "--on=train[:50]", "--k=1"))
-    assert json.loads(out)["train[:50]/knn_accuracy"] > 0.9      # a few paragraphs begin with the same 30 tokens
-    unlabelled = command("knn", f"--workdir={pretrained}/text", "--name=imdb_packed", "--train=train", "--on=train")
+    """The nearest neighbour of a training row is itself."""
+    metrics = knn(pretrained / "image", "cifar10", "train[:100]", "train[:100]", k=1)
+    assert metrics["train[:100]/knn_accuracy"] == 1.0 and metrics["rows"] == 100
+    out = done(command("knn", f"--workdir={pretrained}/text", "--name=imdb", "--train=train[:100]",
+                       "--on=train[:50]", "--k=1"))
+    # a few paragraphs begin with the same 30 tokens
+    assert json.loads(out)["train[:50]/knn_accuracy"] > 0.9
+    unlabelled = command("knn", f"--workdir={pretrained}/text", "--name=imdb_packed",
+                         "--train=train", "--on=train")
     refused(unlabelled, "without labels")

@@ -1,4 +1,5 @@
-"""metrics.jsonl where nothing can be appended to: an object store, played by one in memory that refuses it. The status line."""
+"""metrics.jsonl in an object store, which refuses to append (a store in memory stands in), and the
+status line."""
 import json
 
 from etils import epath
@@ -10,7 +11,7 @@ from karpjax.run import metrics, progress
 
 
 class ObjectStore(MemoryFileSystem):
-    """Objects are written whole, and are there when their file is closed."""
+    """A store whose objects are written whole and exist once their file is closed."""
     protocol = ("gcs", "gs")
     store, pseudo_dirs = {}, [""]
 
@@ -49,7 +50,10 @@ def test_the_store_refuses_to_append(workdir):
 
 
 def test_nothing_is_lost_or_doubled(workdir):
-    """Rows are there when a save follows them (flush); what came after the checkpoint is dropped when the run goes on."""
+    """Rows exist once a save follows them (flush).
+
+    A resume drops the rows that came after its checkpoint.
+    """
     first = metrics.Writer(workdir)
     for step in range(1, 5):
         first.write({"step": step, "train/loss": 1.0 / step})
@@ -65,12 +69,14 @@ def test_nothing_is_lost_or_doubled(workdir):
 
 
 def test_the_status_line_where_there_is_no_terminal(capsys, monkeypatch):
-    """A line now and then: what the bar would show."""
+    """Without a terminal a line now and then shows what the bar would."""
     monkeypatch.setattr(progress.Progress, "EVERY", 0.0)
-    shown = progress.Progress(steps=8, start=0, examples_per_step=64, training=progress.Clock(), waiting=progress.Clock())
+    shown = progress.Progress(steps=8, start=0, examples_per_step=64, training=progress.Clock(),
+                              waiting=progress.Clock())
     row = {"train/loss": 0.25, "time/examples_per_s": 3200.0, "time/data_wait": 0.125}
     shown.show(4, row, slowest=(3, 1.5))
-    assert capsys.readouterr().out == ("step 4: loss 0.25, examples_per_s 3200, 20 ms a step, data wait 12%, "
+    assert capsys.readouterr().out == (
+        "step 4: loss 0.25, examples_per_s 3200, 20 ms a step, data wait 12%, "
                                        "slowest process 3 (1.5 s of data wait)\n")
     monkeypatch.setattr(progress.Progress, "EVERY", 60.0)
     shown.show(5, row)

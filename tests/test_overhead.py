@@ -1,6 +1,7 @@
-"""The shared step is the step one writes by hand: the same heavy operations, and a short list of light ones.
+"""The shared step equals a step by hand: the same heavy operations, and a short list of light ones.
 
-Compared is what XLA compiles for the digits CNN: its step against experiments/overhead/bare.py. For times see there.
+The test compares what XLA compiles for the digits CNN: its step against
+experiments/overhead/bare.py, which also has the times.
 """
 import collections
 import json
@@ -17,9 +18,11 @@ import pytest
 from experiments.overhead import bare
 from karpjax.run.experiment import assemble
 
-LARGE = 1000  # elements; a fusion of so many is one pass over an activation, a gradient, a kernel or its moments
+# elements; a fusion of so many is one pass over an activation, a gradient, a kernel or its moments
+LARGE = 1000
 MAY_DIFFER = {
-    # Is everything finite, and if not the old state; a reduce of many is a reduce-window on the CPU.
+    # Is everything finite, and if not the old state; a reduce of many is a reduce-window on the
+    # CPU.
     "is-finite", "and", "select", "compare", "reduce", "reduce-window", "concatenate",
     # Totals over counts, with weights; and what of it XLA computes again in the fusion next door.
     "add", "subtract", "multiply", "divide", "negate", "maximum", "convert",
@@ -29,40 +32,56 @@ OPERATION = re.compile(r"^\s+(?:ROOT )?\S+ = (.*?) ([a-z][\w-]*)\(")
 
 
 def operations(hlo: str) -> collections.Counter:
-    """{opcode: number} in all computations of a program's text; "large fusion" stands apart."""
-    found = collections.Counter()
-    for result, opcode in filter(None, (match and match.groups() for match in map(OPERATION.match, hlo.splitlines()))):
-        sizes = [math.prod(map(int, filter(None, shape.split(",")))) for shape in re.findall(r"\[([\d,]*)\]", result)]
-        found["large fusion" if opcode == "fusion" and max(sizes, default=0) >= LARGE else opcode] += 1
-    return found
+    """Return {opcode: number} over all computations of a program's text.
+
+    "large fusion" is counted apart.
+    """
+    counts = collections.Counter()
+    for result, opcode in filter(None, (match and match.groups()
+                                        for match in map(OPERATION.match, hlo.splitlines()))):
+        sizes = [math.prod(map(int, filter(None, shape.split(","))))
+                 for shape in re.findall(r"\[([\d,]*)\]", result)]
+        counts["large fusion" if opcode == "fusion" and max(sizes, default=0) >= LARGE
+              else opcode] += 1
+    return counts
 
 
 def unexplained(step, by_hand) -> dict:
-    """{opcode: (by hand, ours)} that differ and may not; arithmetic and memory traffic beyond what the list may cost."""
+    """Return {opcode: (by hand, ours)} that differ and may not.
+
+    Arithmetic and memory traffic are among them if they exceed what the list may cost.
+    """
     ours, theirs = operations(step.as_text()), operations(by_hand.as_text())
-    found = {name: (theirs[name], ours[name]) for name in ours | theirs if theirs[name] != ours[name]}
-    found = {name: counts for name, counts in found.items() if name not in MAY_DIFFER}
+    differing = {name: (theirs[name], ours[name]) for name in ours | theirs
+             if theirs[name] != ours[name]}
+    differing = {name: counts for name, counts in differing.items() if name not in MAY_DIFFER}
     for name, room in (("flops", 1.005), ("bytes accessed", 1.06)):
         costs = by_hand.cost_analysis()[name], step.cost_analysis()[name]
-        found |= {name: costs} if costs[1] > room * costs[0] else {}
-    return found
+        differing |= {name: costs} if costs[1] > room * costs[0] else {}
+    return differing
 
 
 @pytest.fixture(scope="module")
 def experiment():
-    config, task_file = config_of("digits", **{"model.width": 32, "data.batch_size": 64, "ema_decay": 0.0})
+    config, task_file = config_of("digits",
+                                  **{"model.width": 32, "data.batch_size": 64, "ema_decay": 0.0})
     return assemble(config, task_file, mesh_of(1))
 
 
 def batch_of(experiment):
     source = experiment.source
-    first = lambda arrays, state: source.batch(arrays, source.advance(arrays, state.source, state.variables)[1], 0)
+
+    def first(arrays, state):
+        chunk = source.advance(arrays, state.source, state.variables)[1]
+        return source.batch(arrays, chunk, 0)
     return jax.eval_shape(first, source.arrays, experiment.abstract)
 
 
 def compiled(experiment):
-    state = experiment.abstract.replace(source={})  # the batch comes from outside, as in the step by hand
-    return jax.jit(experiment.train_step(), donate_argnums=0).lower(state, batch_of(experiment)).compile()
+    # the batch comes from outside, as in the step by hand
+    state = experiment.abstract.replace(source={})
+    return jax.jit(experiment.train_step(),
+                   donate_argnums=0).lower(state, batch_of(experiment)).compile()
 
 
 @pytest.fixture(scope="module")
@@ -72,32 +91,37 @@ def by_hand(experiment):
 
 
 def test_the_step_has_the_operations_of_a_step_by_hand(experiment, by_hand):
-    assert operations(by_hand.as_text())["convolution"] == 8 and operations(by_hand.as_text())["large fusion"] > 0
+    assert operations(by_hand.as_text())["convolution"] == 8
+    assert operations(by_hand.as_text())["large fusion"] > 0
     assert unexplained(compiled(experiment), by_hand) == {}
 
 
 def test_mutant_second_forward_pass(experiment, by_hand, monkeypatch):
-    """A metric that runs the network again."""
+    """A metric that runs the network again is caught."""
     once = experiment.task.loss
 
     def twice(params, model_state, batch, key):
         losses, metrics, model_state = once(params, model_state, batch, key)
-        return losses, {**metrics, "again": once(params, model_state, batch, None)[0]["xent"]}, model_state
-    monkeypatch.setattr(experiment, "task", type(experiment.task)(experiment.task.model, experiment.source, twice))
+        again = once(params, model_state, batch, None)[0]["xent"]
+        return losses, {**metrics, "again": again}, model_state
+    monkeypatch.setattr(experiment, "task",
+                        type(experiment.task)(experiment.task.model, experiment.source, twice))
     assert {"convolution", "flops"} <= set(unexplained(compiled(experiment), by_hand))
 
 
 def test_mutant_a_pass_over_memory(experiment, by_hand, monkeypatch):
-    """Light operations alone: a moving average nobody asked for."""
+    """Light operations alone are caught: a moving average nobody asked for."""
     monkeypatch.setitem(experiment.config, "ema_decay", 0.9)
-    monkeypatch.setattr(experiment, "abstract", experiment.abstract.replace(ema=experiment.abstract.params))
+    monkeypatch.setattr(experiment, "abstract",
+                        experiment.abstract.replace(ema=experiment.abstract.params))
     assert "bytes accessed" in unexplained(compiled(experiment), by_hand)
 
 
 @pytest.mark.full
 def test_the_study_writes_its_log(tmp_path):
     log = tmp_path / "results.jsonl"
-    done = subprocess.run([sys.executable, "-m", "experiments.overhead.run", "--quick", f"--log={log}"], cwd=ROOT,
+    done = subprocess.run([sys.executable, "-m", "experiments.overhead.run", "--quick",
+                           f"--log={log}"], cwd=ROOT,
                           capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     *rows, summary = map(json.loads, log.read_text().splitlines())

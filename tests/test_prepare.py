@@ -1,4 +1,4 @@
-"""python -m karpjax.prepare: what is read back is what was on disk, and what is wrong with it is said in one line."""
+"""python -m karpjax.prepare: rows read back are the rows on disk, and every fault is one line."""
 import gzip
 import json
 import os
@@ -19,7 +19,8 @@ from karpjax.datasets.formats import prepare
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
-needs_shared = pytest.mark.skipif(not (SHARED / "unpack.py").exists(), reason="KARPJAX_TEST_DATA: no shared data here")
+needs_shared = pytest.mark.skipif(not (SHARED / "unpack.py").exists(),
+                                  reason="KARPJAX_TEST_DATA: no shared data here")
 rng = np.random.default_rng(0)
 
 
@@ -28,11 +29,12 @@ def image_set(n, shape=(6, 5, 3)):
 
 
 def read_back(name, data_dir, split="train", **data):
-    source = kj.sources.images({"name": name, "data_dir": str(data_dir), "train": split, "batch_size": 4, **data})
+    source = kj.sources.images({"name": name, "data_dir": str(data_dir), "train": split,
+                                "batch_size": 4, **data})
     return source.data["train"]["image"], source.data["train"]["label"], source
 
 
-# ---------------------------------------------------------------------------------------- files of each format
+# ----------------------------------------------------------------------------- files of each format
 
 def write_idx(folder, train, test):
     folder.mkdir(exist_ok=True)
@@ -44,9 +46,10 @@ def write_idx(folder, train, test):
 
 
 def write_cifar(folder, images, labels, names="red green blue"):
-    """6 rows in 5 files and a test file of one."""
+    """Write 6 rows: 5 files and a test file of one row each."""
     folder.mkdir(exist_ok=True)
-    rows = np.concatenate([labels[:, None], images.transpose(0, 3, 1, 2).reshape(len(images), -1)], 1)
+    rows = np.concatenate([labels[:, None], images.transpose(0, 3, 1, 2).reshape(len(images), -1)],
+                          1)
     for i, file in enumerate([f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]):
         rows[i:i + 1].tofile(folder / file)
     (folder / "batches.meta.txt").write_text("\n".join(names.split()) + "\n")
@@ -61,12 +64,13 @@ def write_folder(folder, splits=("train", "val"), classes=("ants", "bees"), n=3)
                 Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
 
 
-# ------------------------------------------------------------------------------------------------ what is read back
+# -------------------------------------------------------------------------------- what is read back
 
 def test_idx_keeps_every_row_in_its_place(tmp_path):
     train, test = image_set(11, (6, 5)), image_set(4, (6, 5))
     write_idx(tmp_path / "raw", train, test)
-    report = prepare("idx", tmp_path / "raw", "letters", str(tmp_path / "tfds"), classes=["a", "b", "c"])
+    report = prepare("idx", tmp_path / "raw", "letters", str(tmp_path / "tfds"),
+                     classes=["a", "b", "c"])
     assert report["examples"] == {"train": 11, "test": 4} and report["shape"] == [6, 5, 1]
     images, labels, source = read_back("letters", tmp_path / "tfds")
     assert (images[..., 0] == train[0]).all() and (labels == train[1]).all() and source.classes == 3
@@ -78,45 +82,53 @@ def test_cifar_and_a_name_that_tfds_knows(tmp_path):
     images, labels = image_set(6, (32, 32, 3))
     write_cifar(tmp_path / "raw", images, labels)
     prepare("cifar", tmp_path / "raw", "cifar10", str(tmp_path / "tfds"))
-    found, found_labels, source = read_back("cifar10", tmp_path / "tfds", "train+test")
-    assert (found == images).all() and (found_labels == labels).all() and source.classes == 3
+    read, read_labels, source = read_back("cifar10", tmp_path / "tfds", "train+test")
+    assert (read == images).all() and (read_labels == labels).all() and source.classes == 3
 
 
 def test_npz(tmp_path):
     (images, labels), (more, more_labels) = image_set(7), image_set(2)
-    np.savez_compressed(tmp_path / "set.npz", x_train=images, y_train=labels[:, None], x_test=more, y_test=more_labels)
+    np.savez_compressed(tmp_path / "set.npz", x_train=images, y_train=labels[:, None], x_test=more,
+                        y_test=more_labels)
     prepare("npz", tmp_path / "set.npz", "noise", str(tmp_path / "tfds"))
-    found, found_labels, _ = read_back("noise", tmp_path / "tfds")
-    assert (found == images).all() and (found_labels == labels).all()
+    read, read_labels, _ = read_back("noise", tmp_path / "tfds")
+    assert (read == images).all() and (read_labels == labels).all()
     assert (read_back("noise", tmp_path / "tfds", "test")[0] == more).all()
 
 
 def test_imagefolder(tmp_path):
-    """Pictures of several sizes, one grey and one with a palette; a file that is no picture is left out."""
+    """Pictures of several sizes are read, one grey and one with a palette.
+
+    A file that is no picture is left out.
+    """
     write_folder(tmp_path / "raw", classes=("ants", "bees"))
     Image.fromarray(np.full((8, 8), 77, np.uint8)).save(tmp_path / "raw/train/bees/grey.png")
-    Image.fromarray(np.full((8, 8, 3), 33, np.uint8)).quantize(2).save(tmp_path / "raw/train/ants/palette.gif")
+    Image.fromarray(np.full((8, 8, 3), 33, np.uint8)).quantize(2).save(
+        tmp_path / "raw/train/ants/palette.gif")
     (tmp_path / "raw/train/ants/.DS_Store").write_text("x")
     report = prepare("imagefolder", tmp_path / "raw", "insects", str(tmp_path / "tfds"))
     assert report["examples"] == {"train": 8, "val": 6} and report["classes"] == 2
     images, labels, _ = read_back("insects", tmp_path / "tfds", resize=(8, 8))
     assert images.shape == (8, 8, 8, 3) and (images == images[:, :1, :1, :1]).all()
-    assert sorted(zip(labels.tolist(), images[:, 0, 0, 0].tolist())) == [(0, 5), (0, 15), (0, 25), (0, 33), (1, 77), (1, 105),
-                                                                         (1, 115), (1, 125)]
+    pairs = zip(labels.tolist(), images[:, 0, 0, 0].tolist(), strict=True)
+    assert sorted(pairs) == [(0, 5), (0, 15), (0, 25), (0, 33),
+                             (1, 77), (1, 105), (1, 115), (1, 125)]
     assert labels.tolist() != sorted(labels.tolist())  # not class by class
 
 
 def test_resize_cuts_the_middle_out(tmp_path):
-    """A picture of two halves, 8 high and 16 wide, becomes 4 x 4: the middle square, half of each."""
+    """A picture of two halves, 8 high and 16 wide, becomes 4 x 4: the middle square, half of each.
+    """
     images = np.zeros((1, 8, 16, 1), np.uint8)
     images[:, :, 8:] = 200
     np.savez(tmp_path / "set.npz", x_train=images, y_train=np.zeros(1, np.int64))
     prepare("npz", tmp_path / "set.npz", "halves", str(tmp_path))
-    found = read_back("halves", tmp_path, resize=(4, 4), channels=3)[0]
-    assert found.shape == (1, 4, 4, 3) and (found[0, :, 0] == 0).all() and (found[0, :, 3] == 200).all()
+    resized = read_back("halves", tmp_path, resize=(4, 4), channels=3)[0]
+    assert resized.shape == (1, 4, 4, 3) and (resized[0, :, 0] == 0).all()
+    assert (resized[0, :, 3] == 200).all()
 
 
-# ---------------------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------------------- bad input
 
 
 def empty_class(raw):
@@ -169,25 +181,36 @@ def cifar_with(change=lambda raw: None, labels=(0, 1, 2, 0, 1, 2), **options):
 
 
 def npz_of(**arrays):
-    return lambda file: np.savez(open(file, "wb"), **{"x_train": image_set(4)[0], "y_train": np.arange(4), **arrays})
+    return lambda file: np.savez(open(file, "wb"),
+                                 **{"x_train": image_set(4)[0], "y_train": np.arange(4), **arrays})
 
 
 BAD = {
     "a class without pictures": ("imagefolder", empty_class, r"no picture .* of class wasps"),
-    "other classes in val": ("imagefolder", other_classes, r"only in train: bees; only in val: wasps"),
-    "a truncated picture": ("imagefolder", truncated_picture, r"1\.png: this picture cannot be read"),
+    "other classes in val": ("imagefolder", other_classes,
+                             r"only in train: bees; only in val: wasps"),
+    "a truncated picture": ("imagefolder", truncated_picture,
+                            r"1\.png: this picture cannot be read"),
     "text named png": ("imagefolder", no_picture, r"2\.png: this picture cannot be read"),
     "no train folder": ("imagefolder", no_train, r"expected .*train/CLASS"),
     "wrong magic number": ("idx", idx_with(images_as_labels), r"magic number 2049, found 2051"),
-    "idx cut short": ("idx", idx_with(cut("train-images-idx3-ubyte", 100)), r"expected 150 bytes .* found 84"),
-    "gzip cut short": ("idx", idx_with(cut("train-labels-idx1-ubyte.gz", 20)), r"cannot be unpacked"),
-    "fewer labels than images": ("idx", idx_with(lambda raw: (raw / "t10k-images-idx3-ubyte").write_bytes(
+    "idx cut short": ("idx", idx_with(cut("train-images-idx3-ubyte", 100)),
+                      r"expected 150 bytes .* found 84"),
+    "gzip cut short": ("idx", idx_with(cut("train-labels-idx1-ubyte.gz", 20)),
+                       r"cannot be unpacked"),
+    "fewer labels than images": ("idx",
+                                 idx_with(lambda raw: (raw / "t10k-images-idx3-ubyte").write_bytes(
         struct.pack(">4B3I", 0, 0, 8, 3, 1, 6, 5) + bytes(30))), r"found 2 labels and 1 images"),
-    "no such idx file": ("idx", idx_with(lambda raw: (raw / "t10k-images-idx3-ubyte").unlink()), r"expected a file t10k"),
-    "cifar cut short": ("cifar", cifar_with(cut("data_batch_3.bin", 3000)), r"data_batch_3\.bin: expected rows of 3073 bytes"),
-    "a cifar label too high": ("cifar", cifar_with(labels=(0, 1, 7, 0, 1, 2)), r"expected labels of 0 to 2, found 0 to 7"),
-    "images of floats": ("npz", npz_of(x_train=np.zeros((4, 6, 5, 3), np.float32)), r"expected bytes \(uint8\)"),
-    "a negative label": ("npz", npz_of(y_train=np.array([0, 1, -1, 0])), r"expected labels of 0 and more, found -1"),
+    "no such idx file": ("idx", idx_with(lambda raw: (raw / "t10k-images-idx3-ubyte").unlink()),
+                         r"expected a file t10k"),
+    "cifar cut short": ("cifar", cifar_with(cut("data_batch_3.bin", 3000)),
+                        r"data_batch_3\.bin: expected rows of 3073 bytes"),
+    "a cifar label too high": ("cifar", cifar_with(labels=(0, 1, 7, 0, 1, 2)),
+                               r"expected labels of 0 to 2, found 0 to 7"),
+    "images of floats": ("npz", npz_of(x_train=np.zeros((4, 6, 5, 3), np.float32)),
+                         r"expected bytes \(uint8\)"),
+    "a negative label": ("npz", npz_of(y_train=np.array([0, 1, -1, 0])),
+                         r"expected labels of 0 and more, found -1"),
     "labels of floats": ("npz", npz_of(y_train=np.zeros(4)), r"expected integers"),
     "no labels for a split": ("npz", npz_of(x_test=image_set(4)[0]), r"missing: y_test"),
     "no archive": ("npz", lambda file: file.write_text("x"), r"cannot be read as a NumPy archive"),
@@ -196,7 +219,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_files(case, tmp_path):
-    """One line, and nothing left behind."""
+    """Every fault gives one line and leaves nothing behind."""
     format, write, message = BAD[case]
     write(tmp_path / "raw")
     with pytest.raises(UserError, match=message) as error:
@@ -205,19 +228,23 @@ def test_bad_files(case, tmp_path):
 
 
 @pytest.mark.parametrize("options, message", [
-    (dict(format="imagefolders"), "did you mean 'imagefolder'"), (dict(name="My Set"), "lower-case"),
-    (dict(source="nowhere"), "found nothing"), (dict(format="npz"), "expected a file"), (dict(classes=["a"]), "leave it out")])
+    (dict(format="imagefolders"), "did you mean 'imagefolder'"),
+    (dict(name="My Set"), "lower-case"),
+    (dict(source="nowhere"), "found nothing"), (dict(format="npz"), "expected a file"),
+    (dict(classes=["a"]), "leave it out")])
 def test_bad_options(options, message, tmp_path):
     write_folder(tmp_path / "raw")
-    right = {"format": "imagefolder", "source": tmp_path / "raw", "name": "mine", "data_dir": str(tmp_path / "tfds")}
+    right = {"format": "imagefolder", "source": tmp_path / "raw", "name": "mine",
+             "data_dir": str(tmp_path / "tfds")}
     with pytest.raises(UserError, match=message):
         prepare(**{**right, **options})
 
 
 def test_the_command(tmp_path):
-    """It prints what it wrote, refuses to write it twice, replaces it if told to."""
+    """The command prints what it wrote, refuses to write it twice, and replaces it on request."""
     np.savez(tmp_path / "set.npz", x_train=image_set(4)[0], y_train=np.arange(4))
-    flags = ["--format=npz", f"--from={tmp_path}/set.npz", "--name=mine", f"--data_dir={tmp_path}/tfds"]
+    flags = ["--format=npz", f"--from={tmp_path}/set.npz", "--name=mine",
+             f"--data_dir={tmp_path}/tfds"]
     assert json.loads(done(command("prepare", *flags)).splitlines()[-1])["examples"] == {"train": 4}
     refused(command("prepare", *flags), "already in", "--overwrite")
     np.savez(tmp_path / "set.npz", x_train=image_set(9)[0], y_train=np.zeros(9, np.int32))
@@ -226,12 +253,13 @@ def test_the_command(tmp_path):
     assert [path.name for path in (tmp_path / "tfds").iterdir()] == ["mine"]
 
 
-# ---------------------------------------------------------------------------------------------------------- real data
+# ---------------------------------------------------------------------------------------- real data
 
 @needs_shared
 def test_real_cifar10(tmp_path):
-    """The first rows as in the binary file; a training run reads it by its name."""
-    subprocess.run([sys.executable, SHARED / "unpack.py", "cifar10", "--to", tmp_path], check=True, capture_output=True)
+    """The first rows are those of the binary file. A training run reads the set by its name."""
+    subprocess.run([sys.executable, SHARED / "unpack.py", "cifar10", "--to", tmp_path], check=True,
+                   capture_output=True)
     for file in (tmp_path / "cifar10").glob("*_batch*.bin"):
         file.write_bytes(file.read_bytes()[:100 * 3073])
     prepare("cifar", tmp_path / "cifar10", "cifar10", str(tmp_path / "tfds"))
@@ -244,8 +272,10 @@ def test_real_cifar10(tmp_path):
 @needs_shared
 def test_real_imagefolder(tmp_path):
     report = prepare("imagefolder", SHARED / "hymenoptera", "hymenoptera", str(tmp_path))
-    assert report["examples"] == {split: len([*(SHARED / "hymenoptera" / split).glob("*/*.jpg")]) for split in ("train", "val")}
-    source = kj.sources.images({"name": "hymenoptera", "data_dir": str(tmp_path), "train": "train", "batch_size": 4,
+    assert report["examples"] == {split: len([*(SHARED / "hymenoptera" / split).glob("*/*.jpg")])
+                                  for split in ("train", "val")}
+    source = kj.sources.images({"name": "hymenoptera", "data_dir": str(tmp_path), "train": "train",
+                                "batch_size": 4,
                                 "resize": (64, 64), "on_device": "no"})
     rows = source.first(4)
     assert rows["image"].shape == (4, 64, 64, 3) and rows["image"].std() > 10

@@ -1,4 +1,5 @@
-"""Restoring (G6): from a workdir or a step, the newest or the best, without the task's file, into other models; refusals."""
+"""Restoring (G6): newest, best or a step, without the task's file, into other models, and every
+refusal."""
 import json
 import re
 import shutil
@@ -19,19 +20,20 @@ RECORD = {"path": "tiny.py", "text": TINY}
 
 
 def tiny_config(**values):
-    """tiny.py's config with other values, as in {"model.width": 9}."""
+    """Return tiny.py's config with other values, as in {"model.width": 9}."""
     config = module_from_text("tiny.py", TINY).get_config()
     config.update_from_flattened_dict(values)
     return config
 
 
 def train(workdir, task_file=RECORD, **values):
-    return loop.fit(tiny_config(**values), workdir, task_file=task_file, mesh=sharding.make_mesh(1, devices=jax.devices()[:1]))
+    return loop.fit(tiny_config(**values), workdir, task_file=task_file,
+                    mesh=sharding.make_mesh(1, devices=jax.devices()[:1]))
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Checkpoints 2, 4, 6, 8. The loss falls, so the first has the largest."""
+    """Train a run with checkpoints 2, 4, 6, 8. The loss falls, so the first has the largest."""
     workdir = tmp_path_factory.mktemp("made") / "run"
     train(workdir, eval_every=2, save_every=2, best="max validation/loss")
     return workdir
@@ -48,19 +50,21 @@ def edit_meta(workdir, step: int, change) -> None:
 
 
 def with_text(*pairs):
-    """The task's text in the checkpoint, changed."""
-    return lambda meta: {**meta, "task": {**meta["task"], "text": changed(meta["task"]["text"], *pairs)}}
+    """Return a function that changes the task's text in a checkpoint's meta."""
+    return lambda meta: {**meta,
+                         "task": {**meta["task"], "text": changed(meta["task"]["text"], *pairs)}}
 
 
 def named(params) -> dict:
     return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(params)}
 
 
-# ------------------------------------------------------------------------------------------------- which checkpoint
+# --------------------------------------------------------------------------------- which checkpoint
 
 def test_workdir_step_and_relative_path(made, monkeypatch):
     monkeypatch.chdir(made.parent)
-    runs = [restore(path) for path in (made, str(made), "run", made / "checkpoints", made / "checkpoints" / "8")]
+    runs = [restore(path) for path in (made, str(made), "run", made / "checkpoints",
+                                       made / "checkpoints" / "8")]
     x = np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)
     assert [run.step for run in runs] == [8] * 5
     for run in runs:
@@ -70,16 +74,19 @@ def test_workdir_step_and_relative_path(made, monkeypatch):
 
 
 def test_predict_is_the_model_on_the_trained_parameters(made):
-    """An independent forward pass from the arrays."""
+    """An independent forward pass from the arrays gives the same output."""
     run, x = restore(made), np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)
     p, stats = jax.device_get(run.params), jax.device_get(run.variables["batch_stats"]["norm"])
     hidden = np.maximum(x @ p["hidden0"]["kernel"] + p["hidden0"]["bias"], 0)
-    hidden = (hidden - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * p["norm"]["scale"] + p["norm"]["bias"]
-    np.testing.assert_allclose(run.predict(x), hidden @ p["head"]["kernel"] + p["head"]["bias"], rtol=1e-4, atol=1e-5)
+    hidden = (hidden - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * p["norm"]["scale"] \
+        + p["norm"]["bias"]
+    np.testing.assert_allclose(run.predict(x), hidden @ p["head"]["kernel"] + p["head"]["bias"],
+                               rtol=1e-4, atol=1e-5)
 
 
 def test_best(made):
-    losses = {row["step"]: row["validation/loss"] for row in metrics.read_rows(made) if "validation/loss" in row}
+    losses = {row["step"]: row["validation/loss"] for row in metrics.read_rows(made)
+              if "validation/loss" in row}
     best = max(losses, key=losses.get)
     assert best != 8
     run = restore(made, which="best")
@@ -94,25 +101,29 @@ def test_the_best_is_kept_beside_the_newest(tmp_path):
 def test_best_by_a_metric_that_is_not_there(run):
     for step in (2, 4, 6, 8):
         edit_meta(run, step, lambda meta: {**meta, "metrics": None})
-    with pytest.raises(UserError, match="no checkpoint has the metric 'validation/loss'; restore the newest"):
+    with pytest.raises(UserError,
+                       match="no checkpoint has the metric 'validation/loss'; restore the newest"):
         restore(run, which="best")
 
 
-# --------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 @pytest.mark.parametrize("inside", ["", "empty"])
 def test_no_checkpoint(tmp_path, inside):
     (tmp_path / "empty").mkdir()
     where = tmp_path / (inside or "nothing")
-    with pytest.raises(UserError, match=re.escape(f"{where}: no checkpoint here; expected a workdir with checkpoints/STEP")):
+    with pytest.raises(UserError, match=re.escape(
+            f"{where}: no checkpoint here; expected a workdir with checkpoints/STEP")):
         restore(where)
 
 
 def test_schema_of_the_future(run):
     edit_meta(run, 8, lambda meta: {**meta, "schema": 999})
-    with pytest.raises(UserError, match="checkpoint schema 999, this karpjax knows up to 1; upgrade karpjax"):
+    with pytest.raises(UserError,
+                       match="checkpoint schema 999, this karpjax knows up to 1; upgrade karpjax"):
         restore(run)
-    with pytest.raises(UserError, match="schema 999"):  # the loop must not take it for a damaged one and go on without it
+    # the loop must not take it for a damaged one and go on without it
+    with pytest.raises(UserError, match="schema 999"):
         train(run, eval_every=2, save_every=2, best="max validation/loss", steps=10)
     assert (run / "checkpoints" / "8").exists() and not (run / "damaged").exists()
 
@@ -120,7 +131,8 @@ def test_schema_of_the_future(run):
 def test_renamed_parameter(run):
     edit_meta(run, 8, with_text(('name="head"', 'name="top"')))
     with pytest.raises(UserError, match=re.escape(
-            "names or shapes differ; missing in the checkpoint: ['params/top/bias', 'params/top/kernel']; "
+            "names or shapes differ; missing in the checkpoint: ['params/top/bias', "
+            "'params/top/kernel']; "
             "unexpected in it: ['params/head/bias', 'params/head/kernel']")):
         restore(run)
 
@@ -129,10 +141,13 @@ NO_BIAS = ('Dense(self.classes, ', 'Dense(self.classes, use_bias=False, ')
 
 
 @pytest.mark.parametrize("edit, message", [
-    (('name="norm")(x)', 'name="norm")(nn.Dense(8)(x))'), "missing in the checkpoint: ['params/Dense_0/bias', "
+    (('name="norm")(x)', 'name="norm")(nn.Dense(8)(x))'),
+     "missing in the checkpoint: ['params/Dense_0/bias', "
      "'params/Dense_0/kernel']; unexpected in it: none; of another shape: none"),
-    (NO_BIAS, "missing in the checkpoint: none; unexpected in it: ['params/head/bias']; of another shape: none"),
-    (("Dense(self.classes, ", "Dense(4, "), "unexpected in it: none; of another shape: ['params/head/bias (3,) -> (4,)', "
+    (NO_BIAS, "missing in the checkpoint: none; unexpected in it: ['params/head/bias']; "
+              "of another shape: none"),
+    (("Dense(self.classes, ", "Dense(4, "),
+     "unexpected in it: none; of another shape: ['params/head/bias (3,) -> (4,)', "
      "'params/head/kernel (8, 3) -> (8, 4)']")], ids=["more", "fewer", "larger"])
 def test_more_fewer_and_larger_parameters(run, edit, message):
     edit_meta(run, 8, with_text(edit))
@@ -148,7 +163,8 @@ def test_names_unchecked_would_pass_unseen(run, monkeypatch):
 
 
 def test_damaged_numbers(run):
-    largest = max((run / "checkpoints" / "8" / "state" / "d").iterdir(), key=lambda file: file.stat().st_size)
+    largest = max((run / "checkpoints" / "8" / "state" / "d").iterdir(),
+                  key=lambda file: file.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
@@ -160,19 +176,26 @@ def test_damaged_numbers(run):
 def test_damaged_json(run):
     file = run / "checkpoints" / "8" / "meta" / "metadata"
     file.write_text(file.read_text()[:200])
-    with pytest.raises(UserError, match="checkpoints/8: its JSON cannot be read .*; restore another checkpoint"):
+    with pytest.raises(UserError, match="checkpoints/8: its JSON cannot be read .*; "
+                                        "restore another checkpoint"):
         restore(run)
-    train(run, eval_every=2, save_every=2, best="max validation/loss")  # the loop falls back to step 6 and goes on
+    # the loop falls back to step 6 and goes on
+    train(run, eval_every=2, save_every=2, best="max validation/loss")
     assert restore(run).step == 8 and (run / "damaged" / "8").exists()
 
 
-# --------------------------------------------------------------------------------------------------- the task's file
+# ---------------------------------------------------------------------------------- the task's file
 
 def test_task_that_was_changed_in_a_workdir(run):
-    """Its checkpoints do not fit any more: that is no damage, and no reason to start from the beginning."""
+    """A changed task does not fit its checkpoints.
+
+    This is no damage, and no reason to start from the beginning.
+    """
     text = changed(TINY, ("nn.relu(", "nn.Dense(8)("))
-    with pytest.raises(UserError, match=r"missing in the checkpoint: .*'params/Dense_0/kernel'.*the task was changed"):
-        train(run, task_file={**RECORD, "text": text}, eval_every=2, save_every=2, best="max validation/loss", steps=10)
+    with pytest.raises(UserError, match=r"missing in the checkpoint: .*'params/Dense_0/kernel'.*"
+                                        r"the task was changed"):
+        train(run, task_file={**RECORD, "text": text}, eval_every=2, save_every=2,
+              best="max validation/loss", steps=10)
     assert restore(run).step == 8 and not (run / "damaged").exists()
 
 
@@ -194,7 +217,7 @@ def test_task_module_that_is_gone(tmp_path, monkeypatch):
         restore(tmp_path / "run")
 
 
-# ------------------------------------------------------------------------------------------- starting from another run
+# ------------------------------------------------------------------------ starting from another run
 
 @pytest.mark.parametrize("values, skip, anew", [
     ({"model.layers": 2, "model.classes": 5}, ("head/.*", "hidden1/.*"), ("head/.*", "hidden1/.*")),
@@ -202,23 +225,32 @@ def test_task_module_that_is_gone(tmp_path, monkeypatch):
     ({"model.classes": 5}, (), ("head/.*",)),
     ({}, (), ())], ids=["bigger", "other head, skipped", "other head", "same"])
 def test_start_from_another_run(made, tmp_path, capsys, values, skip, anew):
-    """A learning rate of 0 shows what the run started from; the command's refusals are in test_bad_input.py."""
-    train(tmp_path, **values, **{"init_from": str(made), "init_skip": skip, "optimizer.learning_rate": 0.0, "steps": 1})
-    assert ("head/kernel (8, 3) -> (8, 5) starts anew" in capsys.readouterr().out) == ("model.classes" in values)
+    """A learning rate of 0 shows the weights that the run started from.
+
+    The command's refusals are in test_bad_input.py.
+    """
+    train(tmp_path, **values, **{"init_from": str(made), "init_skip": skip,
+                                 "optimizer.learning_rate": 0.0, "steps": 1})
+    assert ("head/kernel (8, 3) -> (8, 5) reinitialised" in capsys.readouterr().out) == (
+        "model.classes" in values)
     skip = anew
     old, new = named(restore(made).params), named(restore(tmp_path).params)
     shared = {name for name in new if not any(re.fullmatch(pattern, name) for pattern in skip)}
-    assert {name for name in old if name not in shared} == {name for name in old if skip and name.startswith("head/")}
+    assert {name for name in old if name not in shared} == {name for name in old if skip
+                                                            and name.startswith("head/")}
     for name in shared:
         np.testing.assert_array_equal(new[name], old[name])
     assert all(np.isfinite(value).all() for value in new.values()) and len(shared) >= 4
 
 
 @pytest.mark.parametrize("values, skip, message", [
-    ({"model.layers": 2}, (), "missing in the checkpoint: ['hidden1/bias', 'hidden1/kernel']; unexpected in it: none"),
-    ({"model.layers": 0}, (".*norm/.*", "head/.*"), "missing in the checkpoint: none; unexpected in it: ['hidden0/bias', "
+    ({"model.layers": 2}, (),
+     "missing in the checkpoint: ['hidden1/bias', 'hidden1/kernel']; unexpected in it: none"),
+    ({"model.layers": 0}, (".*norm/.*", "head/.*"),
+     "missing in the checkpoint: none; unexpected in it: ['hidden0/bias', "
                                                   "'hidden0/kernel']; of another shape: none"),
-    ({"model.width": 4}, (".*norm.*", "hidden0/kernel"), "of another shape: ['hidden0/bias (8,) -> (4,)']; what is meant to")])
+    ({"model.width": 4}, (".*norm.*", "hidden0/kernel"),
+     "of another shape: ['hidden0/bias (8,) -> (4,)']; what is meant to")])
 def test_start_from_a_run_that_does_not_fit(made, tmp_path, values, skip, message):
     with pytest.raises(UserError, match=re.escape(message)):
         train(tmp_path / "new", **values, init_from=str(made), init_skip=skip)
@@ -227,7 +259,10 @@ def test_start_from_a_run_that_does_not_fit(made, tmp_path, values, skip, messag
 
 @pytest.mark.parametrize("name, on_device", [("digits", "yes"), ("digits", "no")])
 def test_predictions_need_no_data(name, on_device, tmp_path, monkeypatch):
-    """Where the data set is not, the model still predicts; only its evaluation says what is missing."""
+    """A model predicts without its data set.
+
+    Only its evaluation reports that the set is missing.
+    """
     from guarantees.registry import config_of
     config, task_file = config_of(name, steps=4, eval_every=4, **{"data.on_device": on_device})
     loop.fit(config, tmp_path, task_file=task_file)

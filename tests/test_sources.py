@@ -1,4 +1,5 @@
-"""Sources: every order a permutation, every batch a function of the step, evaluation exact."""
+"""Sources: every order is a permutation, every batch a function of the step, and evaluation is
+exact."""
 import collections
 
 import jax
@@ -30,21 +31,25 @@ def test_shuffle_depends_on_key_and_epoch():
 
 
 def test_shuffle_is_uniform():
-    """Over 4,000 epochs each of 12 positions holds each element about equally often, and neighbours are not kept together.
+    """Over 4,000 epochs each of 12 positions holds each element about equally often, and neighbours
+    are not kept together.
 
-    Chi-squared with 121 degrees of freedom (12 x 12 cells, rows and columns fixed): beyond 190 in 1 of 10,000 cases.
+    Chi-squared with 121 degrees of freedom (12 x 12 cells, rows and columns fixed): beyond 190 in 1
+    of 10,000 cases.
     """
     n, epochs = 12, 4000
     epoch = jnp.repeat(jnp.arange(epochs, dtype=jnp.uint32), n)
-    order = np.asarray(shuffled(jnp.tile(jnp.arange(n, dtype=jnp.uint32), epochs), epoch, jax.random.key(1), n)).reshape(-1, n)
+    order = np.asarray(shuffled(jnp.tile(jnp.arange(n, dtype=jnp.uint32), epochs), epoch,
+                                jax.random.key(1), n)).reshape(-1, n)
     cells = np.stack([np.bincount(order[:, p], minlength=n) for p in range(n)])
     assert ((cells - epochs / n) ** 2 / (epochs / n)).sum() < 190
-    follows = np.mean(np.diff(order, axis=1) == 1)  # element k + 1 right after k: 1 / n of the pairs
+    # element k + 1 right after k: 1 / n of the pairs
+    follows = np.mean(np.diff(order, axis=1) == 1)
     assert abs(follows - 1 / n) < 0.01
 
 
 def draws(source, steps):
-    """The label column of the batches of some steps."""
+    """Yield the label column of the batches of some steps."""
     state = source.init(jax.random.key(0))
     begin, batch = jax.jit(source.advance), jax.jit(source.batch)
     for _ in range(steps):
@@ -53,8 +58,9 @@ def draws(source, steps):
 
 
 def test_arrays_epochs_run_across_batches():
-    source = kj.sources.arrays({"x": np.arange(10.0, dtype=np.float32), "label": np.arange(10)}, batch_size=4)
-    labels = np.concatenate([b["label"] for b in draws(source, 10)])           # 40 draws: 4 epochs of 10
+    source = kj.sources.arrays({"x": np.arange(10.0, dtype=np.float32), "label": np.arange(10)},
+                               batch_size=4)
+    labels = np.concatenate([b["label"] for b in draws(source, 10)])  # 40 draws: 4 epochs of 10
     for epoch in labels.reshape(4, 10):
         assert sorted(epoch) == list(range(10))
     assert len({tuple(e) for e in labels.reshape(4, 10)}) == 4
@@ -64,37 +70,46 @@ def test_arrays_epochs_run_across_batches():
 
 def test_arrays_larger_batch_than_set():
     source = kj.sources.arrays({"label": np.arange(3)}, batch_size=8)
-    assert max(collections.Counter(np.concatenate([b["label"] for b in draws(source, 3)]).tolist()).values()) == 8
+    assert max(collections.Counter(
+        np.concatenate([b["label"] for b in draws(source, 3)]).tolist()).values()) == 8
 
 
 def test_augmentation_is_keyed_by_draw():
-    """The same example in another draw is augmented otherwise; the same draw always alike."""
-    noise = lambda example, key: {**example, "x": example["x"] + jax.random.normal(key)}
+    """The same example in another draw is augmented otherwise, the same draw always alike."""
+    def noise(example, key):
+        return {**example, "x": example["x"] + jax.random.normal(key)}
+
     source = kj.sources.arrays({"x": np.zeros(2, np.float32)}, batch_size=4, augment=noise)
     first, again = [np.concatenate([b["x"] for b in draws(source, 3)]) for _ in range(2)]
     assert len(set(first.tolist())) == 12 and (first == again).all()
 
 
 def test_rows_know_their_record_and_epoch():
-    """On the device and from the host: which row of the data set a draw is, and how many epochs came before it."""
+    """A draw, on the device or from the host, knows its row of the data set and the epochs before
+    it."""
     columns = {"label": np.arange(10) * 7}
     records = [{"label": np.int64(value)} for value in columns["label"]]
     host = kj.sources.Loader(records, batch_size=4)
-    for batches in ([*draws(kj.sources.arrays(columns, batch_size=4), 6)], [host.next_batch(step, 0) for step in range(6)]):
-        joined = {name: np.concatenate([b[name] for b in batches]) for name in ("label", "row", "epoch")}
-        assert (joined["label"] == 7 * joined["row"]).all() and joined["epoch"].tolist() == [0] * 10 + [1] * 10 + [2] * 4
+    for batches in ([*draws(kj.sources.arrays(columns, batch_size=4), 6)],
+                    [host.next_batch(step, 0) for step in range(6)]):
+        joined = {name: np.concatenate([b[name] for b in batches])
+                  for name in ("label", "row", "epoch")}
+        assert (joined["label"] == 7 * joined["row"]).all()
+        assert joined["epoch"].tolist() == [0] * 10 + [1] * 10 + [2] * 4
     assert (host.first(3)["label"] == [0, 7, 14]).all()
 
 
 def test_mixing_sees_the_whole_batch():
-    """After augmentation, in training alone, with a key a draw."""
+    """Mixing comes after augmentation, in training alone, with one key for each draw."""
     seen = []
 
     def mix(batch, keys):
         seen.append(keys.shape)
         return {**batch, "x": batch["x"] + batch["x"][::-1]}
-    source = kj.sources.arrays({"x": np.arange(4.0, dtype=np.float32)}, batch_size=4, mix=mix, splits={
-        "test": {"x": np.ones(4, np.float32)}}, augment=lambda example, key: {**example, "x": 10 * example["x"]})
+    source = kj.sources.arrays({"x": np.arange(4.0, dtype=np.float32)}, batch_size=4,
+                               mix=mix, splits={
+        "test": {"x": np.ones(4, np.float32)}},
+                               augment=lambda example, key: {**example, "x": 10 * example["x"]})
     batch = next(draws(source, 1))
     assert (batch["x"] == batch["x"][::-1]).all() and batch["x"].sum() == 2 * 60 and seen[0] == (4,)
     assert (next(source.eval_batches("test"))["x"] == 1).all()
@@ -112,22 +127,25 @@ def test_evaluation_is_exact_whatever_the_batch(batch_size):
     source = kj.sources.arrays({"x": x}, batch_size=batch_size, splits={"test": {"x": x}})
 
     def loss(params, model_state, batch, key):
-        return {"a": kj.mean(batch["x"][:, 0], batch["weight"]), "b": kj.mean(batch["x"] ** 2, batch["weight"])}, {}, {}
+        return {"a": kj.mean(batch["x"][:, 0], batch["weight"]),
+                "b": kj.mean(batch["x"] ** 2, batch["weight"])}, {}, {}
     task = kj.Task(MLP(8, 1, 2), source, loss, inputs="x")
-    found = make_evaluator(task, sharding.make_mesh())({"params": {"w": jnp.zeros(1)}}, "test")
-    np.testing.assert_allclose([found["a"], found["b"], found["loss"]],
-                               [x[:, 0].mean(), (x**2).mean(), x[:, 0].mean() + (x**2).mean()], rtol=1e-5)
+    metrics = make_evaluator(task, sharding.make_mesh())({"params": {"w": jnp.zeros(1)}}, "test")
+    np.testing.assert_allclose([metrics["a"], metrics["b"], metrics["loss"]],
+                               [x[:, 0].mean(), (x**2).mean(), x[:, 0].mean() + (x**2).mean()],
+                               rtol=1e-5)
 
 
 def test_host_source_holds_no_more_than_asked():
-    """Records read never run further ahead of the step than `ahead` batches and what the threads have in hand."""
+    """Reads run ahead of the step by at most `ahead` batches and what the threads have in hand."""
     read = []
 
     class Records(list):
         def __getitem__(self, i):
             read.append(i)
             return super().__getitem__(i)
-    source = kj.sources.Loader(Records({"x": np.float32(i)} for i in range(64)), batch_size=4, ahead=2, threads=2)
+    source = kj.sources.Loader(Records({"x": np.float32(i)} for i in range(64)), batch_size=4,
+                               ahead=2, threads=2)
     read.clear()
     for step in range(3):
         batch = source.next_batch(step, seed=0)
@@ -136,10 +154,13 @@ def test_host_source_holds_no_more_than_asked():
 
 
 def test_host_source_is_a_function_of_the_step():
-    make = lambda: kj.sources.Loader([{"x": np.float32(i)} for i in range(10)], batch_size=4)
+    def make():
+        return kj.sources.Loader([{"x": np.float32(i)} for i in range(10)], batch_size=4)
+
     straight, jumped = make(), make()
     batches = [straight.next_batch(step, 3)["x"] for step in range(6)]
-    assert (jumped.next_batch(4, 3)["x"] == batches[4]).all() and (jumped.next_batch(5, 3)["x"] == batches[5]).all()
+    assert (jumped.next_batch(4, 3)["x"] == batches[4]).all()
+    assert (jumped.next_batch(5, 3)["x"] == batches[5]).all()
     assert sorted(np.concatenate(batches)[:10]) == list(range(10))
     assert (make().next_batch(4, 4)["x"] != batches[4]).any()  # another seed, another order
 
@@ -147,9 +168,11 @@ def test_host_source_is_a_function_of_the_step():
 def test_digits_splits():
     from karpjax.datasets.tfds import open_split, prepared_builder
     builder = prepared_builder("digits")
-    sizes = {split: len(open_split(builder, split)) for split in ("train", "validation", "test", "train[:10%]")}
+    sizes = {split: len(open_split(builder, split))
+             for split in ("train", "validation", "test", "train[:10%]")}
     assert sizes == {"train": 1297, "validation": 200, "test": 300, "train[:10%]": 130}
-    train, validation, test = ({row["image"].tobytes() for row in open_split(builder, split)} for split in builder.info.splits)
+    train, validation, test = ({row["image"].tobytes() for row in open_split(builder, split)}
+                               for split in builder.info.splits)
     assert not train & test and not train & validation and not validation & test
 
 

@@ -1,4 +1,4 @@
-"""What a start imports, TensorBoard's files, and the cache of compiled programs."""
+"""A start: the modules it imports, TensorBoard's files, and the cache of compiled programs."""
 import math
 import os
 import re
@@ -18,7 +18,8 @@ import pytest
 from karpjax.core import settings
 from karpjax.run import checkpoint, compile_cache, metrics, tensorboard
 
-LATER = ("scipy", "grain", "orbax", "tensorflow_datasets", "matplotlib", "tqdm", "tensorboardX", "torch", "tensorboard")
+LATER = ("scipy", "grain", "orbax", "tensorflow_datasets", "matplotlib", "tqdm", "tensorboardX",
+         "torch", "tensorboard")
 COUNT = """
 import atexit, collections, jax
 seen = collections.Counter()
@@ -46,10 +47,12 @@ def test_mutant_an_import_is_seen():
 
 # ----------------------------------------------------------------------- TensorBoard
 def test_a_public_reader_reads_the_events(tmp_path):
-    """tensorboardX's messages and checksums, which know nothing of karpjax's."""
-    proto, crc = pytest.importorskip("tensorboardX.proto.event_pb2"), pytest.importorskip("tensorboardX.record_writer")
+    """tensorboardX's messages and checksums, which know nothing of karpjax's, read the events."""
+    proto = pytest.importorskip("tensorboardX.proto.event_pb2")
+    crc = pytest.importorskip("tensorboardX.record_writer")
     rows = [{"step": 0, "train/loss": 0.1, "ein Maß": -3, "said": "no number", "gone": None},
-            {"step": 300_000, "train/loss": 1e300, "on": True, **{f"many/{i}": float(i) for i in range(40)}}]
+            {"step": 300_000, "train/loss": 1e300, "on": True,
+             **{f"many/{i}": float(i) for i in range(40)}}]
     writer = metrics.Writer(tmp_path)
     for row in rows:
         writer.write(row)
@@ -63,29 +66,38 @@ def test_a_public_reader_reads_the_events(tmp_path):
         assert struct.unpack("<I", rest[length:length + 4])[0] == crc.masked_crc32c(rest[:length])
         events.append(proto.Event.FromString(rest[:length]))
         data = rest[length + 4:]
-    assert events[0].file_version == "brain.Event:2" and all(event.wall_time > 1e9 for event in events)
+    assert events[0].file_version == "brain.Event:2"
+    assert all(event.wall_time > 1e9 for event in events)
     with np.errstate(over="ignore"):
         wanted = [(row["step"], {name: float(np.float32(value)) for name, value in row.items()
-                                 if name != "step" and isinstance(value, (int, float))}) for row in rows]
-    assert [(e.step, {v.tag: v.simple_value for v in e.summary.value}) for e in events[1:]] == wanted
+                                 if name != "step" and isinstance(value, (int, float))})
+                  for row in rows]
+    assert [(e.step, {v.tag: v.simple_value for v in e.summary.value})
+            for e in events[1:]] == wanted
 
 
 def test_the_checksum_is_that_of_the_standard():
-    """RFC 3720, B.4: 32 bytes of zeros; rotated by 15 bits and shifted, as TFRecord has it."""
+    """The checksum of 32 zero bytes is RFC 3720's (B.4), rotated by 15 bits and shifted as TFRecord
+    does."""
     crc = 0x8A9136AA
-    assert tensorboard.masked_crc(bytes(32)) == struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+    assert tensorboard.masked_crc(bytes(32)) == struct.pack(
+        "<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-# ----------------------------------------------------------------------- the cache of compiled programs
+# ------------------------------------------------------------------- the cache of compiled programs
 def start(workdir, caches, *flags, path="") -> tuple:
-    """(loaded from the cache, kept in it, rows, checksums of the whole state) of a run of tiny.py."""
+    """Run tiny.py and return (programs loaded from the cache, programs kept in it, rows, checksums
+    of the whole state)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("JAX_COMPILATION_CACHE_DIR")
         patch.setenv("XDG_CACHE_HOME", str(caches))
-        result = command("train", "--config=tests/tiny.py", f"--workdir={workdir}", *flags, before=COUNT, path=path)
+        result = command("train", "--config=tests/tiny.py", f"--workdir={workdir}", *flags,
+                         before=COUNT, path=path)
     loaded, kept = map(int, re.search(r"^loaded (\d+) kept (\d+)$", done(result), re.M).groups())
-    rows = [{name: value for name, value in row.items() if not name.startswith("time/")} for row in metrics.read_rows(workdir)]
-    return loaded, kept, rows, checkpoint.read_meta(checkpoint.find(workdir, "newest"))["fingerprint"]
+    rows = [{name: value for name, value in row.items() if not name.startswith("time/")}
+            for row in metrics.read_rows(workdir)]
+    return loaded, kept, rows, checkpoint.read_meta(checkpoint.find(workdir, "newest"))[
+        "fingerprint"]
 
 
 def entries(caches) -> list:
@@ -94,7 +106,7 @@ def entries(caches) -> list:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    """(the user's cache folder, what start returned) of a first start, with all defaults."""
+    """Return (the user's cache folder, what start returned) of a first start with all defaults."""
     folder = tmp_path_factory.mktemp("first")
     return folder / "caches", start(folder / "run", folder / "caches")
 
@@ -102,40 +114,53 @@ def first(tmp_path_factory):
 def test_a_second_start_compiles_nothing_and_gives_the_same_bits(first, tmp_path):
     caches, (loaded, kept, *numbers) = first
     assert kept > 5 and len(entries(caches)) == kept
-    assert len({path.parent for path in entries(caches)}) == 1 and entries(caches)[0].parent.stat().st_mode & 0o077 == 0
+    assert len({path.parent for path in entries(caches)}) == 1
+    assert entries(caches)[0].parent.stat().st_mode & 0o077 == 0
     again = start(tmp_path / "run", caches)
     assert again[0] >= kept and again[1] == 0 and [*again[2:]] == numbers
 
 
 def test_switched_off_and_without_torch(first, tmp_path):
-    """The same bits from programs that no cache has seen; torch is not imported where it is installed (here it tells)."""
+    """Programs that no cache has seen give the same bits.
+
+    An installed torch is not imported: a fake one would leave a file.
+    """
     fake = tmp_path / "path"
     for name in ("torch", "tensorboard", "tensorboardX"):
         (fake / name).mkdir(parents=True)
-        (fake / name / "__init__.py").write_text(f"open({str(tmp_path / name)!r}, 'w').close()\nraise ImportError('blocked')\n")
+        (fake / name / "__init__.py").write_text(
+            f"open({str(tmp_path / name)!r}, 'w').close()\nraise ImportError('blocked')\n")
     off = start(tmp_path / "run", tmp_path / "caches", "--config.compile_cache=off", path=fake)
     assert off == (0, 0, *first[1][2:])
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
     assert not (tmp_path / "caches" / "karpjax").exists()
-    assert not [path.name for path in tmp_path.iterdir() if path.name in ("torch", "tensorboard", "tensorboardX")]
+    assert not [path.name for path in tmp_path.iterdir()
+                if path.name in ("torch", "tensorboard", "tensorboardX")]
 
 
 def test_damaged_entries_are_compiled_anew(first, tmp_path):
-    """Cut short, emptied, overwritten, one bit turned: the run ends, with the same numbers; the next start removes them."""
-    caches = tmp_path / "caches"  # jax's key has the folder's name in it: these must take the place of the first start's
+    """A run with damaged entries ends with the same numbers, and the next start removes them.
+
+    The damage: cut short, emptied, overwritten, one bit turned.
+    """
+    # jax's key has the folder's name in it: these must take the place of the first start's
+    caches = tmp_path / "caches"
     first[0].rename(caches)
     shutil.copytree(caches, first[0])
     for i, path in enumerate(entries(first[0])):
         data = path.read_bytes()
-        turned = bytes([*data[:len(data) // 2], data[len(data) // 2] ^ 16, *data[len(data) // 2 + 1:]])
+        turned = bytes([*data[:len(data) // 2], data[len(data) // 2] ^ 16,
+                        *data[len(data) // 2 + 1:]])
         path.write_bytes([data[:len(data) // 2], b"", b"x" * len(data), turned][i % 4])
     base = first[0] / "karpjax" / "compiled"
-    os.utime(base / ".swept", (9e9, 9e9))  # as if damaged after they were looked at: jax itself must cope
+    # as if damaged after they were looked at: jax itself must cope
+    os.utime(base / ".swept", (9e9, 9e9))
     damaged = {path: path.read_bytes() for path in entries(first[0])}
     try:
         loaded, _, *numbers = start(tmp_path / "run", first[0])
         assert loaded == 0 and numbers == [*first[1][2:]]
-        assert {path: path.read_bytes() for path in entries(first[0])} == damaged  # found, and left as they were
+        # found, and left as they were
+        assert {path: path.read_bytes() for path in entries(first[0])} == damaged
         os.utime(base / ".swept", (0, 0))
         compile_cache.sweep(base, compile_cache.LIMIT)
         assert not entries(first[0])
@@ -146,7 +171,7 @@ def test_damaged_entries_are_compiled_anew(first, tmp_path):
 
 @pytest.fixture
 def told(tmp_path, monkeypatch):
-    """What compile_cache.start tells jax, which was told nothing before."""
+    """Return what compile_cache.start tells jax, which was told nothing before."""
     told = {}
     config = types.SimpleNamespace(jax_compilation_cache_dir=None, update=told.__setitem__)
     monkeypatch.setattr(compile_cache, "jax", types.SimpleNamespace(config=config))
@@ -159,13 +184,14 @@ def test_switches(told, tmp_path):
     for off in ("", "off"):
         compile_cache.start(off)
         assert not told
-    for choice, folder in (("auto", tmp_path / "caches" / "karpjax" / "compiled"), (str(tmp_path / "own"), tmp_path / "own")):
+    for choice, folder in (("auto", tmp_path / "caches" / "karpjax" / "compiled"),
+                           (str(tmp_path / "own"), tmp_path / "own")):
         compile_cache.start(choice)
         assert told["jax_compilation_cache_dir"] == f"{folder}/kind" and (folder / "kind").is_dir()
 
 
 def test_a_folder_that_jax_was_told_of_wins(told, tmp_path):
-    """By JAX_COMPILATION_CACHE_DIR, or by the program that calls karpjax."""
+    """A folder from JAX_COMPILATION_CACHE_DIR, or from the program that calls karpjax, is kept."""
     compile_cache.jax.config.jax_compilation_cache_dir = "theirs"
     compile_cache.start("auto")
     compile_cache.start(str(tmp_path / "own"))
@@ -179,18 +205,24 @@ def test_a_cache_folder_that_cannot_be_made(told, tmp_path):
 
 
 def test_a_cache_folder_that_cannot_be_written_is_read(told, monkeypatch):
-    """Said to jax by a time that no compilation takes: it would warn of every program that it could not keep."""
+    """A read-only folder gets a minimum time that no compilation takes.
+
+    Otherwise jax would warn of every program.
+    """
     for writable, seconds in ((True, 0.0), (False, math.inf)):
-        monkeypatch.setattr(compile_cache.os, "access", lambda folder, how, writable=writable: writable)
+        monkeypatch.setattr(compile_cache.os, "access",
+                            lambda folder, how, writable=writable: writable)
         compile_cache.start("auto")
-        assert told["jax_compilation_cache_dir"] and told["jax_persistent_cache_min_compile_time_secs"] == seconds
+        assert told["jax_compilation_cache_dir"]
+        assert told["jax_persistent_cache_min_compile_time_secs"] == seconds
 
 
 def test_without_a_home(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored
     monkeypatch.setenv("HOME", "/a/home")
     assert compile_cache.user_folder() == "/a/home/.cache/karpjax/compiled"
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # neither HOME nor an entry of the user's
+    # neither HOME nor an entry of the user's
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     with pytest.raises(OSError):
         os.makedirs(compile_cache.user_folder())
 
@@ -203,14 +235,16 @@ def test_the_key_separates_what_must_not_be_shared(tmp_path, monkeypatch):
     keys.append(compile_cache.key())
     monkeypatch.setattr(compile_cache, "cpu", lambda: "another")
     keys.append(compile_cache.key())
-    assert len(set(keys)) == 4 and all(key.startswith("cpu-") for key in keys) and keys[-1] == compile_cache.key()
+    assert len(set(keys)) == 4 and all(key.startswith("cpu-") for key in keys)
+    assert keys[-1] == compile_cache.key()
 
 
 def test_a_cpu_is_known_by_its_model_and_features(tmp_path):
     text = ("processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu avx2\ncpu MHz\t\t: {}\n\n"
             "processor\t: 1\nmodel name\t: Some CPU\n")
     told = []
-    for changed in (text.format(2000), text.format(3000), text.format(2000).replace("avx2", "avx2 avx512f"),
+    for changed in (text.format(2000), text.format(3000),
+                    text.format(2000).replace("avx2", "avx2 avx512f"),
                     text.format(2000).replace("Some", "Other")):
         (tmp_path / "cpuinfo").write_text(changed)
         told.append(compile_cache.cpu(tmp_path / "cpuinfo"))
@@ -219,9 +253,15 @@ def test_a_cpu_is_known_by_its_model_and_features(tmp_path):
 
 
 def test_the_least_recently_used_go_first(tmp_path):
-    """Over all kinds of machines together; what is not an entry stays, torn or old."""
-    entry = lambda kind, name: f"cpu-{kind * 16}/{name}-{'0' * 64}-cache"
-    for i, name in enumerate((entry("a", "old"), entry("b", "middle"), entry("a", "new"), "mine/my-cache")):
+    """The limit holds over all kinds of machines together.
+
+    A file that is no entry stays, torn or old.
+    """
+    def entry(kind, name):
+        return f"cpu-{kind * 16}/{name}-{'0' * 64}-cache"
+
+    for i, name in enumerate((entry("a", "old"), entry("b", "middle"), entry("a", "new"),
+                              "mine/my-cache")):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"no zlib" if name == "mine/my-cache" else zlib.compress(bytes(1000), 0))
@@ -229,7 +269,8 @@ def test_the_least_recently_used_go_first(tmp_path):
     size = (tmp_path / entry("a", "old")).stat().st_size
     os.utime(tmp_path / entry("b", "middle"), (5000, 1001))  # read since
     compile_cache.sweep(tmp_path, 2 * size)
-    assert sorted(path.name.partition("-")[0] for path in tmp_path.glob("*/*")) == ["middle", "my", "new"]
+    assert sorted(path.name.partition("-")[0]
+                  for path in tmp_path.glob("*/*")) == ["middle", "my", "new"]
 
 
 def test_it_may_change_between_starts():

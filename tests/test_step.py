@@ -23,7 +23,8 @@ def data(n=32):
 
 
 def state_of(optimizer, **options):
-    return kj.TrainState.create({"params": {"w": jnp.zeros(3)}}, optimizer, jax.random.key(0), **options)
+    return kj.TrainState.create({"params": {"w": jnp.zeros(3)}}, optimizer, jax.random.key(0),
+                                **options)
 
 
 def test_own_loop_in_five_lines():
@@ -43,13 +44,14 @@ def test_one_all_reduce_for_the_gradient():
     config.dispatch = "step"
     from karpjax.core import sharding
     from karpjax.run.experiment import assemble
-    from karpjax.run.programs import Programs
+    from karpjax.run.programs import make_programs
     mesh = mesh_of(8)
     experiment = assemble(config, task_file, mesh)
     arrays = sharding.put(experiment.source.arrays, sharding.replicated(mesh))
-    text = Programs(experiment).lower(experiment.abstract, arrays, 1).compile().as_text()
+    text = make_programs(experiment).lower(experiment.abstract, arrays, 1).compile().as_text()
     assert " all-reduce(" in text
-    assert not any(f" {op}(" in text for op in ("all-gather", "all-to-all", "collective-permute", "reduce-scatter"))
+    assert not any(f" {op}(" in text
+                   for op in ("all-gather", "all-to-all", "collective-permute", "reduce-scatter"))
 
 
 def test_ema():
@@ -79,7 +81,8 @@ def test_bf16_computes_in_bf16_and_keeps_fp32():
 
 
 def test_dropout_differs_by_step_and_example():
-    """Without learning, the same batch gives another loss each step: keys are fresh. (overfit repeats the batch.)"""
+    """Keys are fresh: without learning, the same batch (overfit repeats it) gives another loss at
+    each step."""
     config, task_file = config_of("masked_text", overfit=True)
     config.optimizer = {"name": "sgd", "learning_rate": 0.0}
     losses = run(config, task_file, mesh_of(1), steps=4).metrics["loss"]
@@ -106,15 +109,16 @@ def test_mean_ignores_what_has_no_weight():
         kj.mean(jnp.ones(3), jnp.ones(4))
 
 
-# ----------------------------------------------------------------------------------------------------- optimizers
+# --------------------------------------------------------------------------------------- optimizers
 
 PARAMS = {"stem": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}, "norm": {"scale": jnp.ones(4)},
           "head": {"kernel": jnp.ones((4, 2))}}
 
 
 def updated(gradient=0.0, steps=100, **options):
-    """Parameters after one update with a constant gradient."""
-    config = settings.config(optimizer=options if "groups" in options else {"learning_rate": 0.1, **options})
+    """Return the parameters after one update with a constant gradient."""
+    config = settings.config(optimizer=options if "groups" in options
+                             else {"learning_rate": 0.1, **options})
     optimizer, _ = make_optimizer(config.optimizer, steps, PARAMS)
     grads = jax.tree.map(lambda p: jnp.full_like(p, gradient), PARAMS)
     updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
@@ -131,11 +135,16 @@ def test_weight_decay_skips_norms_and_biases(name):
 
 
 def test_weight_decay_of_muon():
-    """Of every kernel, those of four axes too, which optax's own Muon leaves to Adam and to another key; of no bias."""
-    params = {"conv": {"kernel": jnp.ones((3, 3, 2, 4)), "bias": jnp.ones(4)}, "head": {"kernel": jnp.ones((4, 2))}}
+    """Muon decays every kernel and no bias.
+
+    optax's own leaves kernels of four axes to Adam and to another key.
+    """
+    params = {"conv": {"kernel": jnp.ones((3, 3, 2, 4)), "bias": jnp.ones(4)},
+              "head": {"kernel": jnp.ones((4, 2))}}
     config = settings.config(optimizer={"name": "muon", "learning_rate": 0.1, "weight_decay": 0.5})
     optimizer, _ = make_optimizer(config.optimizer, 10, params)
-    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params),
+                                  optimizer.init(params), params)
     after = named(optax.apply_updates(params, updates))
     assert (after["conv/bias"] == 1).all()
     for leaf in ("conv/kernel", "head/kernel"):
@@ -158,13 +167,18 @@ def test_learning_rates_by_name():
 def test_frozen_parameters_have_no_state_and_no_share_in_the_clip_norm():
     params = updated(1.0, name="sgd", freeze=["stem/.*"], clip=1.0, lr_scale=[["head/.*", 1.0]])
     assert (params["stem/kernel"] == 1).all() and (params["stem/bias"] == 1).all()
-    np.testing.assert_allclose(params["head/kernel"], 1 - 0.1 / np.sqrt(12), rtol=1e-5)  # 12 trained ones of gradient 1
-    optimizer, _ = make_optimizer({"name": "adam", "learning_rate": 0.1, "freeze": ["stem/.*"]}, 10, PARAMS)
+    # 12 trained ones of gradient 1
+    np.testing.assert_allclose(params["head/kernel"], 1 - 0.1 / np.sqrt(12), rtol=1e-5)
+    optimizer, _ = make_optimizer({"name": "adam", "learning_rate": 0.1, "freeze": ["stem/.*"]},
+                                  10, PARAMS)
     assert not [n for n in named(optimizer.init(PARAMS)) if "stem" in n]
 
 
 def test_frozen_parameters_cost_no_gradient():
-    """Without the gradient of the first two convolutions, a step is that much cheaper; the others' are as before."""
+    """A step without the gradient of the first two convolutions is that much cheaper.
+
+    The others' gradients are as before.
+    """
     config, task_file = config_of("poly")
     config.optimizer = {"name": "sgd", "learning_rate": 0.1}
     free = run(config, task_file, mesh_of(1), steps=1)
@@ -172,12 +186,14 @@ def test_frozen_parameters_cost_no_gradient():
     held = run(config, task_file, mesh_of(1), steps=1)
     assert held.flops < 0.75 * free.flops
     assert held.metrics["grad_norm"] < free.metrics["grad_norm"]
-    np.testing.assert_allclose(held.state["params/head/kernel"], free.state["params/head/kernel"], rtol=1e-5)
+    np.testing.assert_allclose(held.state["params/head/kernel"], free.state["params/head/kernel"],
+                               rtol=1e-5)
 
 
 def test_groups_have_optimizers_of_their_own():
     params = updated(1.0, groups=[["head/.*", {"name": "sgd", "learning_rate": 0.5}],
-                                  [".*", {"name": "sgd", "learning_rate": 0.1, "weight_decay": 1.0, "decay_all": True}]],
+                                  [".*", {"name": "sgd", "learning_rate": 0.1, "weight_decay": 1.0,
+                                          "decay_all": True}]],
                      freeze=["norm/.*"])
     np.testing.assert_allclose(params["head/kernel"], 0.5)
     np.testing.assert_allclose(params["stem/bias"], 1 - 0.1 * 2)  # decays too
@@ -185,8 +201,10 @@ def test_groups_have_optimizers_of_their_own():
 
 
 @pytest.mark.parametrize("groups, message", [
-    ([["head/.*", {"name": "sgd", "learning_rate": 0.1}]], "no pattern matches norm/scale, stem/bias"),
-    ([["heads/.*", {"name": "sgd", "learning_rate": 0.1}], [".*", {"name": "sgd", "learning_rate": 0.1}]], r"groups\[0\]"),
+    ([["head/.*", {"name": "sgd", "learning_rate": 0.1}]],
+     "no pattern matches norm/scale, stem/bias"),
+    ([["heads/.*", {"name": "sgd", "learning_rate": 0.1}],
+      [".*", {"name": "sgd", "learning_rate": 0.1}]], r"groups\[0\]"),
     ([[".*", {"name": "sdg", "learning_rate": 0.1}]], r"groups\[0\].name.*did you mean 'sgd'"),
     ([[".*", {"name": "sgd"}]], r"groups\[0\].learning_rate")])
 def test_bad_groups(groups, message):
@@ -197,16 +215,20 @@ def test_bad_groups(groups, message):
 
 
 def test_filter_muon_turns_filters_and_keeps_their_size():
-    """The update is nearly orthogonal, of the learning rate's size; the norm is set to sqrt(outputs) before it."""
+    """The update is nearly orthogonal, of the learning rate's size.
+
+    Before it the norm is set to sqrt(outputs).
+    """
     params = {"kernel": jax.random.normal(jax.random.key(0), (3, 3, 4, 16))}
     grads = {"kernel": 1e-6 * jax.random.normal(jax.random.key(1), (3, 3, 4, 16))}
-    optimizer, _ = make_optimizer({"name": "filter_muon", "learning_rate": 0.1, "ns_steps": 10}, 10, params)
+    optimizer, _ = make_optimizer({"name": "filter_muon", "learning_rate": 0.1, "ns_steps": 10},
+                                  10, params)
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     kernel, matrix = params["kernel"], grads["kernel"].reshape(36, 16)
     turned = (kernel + updates["kernel"] - kernel * 4 / jnp.linalg.norm(kernel)).reshape(36, 16)
     u, _, v = jnp.linalg.svd(matrix, full_matrices=False)
     values = jnp.linalg.svd(turned / -0.1, compute_uv=False)
-    assert 0.6 < values.min() and values.max() < 1.3                                  # Newton-Schulz: about 1
+    assert 0.6 < values.min() and values.max() < 1.3  # Newton-Schulz: about 1
     assert jnp.sum(turned * (u @ v)) < -0.95 * 0.1 * 16 * 0.85                        # downhill
 
 
@@ -219,17 +241,20 @@ def test_muon_by_name_learns():
 
 def test_schedule_takes_its_length_from_the_run():
     _, schedule = make_optimizer({"name": "sgd", "learning_rate": {
-        "name": "warmup_cosine_decay_schedule", "init_value": 0.0, "peak_value": 1.0, "warmup_steps": 10}}, 100, PARAMS)
+        "name": "warmup_cosine_decay_schedule", "init_value": 0.0, "peak_value": 1.0,
+        "warmup_steps": 10}}, 100, PARAMS)
     assert [round(float(schedule(s)), 3) for s in (0, 5, 10, 55, 100)] == [0.0, 0.5, 1.0, 0.5, 0.0]
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"name": "adamm"}, "did you mean 'adam"), ({"name": "adamw", "epss": 1}, "no such argument; did you mean 'eps"),
+    ({"name": "adamm"}, "did you mean 'adam"),
+    ({"name": "adamw", "epss": 1}, "no such argument; did you mean 'eps"),
     ({"name": "sgd", "freeze": ["steam/.*"]}, "matches no parameter"),
     ({"name": "sgd", "lr_scale": [["x", 1.0]]}, "matches no"),
     ({"name": "sgd", "learning_rate": "fast"}, "expected a number or a dict"),
     ({"name": "sgd", "learning_rate": {"name": "cosine"}}, "optax has no 'cosine'"),
-    ({"name": "sgd", "learning_rate": {"name": "warmup_cosine_decay_schedule", "init_value": 0.0, "peak_value": 1.0,
+    ({"name": "sgd", "learning_rate": {"name": "warmup_cosine_decay_schedule", "init_value": 0.0,
+                                       "peak_value": 1.0,
                                        "warmup_steps": 200}}, "positive decay_steps")])
 def test_bad_options(options, message):
     with pytest.raises(kj.UserError, match=message):

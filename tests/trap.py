@@ -27,7 +27,7 @@ def mark(folder: pathlib.Path) -> pathlib.Path:
 
 def sprung() -> bool:
     """Return whether TensorFlow was imported since the last call, by any process of this session."""
-    file = mark(pathlib.Path(os.environ["KARPJAX_TEST_TRAP"]))
+    file = mark(pathlib.Path(os.environ["KARPJAX_TEST_SESSION"], "trap"))
     if not file.exists():
         return False
     file.unlink()

@@ -1,8 +1,10 @@
-"""Hugging Face's BertForMaskedLM on batches, masks and weights from a file: python torch_worker.py FOLDER [full] [--train]
+"""Hugging Face's BertForMaskedLM on batches, masks and weights from a file.
 
-FOLDER/batches.npz and FOLDER/weights.npz are written by run.py. With --train: the loss of every step to FOLDER/torch.jsonl.
-Else it runs steps on request (experiments/speed/harness.py). The head is applied to the masked positions only, or, with "full",
-to all.
+    python torch_worker.py FOLDER [full] [--train]
+
+FOLDER/batches.npz and FOLDER/weights.npz are written by run.py. With --train the loss of every step
+goes to FOLDER/torch.jsonl. Otherwise it runs steps on request (experiments/speed/harness.py). The
+head is applied to the masked positions only, or, with "full", to all.
 """
 import json
 import pathlib
@@ -26,17 +28,20 @@ def main(folder, *options):
         num_attention_heads=said["heads"], intermediate_size=4 * said["width"],
         max_position_embeddings=said["length"], hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0)).train()
-    weights = {name: torch.from_numpy(value) for name, value in np.load(folder / "weights.npz").items()}
+    weights = {name: torch.from_numpy(value)
+               for name, value in np.load(folder / "weights.npz").items()}
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    assert not unexpected and all("decoder" in name for name in missing), (missing, unexpected)     # tied copies
+    # tied copies
+    assert not unexpected and all("decoder" in name for name in missing), (missing, unexpected)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
-    batches = {name: torch.from_numpy(value) for name, value in np.load(folder / "batches.npz").items()}
+    batches = {name: torch.from_numpy(value)
+               for name, value in np.load(folder / "batches.npz").items()}
 
     def step(i: int) -> float:
         batch = {name: column[i] for name, column in batches.items()}
         for group in optimizer.param_groups:
             group["lr"] = said["peak"] * min(1.0, i / said["warmup"])
-        x = model.bert(batch["inputs"].long())[0]                                           # (B, T, D)
+        x = model.bert(batch["inputs"].long())[0]  # (B, T, D)
         at, target = batch["at"].long(), batch["target"].long()                             # (B, K)
         if full:
             logits = torch.gather(model.cls(x), 1, at[..., None].expand(-1, -1, said["vocabulary"]))

@@ -1,8 +1,9 @@
-"""Self-play with search as one would write it with pgx and mctx alone, for comparison: one jitted scan, flax's own
-convolutions.
+"""Self-play with search as one would write it with pgx and mctx alone, for comparison: one jitted
+scan, flax's own convolutions.
 
-In the shape of Pgx's example (sotetsuk/pgx, examples/alphazero/train.py: the network's logits and value, mctx's Gumbel search
-over a batch, automatic resets), every line written anew, with the network that karpjax has.
+The shape is that of Pgx's example (sotetsuk/pgx, examples/alphazero/train.py): the network's logits
+and value, mctx's Gumbel search over a batch, automatic resets. Every line is newly written, and the
+network is karpjax's.
 """
 from flax import linen as nn
 import jax
@@ -20,17 +21,23 @@ class Net(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        conv = lambda width, size: nn.Conv(width, (size, size))
+        def conv(width, size):
+            return nn.Conv(width, (size, size))
+
         x = nn.relu(conv(self.width, 3)(x.astype(jnp.float32)))
         for _ in range(self.blocks):
             x = nn.relu(x + conv(self.width, 3)(nn.relu(conv(self.width, 3)(x))))
-        planes = lambda: nn.relu(conv(max(self.width // 4, 1), 1)(x)).reshape(len(x), -1)
+
+        def planes():
+            return nn.relu(conv(max(self.width // 4, 1), 1)(x)).reshape(len(x), -1)
+
         value = nn.Dense(1)(nn.relu(nn.Dense(2 * self.width)(planes())))
         return nn.Dense(self.moves)(planes()), jnp.tanh(value)[:, 0]
 
 
 def make(name: str, games: int, length: int, simulations: int, width: int, blocks: int):
-    """(start, play): play(carry) -> (carry, trajectory) of `length` moves in each of `games` games."""
+    """Return (start, play): play(carry) -> (carry, trajectory) of `length` moves in each of `games`
+    games."""
     env = pgx.make(name)
     net = Net(env.num_actions, width, blocks)
 
@@ -43,8 +50,9 @@ def make(name: str, games: int, length: int, simulations: int, width: int, block
         state = jax.vmap(env.step)(state, action)
         logits, value = see(params, state)
         reward = state.rewards[jnp.arange(games), mover]
-        return mctx.RecurrentFnOutput(reward=reward, discount=jnp.where(state.terminated, 0.0, -1.0), prior_logits=logits,
-                                      value=jnp.where(state.terminated, 0.0, value)), state
+        return mctx.RecurrentFnOutput(
+            reward=reward, discount=jnp.where(state.terminated, 0.0, -1.0), prior_logits=logits,
+            value=jnp.where(state.terminated, 0.0, value)), state
 
     @jax.jit
     def play(carry):
@@ -54,11 +62,12 @@ def make(name: str, games: int, length: int, simulations: int, width: int, block
             search_key, reset_key = jax.random.split(key)
             logits, value = see(params, state)
             root = mctx.RootFnOutput(prior_logits=logits, value=value, embedding=state)
-            found = mctx.gumbel_muzero_policy(params, search_key, root, recurrent, simulations,
+            policy = mctx.gumbel_muzero_policy(params, search_key, root, recurrent, simulations,
                                               invalid_actions=~state.legal_action_mask)
-            after = jax.vmap(auto_reset(env.step, env.init))(state, found.action, jax.random.split(reset_key, games))
+            after = jax.vmap(auto_reset(env.step, env.init))(state, policy.action,
+                                                             jax.random.split(reset_key, games))
             reward = after.rewards[jnp.arange(games), state.current_player]
-            return after, (state.observation, found.action_weights, reward, after.terminated)
+            return after, (state.observation, policy.action_weights, reward, after.terminated)
         key, own = jax.random.split(key)
         state, trajectory = lax.scan(step, state, jax.random.split(own, length))
         return (params, state, key), trajectory

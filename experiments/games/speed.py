@@ -1,10 +1,12 @@
-"""Self-play moves a second with a search: karpjax's rollout beside a loop of pgx and mctx alone (plain.py), in turns.
+"""Self-play moves a second with a search: karpjax's rollout beside a loop of pgx and mctx alone
+(plain.py), in turns.
 
     python experiments/games/speed.py --log=experiments/games/speed.jsonl
     python experiments/games/speed.py --quick --log=FILE
 
-Connect four, 32 games at once, 16 simulations a move, a network of 2 blocks 32 wide, the same in both. Play alone: no
-learning. In one process, the order turned round every time; ratios are within a round, above 1 karpjax is faster.
+Connect four, 32 games at once, 16 simulations a move, a network of 2 blocks 32 wide, the same in
+both. Play alone: no learning. Both run in one process, the order turned round every time. Ratios
+are within a round. Above 1 karpjax is faster.
 """
 import argparse
 import json
@@ -29,7 +31,8 @@ from karpjax.run.workdir import device, versions  # noqa: E402
 
 def ours(games, length, simulations, width, blocks):
     config, task_file = config_of("connect_four_search", simulations=simulations, steps=1, **{
-        "data.num_envs": games, "data.num_steps": length, "data.minibatches": 1, "model.width": width, "model.blocks": blocks})
+        "data.num_envs": games, "data.num_steps": length, "data.minibatches": 1,
+        "model.width": width, "model.blocks": blocks})
     exp = assemble(config, task_file, make_mesh(1, 1, jax.devices()[:1]))
     state = exp.fresh_state()
     variables, carry = state.variables, state.source
@@ -37,8 +40,8 @@ def ours(games, length, simulations, width, blocks):
 
     def play():
         nonlocal carry
-        carry, found = begin(carry)
-        assert jnp.isfinite(jax.block_until_ready(found["rows"]["target"])).all()
+        carry, moves = begin(carry)
+        assert jnp.isfinite(jax.block_until_ready(moves["rows"]["target"])).all()
     return play
 
 
@@ -73,9 +76,11 @@ def main():
             rows.append({"round": i, **seconds})
             log.write(json.dumps(rows[-1]) + "\n")
             log.flush()
-        rate = {name: round(shape[0] * shape[1] / statistics.median(row[name] for row in rows)) for name in sides}
+        rate = {name: round(shape[0] * shape[1] / statistics.median(row[name] for row in rows))
+                for name in sides}
         log.write(json.dumps({"games": shape[0], "simulations": shape[2], "moves_per_second": rate,
-                              "karpjax_over_plain": ratio(rows, "plain", "karpjax"), "versions": versions(),
+                              "karpjax_over_plain": ratio(rows, "plain", "karpjax"),
+                              "versions": versions(),
                               "device": device(make_mesh(1, 1, jax.devices()[:1]))}) + "\n")
     print(rate, ratio(rows, "plain", "karpjax"))
 

@@ -1,8 +1,9 @@
-"""What is timed on one GPU: the name of each case, its sizes, and the floating-point operations of one example.
+"""The cases timed on one GPU: the name of each, its sizes, and the floating-point operations of one
+example.
 
-An example's operations are counted as the field does: two for a multiply-add of the forward pass's matrix products and
-convolutions, three times that with the backward pass, nothing else. MFU is that, times examples a second, over the peak of the
-card's data sheet.
+An example's operations are counted as the field does. A multiply-add of the forward pass's matrix
+products and convolutions is two, and the backward pass makes it three times that. Nothing else
+counts. MFU is that, times examples a second, over the peak of the card's data sheet.
 """
 import dataclasses
 
@@ -20,17 +21,17 @@ class Case:
 
     @property
     def flops(self) -> float:
-        """Of one example, forward and backward."""
-        if self.name == "resnet50":                                       # 4.09 G multiply-adds at 224 (torchvision's count)
+        """Return the operations of one example, forward and backward."""
+        if self.name == "resnet50":  # 4.09 G multiply-adds at 224 (torchvision's count)
             return 3 * 2 * 4.09e9 * (self.side / 224) ** 2
         D, T = self.width, self.length
-        layer = 4 * D**2 + 8 * D**2 + 2 * T * D                           # q, k, v, out; MLP; scores and their sums of v
-        head = self.masked * (D**2 + D * self.vocabulary)                 # of the masked positions alone
+        layer = 4 * D**2 + 8 * D**2 + 2 * T * D  # q, k, v, out; MLP; scores and their sums of v
+        head = self.masked * (D**2 + D * self.vocabulary)  # of the masked positions alone
         return 3 * 2 * T * (self.layers * layer + head)
 
     @property
     def chosen(self) -> int:
-        """Masked tokens a row."""
+        """Return the masked tokens of a row."""
         return round(self.masked * self.length)
 
 

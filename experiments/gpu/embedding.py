@@ -1,9 +1,10 @@
-"""The gradient of a table's rows, three ways, in turns: XLA's scatter in bf16 (nn.Embed's), in float32, and the one-hot matmul.
+"""The gradient of a table's rows, three ways, in turns: XLA's scatter in bf16 (nn.Embed's), in
+float32, and a one-hot matmul.
 
     python experiments/gpu/embedding.py --log=experiments/gpu/embedding.jsonl
 
-65,536 tokens of 8,192, a quarter of them one (the mask) and the rest as frequent as words are (Zipf), rows of 512; medians of
-9 rounds, in milliseconds. --quick: small, for tests.
+65,536 tokens of 8,192, a quarter of them one (the mask) and the rest as frequent as words are
+(Zipf), rows of 512. Medians of 9 rounds, in milliseconds. --quick: small, for tests.
 """
 import argparse
 import json
@@ -23,7 +24,8 @@ from karpjax.core.sharding import make_mesh  # noqa: E402
 from karpjax.models.layers.embed import by_matmul, by_scatter  # noqa: E402
 from karpjax.run.workdir import device, versions  # noqa: E402
 
-WAYS = {"scatter, bf16": lambda table, at, g: jnp.zeros_like(table).at[at].add(g), "scatter, float32": by_scatter,
+WAYS = {"scatter, bf16": lambda table, at, g: jnp.zeros_like(table).at[at].add(g),
+        "scatter, float32": by_scatter,
         "matmul": by_matmul}
 
 
@@ -37,18 +39,21 @@ def main():
     chance = 1 / np.arange(1, rows + 1)
     words = rng.choice(rows, size=tokens, p=chance / chance.sum())
     at = jnp.array(np.where(rng.random(tokens) < 0.25, rows - 1, words))
-    table, g = jnp.zeros((rows, width), jnp.bfloat16), jnp.array(rng.normal(size=(tokens, width)), jnp.bfloat16)
+    table = jnp.zeros((rows, width), jnp.bfloat16)
+    g = jnp.array(rng.normal(size=(tokens, width)), jnp.bfloat16)
     compiled = {name: jax.jit(way) for name, way in WAYS.items()}
     for run in compiled.values():
         jax.block_until_ready(run(table, at, g))
-    found = {name: [] for name in WAYS}
+    times = {name: [] for name in WAYS}
     for _ in range(rounds):
         for name, run in compiled.items():
             start = time.perf_counter()
             jax.block_until_ready(run(table, at, g))
-            found[name].append(1e3 * (time.perf_counter() - start))
-    log = [{"versions": versions(), "device": device(make_mesh()), "tokens": tokens, "rows": rows, "width": width}]
-    log += [{"way": name, "milliseconds": statistics.median(each), "all": each} for name, each in found.items()]
+            times[name].append(1e3 * (time.perf_counter() - start))
+    log = [{"versions": versions(), "device": device(make_mesh()), "tokens": tokens, "rows": rows,
+            "width": width}]
+    log += [{"way": name, "milliseconds": statistics.median(each), "all": each}
+            for name, each in times.items()]
     pathlib.Path(options.log).write_text("".join(json.dumps(row) + "\n" for row in log))
     for row in log[1:]:
         print(f"{row['way']:<18} {row['milliseconds']:9.3f} ms")

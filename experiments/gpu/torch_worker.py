@@ -1,6 +1,9 @@
-"""The same step in PyTorch, as its users write it for speed: python experiments/gpu/torch_worker.py CASE eager|compiled [quick]
+"""The same step in PyTorch, as its users write it for speed.
 
-bf16 by autocast, channels last, a fused optimizer, attention by scaled_dot_product_attention; "compiled": torch.compile.
+    python experiments/gpu/torch_worker.py CASE eager|compiled [quick]
+
+bf16 by autocast, channels last, a fused optimizer, attention by scaled_dot_product_attention.
+"compiled": torch.compile.
 """
 import pathlib
 import sys
@@ -17,10 +20,11 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def resnet50(c: Case):
-    """(model, loss of nothing)"""
+    """Return (model, loss of nothing)."""
     import torchvision
     model = torchvision.models.resnet50().to(DEVICE, memory_format=torch.channels_last).train()
-    images = torch.randn(c.batch, 3, c.side, c.side, device=DEVICE).to(memory_format=torch.channels_last)
+    images = torch.randn(c.batch, 3, c.side, c.side,
+                         device=DEVICE).to(memory_format=torch.channels_last)
     labels = torch.randint(0, 1000, (c.batch,), device=DEVICE)
     return model, lambda: F.cross_entropy(model(images), labels)
 
@@ -28,7 +32,8 @@ def resnet50(c: Case):
 def bert(c: Case):
     from transformers import BertConfig, BertForMaskedLM
     model = BertForMaskedLM(BertConfig(
-        vocab_size=c.vocabulary, hidden_size=c.width, num_hidden_layers=c.layers, num_attention_heads=c.width // 64,
+        vocab_size=c.vocabulary, hidden_size=c.width, num_hidden_layers=c.layers,
+        num_attention_heads=c.width // 64,
         intermediate_size=4 * c.width, max_position_embeddings=c.length, hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0)).to(DEVICE).train()
     inputs = torch.randint(0, c.vocabulary, (c.batch, c.length), device=DEVICE)
@@ -36,8 +41,9 @@ def bert(c: Case):
     target = torch.randint(0, c.vocabulary, at.shape, device=DEVICE)
 
     def loss():
-        x = model.bert(inputs)[0]                                                           # (B, T, D)
-        logits = model.cls(torch.gather(x, 1, at[..., None].expand(-1, -1, x.shape[-1])))   # (B, K, V)
+        x = model.bert(inputs)[0]  # (B, T, D)
+        # (B, K, V)
+        logits = model.cls(torch.gather(x, 1, at[..., None].expand(-1, -1, x.shape[-1])))
         return F.cross_entropy(logits.flatten(0, 1), target.flatten())
     return model, loss
 
@@ -49,7 +55,8 @@ def main(name: str, how: str, quick: str = ""):
     model, loss_of = {"resnet50": resnet50, "bert": bert}[name](case(name, bool(quick)))
     loss_of = torch.compile(loss_of) if how == "compiled" else loss_of
     fused = DEVICE == "cuda"
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=fused) if name == "resnet50" else \
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9,
+                                fused=fused) if name == "resnet50" else \
         torch.optim.AdamW(model.parameters(), lr=1e-4, fused=fused)
 
     def run_steps(n):
@@ -59,8 +66,9 @@ def main(name: str, how: str, quick: str = ""):
                 loss = loss_of()
             loss.backward()
             optimizer.step()
-        assert torch.isfinite(loss)                                                         # waits for the device
-    serve(run_steps, f"torch {torch.__version__}, {torch.cuda.get_device_name() if fused else 'cpu'}")
+        assert torch.isfinite(loss)  # waits for the device
+    serve(run_steps,
+          f"torch {torch.__version__}, {torch.cuda.get_device_name() if fused else 'cpu'}")
 
 
 if __name__ == "__main__":

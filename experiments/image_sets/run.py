@@ -1,12 +1,14 @@
-"""Real image sets from fixed seeds: CIFAR-10 by the airbench recipe, Fashion-MNIST; what README's table of results says.
+"""Real image sets from fixed seeds: CIFAR-10 by the airbench recipe, and Fashion-MNIST. README's
+results come from here.
 
-    python experiments/image_sets/run.py --workdir=runs/image_sets                              # an hour and a half on 2 cores
+    python experiments/image_sets/run.py --workdir=runs/image_sets  # an hour and a half on 2 cores
     python experiments/image_sets/run.py --quick --log=/tmp/quick.jsonl
 
-The sets must be prepared (python -m karpjax.prepare). One line a seed in results.jsonl: the run's own summary, with versions
-and machine; then, of several seeds, mean and deviation of every metric. Started again, a run goes on where it stopped. Where a
-config names no test split (its choices were made on a validation split), the command karpjax.evaluate reads it, once. --quick
-takes a few steps of a small network on a small part of the data: for tests.
+The sets must be prepared (python -m karpjax.prepare). results.jsonl gets a line for each seed: the
+run's own summary, with versions and machine. After several seeds follow mean and deviation of every
+metric. A second start continues where the first stopped. If a config names no test split (its
+choices were made on a validation split), the command karpjax.evaluate reads it, once. --quick takes
+a few steps of a small network on a small part of the data, for tests.
 """
 import argparse
 import json
@@ -23,23 +25,27 @@ from experiments.runs import config_of, trained  # noqa: E402
 from karpjax.sweep import over_seeds, table  # noqa: E402
 
 CONFIGS = ("cifar10_airbench", "fashion_mnist")
-QUICK = {"steps": 4, "eval_every": 4, "save_every": 4, "model.widths": (4, 8, 8), "data.batch_size": 32,
+QUICK = {"steps": 4, "eval_every": 4, "save_every": 4, "model.widths": (4, 8, 8),
+         "data.batch_size": 32,
          "data.train": "train[:128]"}
 
 
 def evaluated(run: pathlib.Path, on: str) -> dict:
-    """What the command prints, and the command."""
+    """Return the command's output, and the command."""
     arguments = ["-m", "karpjax.evaluate", f"--workdir={run.resolve()}", f"--on={on}"]
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {"command": " ".join(["python", *arguments[:2], f"--workdir={run.name}", arguments[3]]), **found}
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                          check=True)
+    metrics = json.loads(done.stdout.splitlines()[-1])
+    return {"command": " ".join(["python", *arguments[:2], f"--workdir={run.name}", arguments[3]]),
+            **metrics}
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default=",".join(CONFIGS))
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--workdir", default="", help="where a run that was stopped goes on; empty: nowhere")
+    parser.add_argument("--workdir", default="",
+                        help="where a run that was stopped goes on; empty: nowhere")
     parser.add_argument("--log", default=str(HERE / "results.jsonl"))
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
@@ -49,13 +55,15 @@ def main():
 
 def study(options, workdir: pathlib.Path):
     names, log_file = options.only.split(","), pathlib.Path(options.log)
-    rows = [json.loads(line) for line in log_file.read_text().splitlines()] if log_file.exists() else []
+    rows = [json.loads(line)
+            for line in log_file.read_text().splitlines()] if log_file.exists() else []
     for name in names:
         rows = [row for row in rows if row["config"] != name]  # those of the other configs stay
         summaries = []
         for seed in range(options.seeds):
             run, test = workdir / f"{name}_{seed}", config_of(name)[0].data.test
-            quick = {**QUICK, "data.validation": "", "data.test": test and "test[:64]"} if options.quick else {}
+            quick = {**QUICK, "data.validation": "",
+                     "data.test": test and "test[:64]"} if options.quick else {}
             summaries.append(dict(trained(name, run, seed=seed, **quick)))
             if not test:
                 summaries[-1] |= evaluated(run, "test[:64]" if options.quick else "test")

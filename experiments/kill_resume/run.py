@@ -1,13 +1,16 @@
 """Kill runs with SIGKILL, many times, and compare bitwise with a run that was never stopped.
 
-    python experiments/kill_resume/run.py                       # 20 kills a task: about 25 minutes on 2 cores
+    python experiments/kill_resume/run.py  # 20 kills a task: about 25 minutes on 2 cores
     python experiments/kill_resume/run.py --kills=2 --steps=12 --tasks=poly --log=/tmp/quick.jsonl
-    python experiments/kill_resume/run.py --processes=2 --tasks=digits,ppo --log=experiments/kill_resume/two_processes.jsonl
-    XLA_FLAGS=--xla_gpu_deterministic_ops=true python experiments/kill_resume/run.py --platform=cuda --tasks=digits,ppo
+    python experiments/kill_resume/run.py --processes=2 --tasks=digits,ppo \
+        --log=experiments/kill_resume/two_processes.jsonl
+    XLA_FLAGS=--xla_gpu_deterministic_ops=true python experiments/kill_resume/run.py \
+        --platform=cuda --tasks=digits,ppo
 
-Every second kill falls inside a save (while Orbax's temporary folder is there), the others some random moments after a random
-row; of several processes a random one is killed, or gets SIGTERM. Tasks are those of tests/guarantees/registry.py. One line a
-kill and one a task in results.jsonl; exit 1 if any differs.
+Every second kill falls inside a save (while Orbax's temporary folder is there), the others some
+random moments after a random row. A random one of several processes is killed, or gets SIGTERM.
+Tasks are those of tests/guarantees/registry.py. results.jsonl gets one line for each kill and each
+task. The exit code is 1 if any run differs.
 """
 import argparse
 import json
@@ -32,26 +35,39 @@ from karpjax.core.errors import Preempted  # noqa: E402
 from karpjax.run.workdir import versions  # noqa: E402
 
 
-def kill_once(processes: list, workdir, in_a_save: bool, chance) -> dict | None:
-    """Wait for the moment and kill one; what was killed where, or None if the run ended first.
-
-    Of several processes a random one gets SIGKILL, after which the others can only be killed too, or SIGTERM, after which all
-    must save the same step and exit with 75.
-    """
-    rows, last, start = chance.randint(1, 6), None, None
-    for line in processes[0].stdout:
+def await_row(process, rows: int) -> tuple:
+    """Wait for some rows of a run and return (the step it started at, the last row's step)."""
+    start, last = None, None
+    for line in process.stdout:
         if " steps " in line and start is None:
             start = int(line.split("steps ")[1].split()[0])
         if line.startswith("row"):
             rows, last = rows - 1, int(line.split()[1])
         if rows <= 0:
             break
-    time.sleep(chance.uniform(0, 0.2))
-    while in_a_save and processes[0].poll() is None:
+    return start, last
+
+
+def await_save(process, workdir, chance) -> None:
+    """Wait until a save is under way, and a moment more: anywhere in it."""
+    while process.poll() is None:
         if any("orbax-checkpoint-tmp" in name for name in os.listdir(workdir / "checkpoints")):
-            time.sleep(chance.uniform(0, 0.1))  # anywhere in it
+            time.sleep(chance.uniform(0, 0.1))
             break
-    number = signal.SIGKILL if len(processes) == 1 else chance.choice([signal.SIGKILL, signal.SIGTERM])
+
+
+def kill_once(processes: list, workdir, in_a_save: bool, chance) -> dict | None:
+    """Wait for the moment and kill one process. Return the kill, or None if the run ended first.
+
+    A random one of several processes gets SIGKILL or SIGTERM. After SIGKILL the others can only be
+    killed too. After SIGTERM all must save the same step and exit with 75.
+    """
+    start, last = await_row(processes[0], chance.randint(1, 6))
+    time.sleep(chance.uniform(0, 0.2))
+    if in_a_save:
+        await_save(processes[0], workdir, chance)
+    number = signal.SIGKILL if len(processes) == 1 else chance.choice(
+        [signal.SIGKILL, signal.SIGTERM])
     victim = chance.randrange(len(processes))
     processes[victim].send_signal(number)
     if number == signal.SIGKILL:
@@ -60,16 +76,21 @@ def kill_once(processes: list, workdir, in_a_save: bool, chance) -> dict | None:
             process.kill()
     codes = [process.wait() for process in processes]
     if number == signal.SIGTERM and set(codes) not in ({Preempted.code}, {0}):
-        raise SystemExit(f"SIGTERM to process {victim}: exit codes {codes}, expected {Preempted.code} of all")
+        raise SystemExit(
+            f"SIGTERM to process {victim}: exit codes {codes}, expected {Preempted.code} of all")
     if codes[victim] == 0:
         return None
-    unfinished = [name for name in os.listdir(workdir / "checkpoints") if "orbax-checkpoint-tmp" in name]
+    unfinished = [name for name in os.listdir(workdir / "checkpoints")
+                  if "orbax-checkpoint-tmp" in name]
     of_several = {"process": victim, "signal": number.name} if len(processes) > 1 else {}
     return {"started_at": start, "last_row": last, **of_several, "save_cut": bool(unfinished)}
 
 
 def study(name: str, options, log) -> bool:
-    """`kills` kills of one task, in as many runs as it takes; True if every run ended as the reference."""
+    """Kill one task `kills` times, in as many runs as it takes.
+
+    Return whether every run ended as the reference.
+    """
     chance, done, equal = random.Random(f"{options.seed} {name}"), 0, True
     env = {"JAX_PLATFORMS": options.platform}
 
@@ -92,15 +113,16 @@ def study(name: str, options, log) -> bool:
             shutil.rmtree(workdir, ignore_errors=True)
             here = 0
             while done < options.kills:
-                found = kill_once(start(workdir, "--slow=0.1"), workdir, done % 2 == 1, chance)
-                if found is None:
+                kill = kill_once(start(workdir, "--slow=0.1"), workdir, done % 2 == 1, chance)
+                if kill is None:
                     break
                 done, here = done + 1, here + 1
-                log({"task": name, "kill": done, **found})
+                log({"task": name, "kill": done, **kill})
             ended(start(workdir))
             same = record_of(workdir) == expected
             equal &= same
-            log({"task": name, "run_with_kills": here, "rows": len(expected[0]), "leaves": len(expected[1]),
+            log({"task": name, "run_with_kills": here, "rows": len(expected[0]),
+                 "leaves": len(expected[1]),
                  "bitwise_equal": same})
     return equal
 
@@ -116,13 +138,15 @@ def main():
     parser.add_argument("--log", default=str(HERE / "results.jsonl"))
     options = parser.parse_args()
     with open(options.log, "w") as file, tempfile.TemporaryDirectory() as cache:
-        os.environ.update(JAX_COMPILATION_CACHE_DIR=cache, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
+        os.environ.update(JAX_COMPILATION_CACHE_DIR=cache,
+                          JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
 
         def log(row):
             file.write(json.dumps(row) + "\n")
             file.flush()
             print(row, flush=True)
-        log({"kills": options.kills, "steps": options.steps, "seed": options.seed, "platform": options.platform,
+        log({"kills": options.kills, "steps": options.steps, "seed": options.seed,
+             "platform": options.platform,
              "processes": options.processes,
              "xla_flags": os.environ.get("XLA_FLAGS", ""), "versions": versions(),
              "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"})

@@ -1,11 +1,13 @@
-"""What the TPU compiler's cycle estimate counts: programs of known cost, compiled for slices that are not here.
+"""The TPU compiler's cycle estimate and what it counts: programs of known cost, compiled for slices
+that are not here.
 
-    python experiments/pods/calibrate.py --log=experiments/pods/calibration.jsonl            # a minute; needs libtpu
+    python experiments/pods/calibrate.py --log=FILE  # a minute; needs libtpu
     python experiments/pods/calibrate.py --quick --log=FILE
 
-Rows: matrix products of n x n bf16 a chip, with the share of the data sheet's peak that the estimate amounts to at the clock
-that the peak implies; products in loops of 10 and of 100 turns, and ten written out; an all-reduce. What follows from them
-is in README.md, and in karpjax/precompile/hlo.py.
+A row is a matrix product of n x n bf16 a chip. It has the share of the data sheet's peak that the
+estimate amounts to at the clock that the peak implies. Then follow products in loops of 10 and of
+100 turns, and ten written out, and an all-reduce. The conclusions are in README.md, and in
+karpjax/precompile/hlo.py.
 """
 import argparse
 import json
@@ -29,6 +31,32 @@ TOPOLOGIES = ("v5e:2x2", "v6e:2x2", "v4:2x2x1", "v5p:2x2x1")
 SIZES, LOOPS, BYTES = (1024, 2048, 4096, 8192), (10, 100), (1 << 20, 1 << 26)
 
 
+def array(shape, place, dtype=jnp.bfloat16) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+
+
+def cycles_of(function, rows, *arrays):
+    """Return the estimated cycles of a function whose results have the sharding `rows`."""
+    return cycles(jax.jit(function, out_shardings=rows).lower(*arrays).compile().as_text())
+
+
+def products(turns: int, unroll: int):
+    """Return a function of `turns` matrix products in a loop."""
+    def product(x, w):
+        def turn(y, _):  # hands on little: a large carry would be copied
+            return jnp.tanh((x + y) @ w).max(1, keepdims=True), None
+        return jax.lax.scan(turn, jnp.zeros_like(x[:, :1]), length=turns, unroll=unroll)[0]
+    return product
+
+
+def total(mesh):
+    """Return a function that sums over all chips of a mesh."""
+    def summed(x):
+        whole = sharding.constrain(x.sum(0, keepdims=True), sharding.replicated(mesh))
+        return whole * jnp.ones((mesh.size, 1))
+    return summed
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--log", required=True)
@@ -43,24 +71,23 @@ def main():
         for topology in topologies:
             mesh = sharding.make_mesh(devices=slice_devices(topology))
             rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-            array = lambda shape, place, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
-            compiled = lambda f, *arrays: jax.jit(f, out_shardings=rows).lower(*arrays).compile()
             chip = CHIPS[topology.split(":")[0]]
             for n in sizes:
-                found = cycles(compiled(jnp.matmul, array((n * mesh.size, n), rows), array((n, n), whole)).as_text())
-                write({"topology": topology, "matmul": n, "cycles": found, "seconds": found / chip.clock,
-                       "share_of_peak": round(2 * n**3 / (found / chip.clock) / chip.peak, 3)})
+                estimate = cycles_of(jnp.matmul, rows, array((n * mesh.size, n), rows),
+                                  array((n, n), whole))
+                write({"topology": topology, "matmul": n, "cycles": estimate,
+                       "seconds": estimate / chip.clock,
+                       "share_of_peak": round(2 * n**3 / (estimate / chip.clock) / chip.peak, 3)})
             n = sizes[-1] // 2
             for turns, unroll in (*((turns, 1) for turns in LOOPS), (LOOPS[0], LOOPS[0])):
-                def products(x, w):                             # what a turn hands on is small: a large one would be copied
-                    turn = lambda y, _: (jnp.tanh((x + y) @ w).max(1, keepdims=True), None)
-                    return jax.lax.scan(turn, jnp.zeros_like(x[:, :1]), length=turns, unroll=unroll)[0]
-                found = cycles(compiled(products, array((n * mesh.size, n), rows), array((n, n), whole)).as_text())
-                write({"topology": topology, "products": n, "times": turns, "loop": unroll == 1, "cycles": found})
+                estimate = cycles_of(products(turns, unroll), rows, array((n * mesh.size, n), rows),
+                                  array((n, n), whole))
+                write({"topology": topology, "products": n, "times": turns, "loop": unroll == 1,
+                       "cycles": estimate})
             for size in BYTES:
-                total = lambda x: sharding.constrain(x.sum(0, keepdims=True), whole) * jnp.ones((mesh.size, 1))
-                found = cycles(compiled(total, array((mesh.size, size // 4), rows, jnp.float32)).as_text())
-                write({"topology": topology, "all_reduce_bytes": size, "cycles": found})
+                estimate = cycles_of(total(mesh), rows,
+                                  array((mesh.size, size // 4), rows, jnp.float32))
+                write({"topology": topology, "all_reduce_bytes": size, "cycles": estimate})
 
 
 if __name__ == "__main__":

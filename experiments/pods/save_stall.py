@@ -1,11 +1,13 @@
-"""What an asynchronous save costs the loop, and a restore a start: a state of 100 million parameters, with Adam's moments.
+"""Costs of an asynchronous save and of a restore: a state of 100 million parameters, with Adam's
+moments.
 
-    python experiments/pods/save_stall.py --log=experiments/pods/save_stall.jsonl            # some minutes; 4 GB of disk
+    python experiments/pods/save_stall.py --log=experiments/pods/save_stall.jsonl  # 4 GB of disk
     python experiments/pods/save_stall.py --quick --log=FILE
 
-The encoder of configs/mlm_tiny.py, 14 layers of 768. A row a save: seconds that the loop stands still (until `save` returns),
-until the checkpoint is whole, and of a restore into fresh memory; then medians. The first save makes folders and threads and
-is not counted.
+The state is that of configs/mlm_tiny.py's encoder, 14 layers of 768. The study takes some minutes.
+A row for each save has seconds: until `save` returns (the loop stands still), until the checkpoint
+is whole, and of a restore into fresh memory. Then come medians. The first save makes folders and
+threads and is not counted.
 """
 import argparse
 import json
@@ -25,17 +27,17 @@ from karpjax.run.experiment import assemble  # noqa: E402
 from karpjax.run.workdir import about, device, versions  # noqa: E402
 
 
-def seconds(call) -> tuple[float, object]:
+def seconds(call, *arguments) -> tuple[float, object]:
     started = time.perf_counter()
-    found = call()
-    return round(time.perf_counter() - started, 3), found
+    result = call(*arguments)
+    return round(time.perf_counter() - started, 3), result
 
 
 def restored(folder: str, abstract):
     saves = Checkpoints(folder)
-    found = jax.block_until_ready(saves.restore(abstract)[0])
+    state = jax.block_until_ready(saves.restore(abstract)[0])
     saves.close()
-    return found
+    return state
 
 
 def main():
@@ -43,23 +45,29 @@ def main():
     parser.add_argument("--log", required=True)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    size = dict(layers=1, width=32, heads=2) if options.quick else dict(layers=14, width=768, heads=12)
-    exp = assemble(*config_of("mlm_tiny", **{f"model.{name}": value for name, value in size.items()}))
+    size = dict(layers=1, width=32,
+                heads=2) if options.quick else dict(layers=14, width=768, heads=12)
+    exp = assemble(*config_of("mlm_tiny",
+                              **{f"model.{name}": value for name, value in size.items()}))
     state, rows = jax.block_until_ready(exp.fresh_state()), []
     with open(options.log, "w") as log, tempfile.TemporaryDirectory() as folder:
         saves = Checkpoints(folder, keep=1)
         for step in range(1, 3 if options.quick else 7):
-            stall, _ = seconds(lambda: saves.save(step, state, about(exp, {}), None))
+            stall, _ = seconds(saves.save, step, state, about(exp, {}), None)
             rest, _ = seconds(saves.wait)
-            restoring, found = seconds(lambda: restored(folder, exp.abstract))
-            assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), found.params, state.params))
+            restoring, copy = seconds(restored, folder, exp.abstract)
+            assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), copy.params,
+                                             state.params))
             if step > 1:
-                rows.append({"step": step, "stall": stall, "until_whole": round(stall + rest, 3), "restore": restoring})
+                rows.append({"step": step, "stall": stall, "until_whole": round(stall + rest, 3),
+                             "restore": restoring})
                 log.write(json.dumps(rows[-1]) + "\n")
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         bytes_ = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
-        medians = {name: statistics.median(row[name] for row in rows) for name in ("stall", "until_whole", "restore")}
-        summary = {"parameters": parameters, "bytes": bytes_, **medians, "versions": versions(), "device": device(exp.mesh)}
+        medians = {name: statistics.median(row[name] for row in rows)
+                   for name in ("stall", "until_whole", "restore")}
+        summary = {"parameters": parameters, "bytes": bytes_, **medians, "versions": versions(),
+                   "device": device(exp.mesh)}
         log.write(json.dumps(summary) + "\n")
         print(json.dumps(summary))
         saves.close()

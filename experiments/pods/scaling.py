@@ -1,10 +1,12 @@
-"""What the TPU compiler says of four models on 4 to 256 chips of a v5e, and of 1.07 billion parameters on 256.
+"""The TPU compiler's report on four models on 4 to 256 chips of a v5e, and on 1.07 billion
+parameters on 256.
 
-    python experiments/pods/scaling.py --log=experiments/pods/scaling.jsonl --workdir=DIR [--chips 4 256]   # 3 minutes a row
-    python experiments/pods/scaling.py --quick --log=FILE                                   # needs libtpu, as the other
+    python experiments/pods/scaling.py --log=experiments/pods/scaling.jsonl --workdir=DIR \
+        [--chips 4 256]                                    # 3 minutes a row
+    python experiments/pods/scaling.py --quick --log=FILE  # needs libtpu, as the other
 
-Configs of configs/ with other sizes, on data of noise; the batch a chip is the same on every slice. A row a compilation, as
-karpjax.precompile reports it: README.md says what is not in it.
+Configs of configs/ with other sizes, on data of noise. The batch a chip is the same on every slice.
+A row for each compilation, as karpjax.precompile reports it. README.md lists what is not in it.
 """
 import json
 import os
@@ -21,8 +23,9 @@ import numpy as np  # noqa: E402
 jax.config.update("jax_platforms", "cpu")
 
 from experiments.runs import Log, command, config_of  # noqa: E402
-from karpjax.datasets.images import Found, Rows  # noqa: E402
-from karpjax.datasets.tfds import write  # noqa: E402
+from karpjax.datasets.images import ImageRows, ImageSet  # noqa: E402
+from karpjax.datasets.text import import_texts  # noqa: E402
+from karpjax.datasets.tfds import write_dataset  # noqa: E402
 from karpjax.precompile.compile import precompile  # noqa: E402
 from karpjax.run.workdir import versions  # noqa: E402
 
@@ -33,36 +36,42 @@ PICTURES = {"data.train": "train", "data.validation": "", "data.test": "", "prec
 # config, what differs from it, the key of the batch, and the batch a chip
 MODELS = {
     "ResNet-50, 224 x 224": ("cifar10_resnet", {
-        **PICTURES, "model": dict(name="resnet", depth=50), "augment": [dict(name="random_resized_crop", size=224)]},
+        **PICTURES, "model": dict(name="resnet", depth=50),
+        "augment": [dict(name="random_resized_crop", size=224)]},
         "data.batch_size", 64),
     "MAE of ViT-B, 256 patches": ("cifar10_mae", {
-        **PICTURES, "model": dict(name="mae", patch=2, layers=12, width=768, heads=12, decoder_layers=8, decoder_width=512,
+        **PICTURES, "model": dict(name="mae", patch=2, layers=12, width=768, heads=12,
+                                  decoder_layers=8, decoder_width=512,
                                   decoder_heads=16)}, "data.batch_size", 64),
     "BERT-base, 512 tokens": ("imdb_mlm", {
-        **TEXT, "precision": "bf16", "model.layers": 12, "model.width": 768, "model.heads": 12}, "data.batch_size", 16),
+        **TEXT, "precision": "bf16", "model.layers": 12, "model.width": 768, "model.heads": 12},
+                              "data.batch_size", 16),
     "PPO on CartPole": ("ppo_cartpole", {}, "data.num_envs", 64),
 }
 
 
 def prepare(folder: pathlib.Path, rows: int, words: int) -> None:
-    """Noise by the names of sets: `cifar10`, and `words`, packed rows of made-up words with a tokenizer of VOCABULARY."""
+    """Write noise by the names of sets: `cifar10`, and `words`, packed rows of made-up words with a
+    tokenizer of VOCABULARY."""
     rng = np.random.default_rng(0)
-    pictures = Rows(rng.integers(0, 256, (rows * 4, 32, 32, 3), np.uint8), rng.integers(0, 10, rows * 4))
-    write("cifar10", Found([str(i) for i in range(10)], (32, 32, 3), {"train": pictures}), folder)
+    pictures = ImageRows(rng.integers(0, 256, (rows * 4, 32, 32, 3), np.uint8),
+                    rng.integers(0, 10, rows * 4))
+    write_dataset("cifar10", ImageSet([str(i) for i in range(10)], (32, 32, 3), {"train": pictures}), folder)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     made_up = ["".join(rng.choice(letters, n)) for n in rng.integers(3, 12, words)]
     text = folder / "text"
     text.mkdir()
     lines = (json.dumps({"text": " ".join(rng.choice(made_up, LENGTH))}) for _ in range(rows))
     (text / "train.jsonl").write_text("\n".join(lines))
-    write("words", text.text(text, length=LENGTH, vocabulary=VOCABULARY if words > 1000 else 300, pack=True), folder)
+    write_dataset("words", import_texts(text, length=LENGTH, vocabulary=VOCABULARY if words > 1000 else 300,
+                             pack=True), folder)
 
 
 def report(log: Log, name: str, file: str, topology: str, overrides: dict) -> None:
     config, task_file = config_of(file, steps_per_dispatch=1, **overrides)
-    found = precompile(config, task_file, topology)
-    del found["model_fields"]
-    log({"model": name, "config": file, "topology": topology, **found})
+    compiled = precompile(config, task_file, topology)
+    del compiled["model_fields"]
+    log({"model": name, "config": file, "topology": topology, **compiled})
 
 
 def study(options, workdir: pathlib.Path) -> None:
@@ -76,7 +85,8 @@ def study(options, workdir: pathlib.Path) -> None:
         part.rename(data)
     os.environ["TFDS_DATA_DIR"] = str(data)
     if options.quick:
-        small = {"model": dict(name="mae", patch=8, layers=1, width=16, heads=2, decoder_layers=1, decoder_width=16,
+        small = {"model": dict(name="mae", patch=8, layers=1, width=16, heads=2, decoder_layers=1,
+                               decoder_width=16,
                                decoder_heads=2), "data.batch_size": 16}
         return report(log, "small", "cifar10_mae", SLICES[4], {**PICTURES, **small})
     for name, (file, overrides, key, each) in MODELS.items():

@@ -1,12 +1,14 @@
-"""Policy gradients over fixed seeds, each config against the criterion that its header states; a random policy beside it.
+"""Policy gradients over fixed seeds: each config against the criterion of its header, beside a
+random policy.
 
-    python experiments/policy_gradients/run.py --workdir=runs/policies                                # minutes a config
+    python experiments/policy_gradients/run.py --workdir=runs/policies           # minutes a config
     python experiments/policy_gradients/run.py --only=ppo_cartpole --quick --log=/tmp/quick.jsonl
 
-Settings were chosen on seeds 0 to 3; these are seeds 10 and up. One line a seed in results.jsonl: the
-run's own summary, and when the mean return of the last episodes (as many of each environment, at least 100 in all) first
-reached the criterion, in environment steps and in seconds of training, compilation apart. Evaluation: the most likely
-actions on a fixed set of seeds. --quick: two rollouts.
+Settings were chosen on seeds 0 to 3. These are seeds 10 and up. results.jsonl gets a line for each
+seed: the run's own summary. With it stands when the mean return of the last episodes first reached
+the criterion, in environment steps and in seconds of training, compilation apart. The last episodes
+are as many of each environment, at least 100 in all. Evaluation: the most likely actions on a fixed
+set of seeds. --quick: two rollouts.
 """
 import pathlib
 import sys
@@ -25,34 +27,43 @@ from karpjax.run import metrics  # noqa: E402
 from karpjax.run.experiment import assemble  # noqa: E402
 from karpjax.sweep import over_seeds, table  # noqa: E402
 
-# The criterion: a mean return, of training episodes ("when") and of the evaluation. GridNav's: eval/length_over_shortest of
-# at most 1.05.
-BARS = {"ppo_cartpole": 475, "a2c_cartpole": 475, "ppo_acrobot": -90, "ppo_pendulum": -150, "ppo_reacher": -18,
+# The criterion: a mean return, of training episodes ("when") and of the evaluation. GridNav's:
+# eval/length_over_shortest of at most 1.05.
+BARS = {"ppo_cartpole": 475, "a2c_cartpole": 475, "ppo_acrobot": -90, "ppo_pendulum": -150,
+        "ppo_reacher": -18,
         "ppo_grid_nav": None, "ppo_minatar": 28}
 FIRST = 10
 
 
 def short(source) -> dict:
-    """What makes a run one of two rollouts, for tests."""
-    return {"steps": 2 * source.steps_per_chunk, "eval_every": source.steps_per_chunk, "save_every": source.steps_per_chunk, "data.eval_episodes": 8}
+    """Return overrides that shorten a run to two rollouts, for tests."""
+    return {"steps": 2 * source.steps_per_chunk, "eval_every": source.steps_per_chunk,
+            "save_every": source.steps_per_chunk, "data.eval_episodes": 8}
 
 
 def random_policy(source) -> float:
-    """The mean return of uniform actions on the evaluation's seeds."""
-    act = lambda obs, keys: jax.vmap(lambda key: spaces.sample(source.env.actions, key))(keys)
-    play = lambda: source.episodes(act, jnp.arange(source.eval_episodes), unseen(source))["return"].mean()
+    """Return the mean return of uniform actions on the evaluation's seeds."""
+
+    def act(obs, keys):
+        return jax.vmap(lambda key: source.env.actions.sample(key))(keys)
+
+    def play():
+        episodes = jnp.arange(source.eval_episodes)
+        return source.episodes(act, episodes, unseen(source))["return"].mean()
     return float(jax.jit(play)())
 
 
 def first_above(workdir, bar: float, examples_per_step: float) -> dict:
-    """{"env_steps", "train_seconds"} when train/return reached the bar; {} where it never did."""
+    """Return {"env_steps", "train_seconds"} of the first train/return that reached the bar, or {}
+    if none did."""
     seconds = 0.0
     rows = [row for row in metrics.read_rows(workdir) if "train/return" in row]
-    for before, row in zip([{"step": 0}, *rows], rows):
+    for before, row in zip([{"step": 0}, *rows], rows, strict=False):
         seconds += (row["step"] - before["step"]) * examples_per_step / row["time/examples_per_s"]
-        # Before every environment has had its share of the episodes, those that end soon are too many.
+        # Until every environment has had its share of the episodes, short ones are too many.
         if row["train/recent"] == 1 and row["train/return"] >= bar:
-            return {"env_steps": round(row["step"] * examples_per_step), "train_seconds": round(seconds, 2)}
+            return {"env_steps": round(row["step"] * examples_per_step),
+                    "train_seconds": round(seconds, 2)}
     return {}
 
 
@@ -67,21 +78,27 @@ def study(options, folder: pathlib.Path):
         for seed in range(FIRST, FIRST + seeds):
             workdir = folder / f"{name}_{seed}"
             summary = trained(name, workdir, seed=seed, **(short(source) if options.quick else {}))
-            reached = first_above(workdir, BARS[name], source.examples_per_step) if BARS[name] else {}
-            if name == "ppo_grid_nav":  # of mean lengths; an episode that never arrives counts its 64 steps
-                summary["eval/length_over_shortest"] = summary["eval/length"] / float(starts(source)["shortest"].mean())
-            summaries.append({**summary, **{f"reached/{key}": value for key, value in reached.items()}})
+            reached = first_above(workdir, BARS[name],
+                                  source.examples_per_step) if BARS[name] else {}
+            # of mean lengths; an episode that never arrives counts its 64 steps
+            if name == "ppo_grid_nav":
+                summary["eval/length_over_shortest"] = \
+                    summary["eval/length"] / float(starts(source)["shortest"].mean())
+            summaries.append({**summary,
+                              **{f"reached/{key}": value for key, value in reached.items()}})
             log({"config": name, "seed": seed, **summaries[-1]})
-        names_of_all = {key: None for summary in summaries for key in summary}     # a seed may never have reached it
-        found = over_seeds([{**names_of_all, **summary} for summary in summaries])
-        log({"config": name, "seeds": seeds, "metrics": found})
-        print(table(found), flush=True)
+        # a seed may never have reached it
+        names_of_all = {key: None for summary in summaries for key in summary}
+        statistics = over_seeds([{**names_of_all, **summary} for summary in summaries])
+        log({"config": name, "seeds": seeds, "metrics": statistics})
+        print(table(statistics), flush=True)
 
 
 def arguments(parser):
     parser.add_argument("--only", default=",".join(name for name in BARS if name != "ppo_minatar"),
                         help="ppo_minatar, which needs gymnax and an hour, only where it is named")
-    parser.add_argument("--seeds", type=int, default=0, help="0: ten for CartPole, five for the others")
+    parser.add_argument("--seeds", type=int, default=0,
+                        help="0: ten for CartPole, five for the others")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rollouts of PPO on CartPole, and what is learned from them, by karpjax or the monolith.
+"""Rollouts of PPO on CartPole, and the learning from them, by karpjax or the monolith.
 
     python experiments/policy_speed/jax_worker.py WHO ENVS LENGTH MINIBATCHES EPOCHS
 
@@ -17,17 +17,19 @@ from experiments.runs import config_of  # noqa: E402
 from experiments.speed.harness import serve  # noqa: E402
 from karpjax.core.sharding import make_mesh  # noqa: E402
 from karpjax.run.experiment import assemble  # noqa: E402
-from karpjax.run.programs import Programs  # noqa: E402
+from karpjax.run.programs import make_programs  # noqa: E402
 
 ROLLOUTS = 10  # a dispatch
 
 
 def by_karpjax(envs, length, minibatches, epochs):
     chunk = minibatches * epochs
-    config, task_file = config_of("ppo_cartpole", steps=10_000 * chunk, steps_per_dispatch=ROLLOUTS * chunk, **{
-        "data.num_envs": envs, "data.length": length, "data.minibatches": minibatches, "data.epochs": epochs})
+    config, task_file = config_of("ppo_cartpole", steps=10_000 * chunk,
+                                  steps_per_dispatch=ROLLOUTS * chunk, **{
+        "data.num_envs": envs, "data.length": length, "data.minibatches": minibatches,
+        "data.epochs": epochs})
     exp = assemble(config, task_file, make_mesh(1, 1, jax.devices()[:1]))
-    programs, state = Programs(exp), exp.fresh_state()
+    programs, state = make_programs(exp), exp.fresh_state()
     programs.compile(state, {}, ROLLOUTS * chunk)
 
     def run_steps(n):
@@ -40,7 +42,8 @@ def by_karpjax(envs, length, minibatches, epochs):
 
 
 def by_monolith(envs, length, minibatches, epochs):
-    start, train = monolith.make(envs=envs, length=length, minibatches=minibatches, epochs=epochs, updates=ROLLOUTS,
+    start, train = monolith.make(envs=envs, length=length, minibatches=minibatches, epochs=epochs,
+                                 updates=ROLLOUTS,
                                  steps=10_000 * minibatches * epochs)
     carry = start(jax.random.key(0))
     carry, _ = train(carry)
@@ -50,7 +53,8 @@ def by_monolith(envs, length, minibatches, epochs):
         for _ in range(n):
             carry, returns = train(carry)
         jax.block_until_ready((carry, returns))
-        assert jnp.isfinite(returns).all() and all(jnp.isfinite(p).all() for p in jax.tree.leaves(carry[0]))
+        assert jnp.isfinite(returns).all()
+        assert all(jnp.isfinite(p).all() for p in jax.tree.leaves(carry[0]))
     return run_steps
 
 

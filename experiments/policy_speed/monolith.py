@@ -1,8 +1,9 @@
-"""PPO as one function in one jit, in the shape of PureJaxRL (Lu et al. 2022): what the shared step is measured against.
+"""PPO as one function in one jit, in the shape of PureJaxRL (Lu et al. 2022), for comparison with
+the shared step.
 
-Written for the comparison, without karpjax but for CartPole's dynamics: scan over updates of (scan over steps, GAE, scan over
-epochs of scan over minibatches). As there, minibatches are drawn from all steps of all environments, advantages normalised in
-each, and an episode that was cut counts as ended.
+Only CartPole's dynamics are karpjax's: scan over updates of (scan over steps, GAE, scan over epochs
+of scan over minibatches). As there, minibatches are drawn from all steps of all environments,
+advantages are normalised in each, and an episode that was cut counts as ended.
 """
 from flax import linen as nn
 import jax
@@ -18,7 +19,9 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        layer = lambda width, gain: nn.Dense(width, kernel_init=nn.initializers.orthogonal(gain))
+        def layer(width, gain):
+            return nn.Dense(width, kernel_init=nn.initializers.orthogonal(gain))
+
         y = x
         for _ in range(2):
             y = nn.tanh(layer(self.width, 2**0.5)(y))
@@ -28,11 +31,14 @@ class Network(nn.Module):
         return layer(2, 0.01)(y), layer(1, 1.0)(z)[..., 0]
 
 
-def make(*, envs: int, length: int, minibatches: int, epochs: int, updates: int, steps: int, rate: float = 1e-3,
-         discount: float = 0.99, trace: float = 0.95, clip: float = 0.2, width: int = 64):
-    """(start(key) -> carry, train(carry) -> (carry, returns of the episodes under way)): `updates` rollouts a call."""
+def make(*, envs: int, length: int, minibatches: int, epochs: int, updates: int, steps: int,
+         rate: float = 1e-3, discount: float = 0.99, trace: float = 0.95, clip: float = 0.2,
+         width: int = 64):
+    """Return (start(key) -> carry, train(carry) -> (carry, returns of the episodes under way)):
+    `updates` rollouts a call."""
     env, network = CartPole(), Network(width)
-    optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(optax.linear_schedule(rate, 0.0, steps), eps=1e-5))
+    optimizer = optax.chain(optax.clip_by_global_norm(0.5),
+                            optax.adam(optax.linear_schedule(rate, 0.0, steps), eps=1e-5))
 
     def start(key):
         net_key, env_key, key = jax.random.split(key, 3)
@@ -61,13 +67,18 @@ def make(*, envs: int, length: int, minibatches: int, epochs: int, updates: int,
             new, out = jax.vmap(env.step)(state, action, jax.random.split(step_key, envs))
             fresh, fresh_obs = jax.vmap(env.reset)(jax.random.split(reset_key, envs))
             over = out.terminated | out.truncated
-            choose = lambda a, b: jnp.where(over.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+            def choose(a, b):
+                return jnp.where(over.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
             new, new_obs = jax.tree.map(choose, fresh, new), choose(fresh_obs, out.obs)
             returns = returns + out.reward
-            return (new, new_obs, jnp.where(over, 0.0, returns)), (obs, action, log_p, value, out.reward, over)
+            row = (obs, action, log_p, value, out.reward, over)
+            return (new, new_obs, jnp.where(over, 0.0, returns)), row
 
         key, rollout_key, epoch_key = jax.random.split(key, 3)
-        (state, obs, returns), rows = lax.scan(act, (state, obs, returns), jax.random.split(rollout_key, length))
+        (state, obs, returns), rows = lax.scan(act, (state, obs, returns),
+                                               jax.random.split(rollout_key, length))
         _, last = network.apply(params, obs)
 
         def gae(carry, row):
@@ -77,7 +88,8 @@ def make(*, envs: int, length: int, minibatches: int, epochs: int, updates: int,
             later = delta + discount * trace * (1 - over) * later
             return (later, value), later
         _, advantage = lax.scan(gae, (jnp.zeros(envs), last), rows[3:], reverse=True)
-        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (*rows[:4], advantage + rows[3], advantage))
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]),
+                            (*rows[:4], advantage + rows[3], advantage))
 
         def epoch(carry, key):
             order = jax.random.permutation(key, envs * length)
@@ -89,7 +101,9 @@ def make(*, envs: int, length: int, minibatches: int, epochs: int, updates: int,
                 updates, opt_state = optimizer.update(grads, opt_state, params)
                 return (optax.apply_updates(params, updates), opt_state), value
             return lax.scan(minibatch, carry, parts)
-        (params, opt_state), _ = lax.scan(epoch, (params, opt_state), jax.random.split(epoch_key, epochs))
+        (params, opt_state), _ = lax.scan(epoch, (params, opt_state),
+                                          jax.random.split(epoch_key, epochs))
         return (params, opt_state, state, obs, returns, key), returns.mean()
 
-    return jax.jit(start), jax.jit(lambda carry: lax.scan(update, carry, None, updates), donate_argnums=0)
+    return jax.jit(start), jax.jit(lambda carry: lax.scan(update, carry, None, updates),
+                                   donate_argnums=0)

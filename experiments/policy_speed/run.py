@@ -1,11 +1,14 @@
-"""Environment steps a second of PPO on CartPole: karpjax, a monolith in PureJaxRL's shape, Stable-Baselines3; in turns.
+"""Environment steps a second of PPO on CartPole: karpjax, a monolith in PureJaxRL's shape and
+Stable-Baselines3, in turns.
 
-    python experiments/policy_speed/run.py --torch_python=PATH --log=experiments/policy_speed/results.jsonl
+    python experiments/policy_speed/run.py --torch_python=PATH \
+        --log=experiments/policy_speed/results.jsonl
     python experiments/policy_speed/run.py --quick --log=FILE
 
-Each plays and learns in the same shapes: environments, length, minibatches, epochs. What is timed is play and learning: no
-logging, evaluation or compilation. PATH: a Python with stable-baselines3; without
-it the other two are compared. Ratios are of steps a second, within a round; above 1 karpjax is faster.
+Each plays and learns in the same shapes: environments, length, minibatches, epochs. The times are
+of play and learning, without logging, evaluation or compilation. PATH: a Python with
+stable-baselines3. Without it the other two are compared. Ratios are of steps a second, within a
+round. Above 1 karpjax is faster.
 """
 import argparse
 import json
@@ -22,7 +25,8 @@ from experiments.speed.harness import Worker, in_turns, ratio  # noqa: E402
 from karpjax.core.sharding import make_mesh  # noqa: E402
 from karpjax.run.workdir import device, versions  # noqa: E402
 
-# (environments, length, minibatches, epochs): the config's own, PureJaxRL's defaults in more environments, its defaults.
+# (environments, length, minibatches, epochs): the config's own, PureJaxRL's defaults in more
+# environments, its defaults.
 SHAPES = [(32, 32, 4, 10), (64, 32, 4, 4), (4, 128, 4, 4)]
 ROLLOUTS = 10  # a dispatch
 
@@ -32,7 +36,8 @@ def main():
     parser.add_argument("--log", required=True)
     parser.add_argument("--torch_python", default="")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--shapes", nargs="+", default=SHAPES, type=lambda text: tuple(map(int, text.split(","))),
+    parser.add_argument("--shapes", nargs="+", default=SHAPES,
+                        type=lambda text: tuple(map(int, text.split(","))),
                         help="ENVS,LENGTH,MINIBATCHES,EPOCHS ...")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.5, help="of karpjax in a round, about")
@@ -44,18 +49,23 @@ def main():
             workers = {who: Worker([sys.executable, str(HERE / "jax_worker.py"), who, *arguments])
                        for who in ("karpjax", "monolith")}
             if options.torch_python:
-                workers["sb3"] = Worker([options.torch_python, str(HERE / "sb3_worker.py"), *arguments])
+                workers["sb3"] = Worker([options.torch_python, str(HERE / "sb3_worker.py"),
+                                         *arguments])
             rows = []
             workers["karpjax"].seconds(1)
-            blocks = 1 if options.quick else max(1, round(options.seconds / workers["karpjax"].seconds(3)))    # of ten rollouts
+            # of ten rollouts
+            blocks = 1 if options.quick else max(
+                1, round(options.seconds / workers["karpjax"].seconds(3)))
             for row in in_turns(workers, 2 if options.quick else options.rounds, blocks):
                 rows.append(row)
                 log.write(json.dumps({"shape": shape, **row}) + "\n")
                 log.flush()
-            steps = ROLLOUTS * shape[0] * shape[1]                                             # of environments, a harness step
-            rates = {who: round(steps / (statistics.median(row[who] for row in rows) / 1000)) for who in workers}
+            steps = ROLLOUTS * shape[0] * shape[1]  # of environments, a harness step
+            rates = {who: round(steps / (statistics.median(row[who] for row in rows) / 1000))
+                     for who in workers}
             summary = {"shape": shape, "steps_per_second": rates,
-                       "karpjax_over": {peer: ratio(rows, peer, "karpjax") for peer in workers if peer != "karpjax"}}
+                       "karpjax_over": {peer: ratio(rows, peer, "karpjax") for peer in workers
+                                        if peer != "karpjax"}}
             hello = {who: worker.hello for who, worker in workers.items() if worker.hello}
             for worker in workers.values():
                 worker.close()

@@ -1,12 +1,14 @@
-"""Published CIFAR-10 weights, converted and evaluated with karpjax's commands: exactly the published test accuracies.
+"""Published CIFAR-10 weights, converted and evaluated with karpjax's commands: exactly the
+published test accuracies.
 
-    python experiments/published_weights/run.py                                          # about 5 minutes on 2 shared cores
+    python experiments/published_weights/run.py  # about 5 minutes on 2 shared cores
     python experiments/published_weights/run.py --only=resnet20 --limit=256 --log=/tmp/quick.jsonl
 
-Reads CIFAR-10 and the weights from the shared data ($KARPJAX_TEST_DATA, ../shared/data by default), and prepares, converts,
-evaluates and converts back in a temporary folder. A line a network in results.jsonl: the accuracy on the test split and the
-published one; then whether they are equal, versions and machine. --limit takes the first rows of each CIFAR file only, where
-the published figure does not apply.
+Reads CIFAR-10 and the weights from the shared data ($KARPJAX_TEST_DATA, ../shared/data by default),
+and prepares, converts, evaluates and converts back in a temporary folder. results.jsonl gets a line
+for each network: the accuracy on the test split and the published one, whether they are equal,
+versions and machine. --limit takes the first rows of each CIFAR file only. The published figure
+does not apply to them.
 """
 import argparse
 import json
@@ -25,20 +27,22 @@ sys.path.insert(0, str(ROOT))
 
 from karpjax.core import sharding  # noqa: E402
 from karpjax.run.workdir import device, versions  # noqa: E402
-from karpjax.weights import read  # noqa: E402
+from karpjax.core.files import read_arrays  # noqa: E402
 
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
-NETWORKS = {"resnet20": ("resnet20-12fca82f.safetensors", 0.9173), "resnet56": ("resnet56-4bfd9763.safetensors", 0.9339)}
+NETWORKS = {"resnet20": ("resnet20-12fca82f.safetensors", 0.9173),
+            "resnet56": ("resnet56-4bfd9763.safetensors", 0.9339)}
 ROW = 3073                                     # bytes: a label and 32 x 32 x 3 pixels
 
 
 def command(name: str, *flags: str, **env) -> dict:
-    """What python -m karpjax.NAME says, in its last line."""
+    """Run python -m karpjax.NAME and return its last line."""
     return json.loads(run("-m", f"karpjax.{name}", *flags, **env).splitlines()[-1])
 
 
 def run(*arguments: str, **env) -> str:
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), **env},
                           stdout=subprocess.PIPE, text=True)
     if done.returncode:                        # what it had to say is on stderr already
         sys.exit(done.returncode)
@@ -46,7 +50,7 @@ def run(*arguments: str, **env) -> str:
 
 
 def prepare(folder: pathlib.Path, limit: int) -> dict:
-    """CIFAR-10 as TFDS has it, from the binary files."""
+    """Write CIFAR-10 as TFDS has it, from the binary files."""
     run(str(SHARED / "unpack.py"), "cifar10", "--to", str(folder))
     for file in (folder / "cifar10").glob("*.bin") if limit else ():
         file.write_bytes(file.read_bytes()[:limit * ROW])
@@ -55,18 +59,25 @@ def prepare(folder: pathlib.Path, limit: int) -> dict:
 
 
 def there_and_back(name: str, folder: pathlib.Path, data: dict) -> dict:
-    """The test accuracy of published weights, and whether they come back out with the same bits."""
+    """Return the test accuracy of published weights, and whether they come back out with the same
+    bits."""
     file, published = NETWORKS[name]
-    weights, workdir, back = SHARED / "weights" / file, folder / name, folder / f"{name}.safetensors"
+    weights, workdir = SHARED / "weights" / file, folder / name
+    back = folder / f"{name}.safetensors"
     started, env = time.perf_counter(), {"TFDS_DATA_DIR": data["data_dir"]}
-    converted = command("convert", f"--config=configs/cifar10_resnet.py:{name.removeprefix('resnet')}", f"--weights={weights}",
+    converted = command("convert",
+                        f"--config=configs/cifar10_resnet.py:{name.removeprefix('resnet')}",
+                        f"--weights={weights}",
                         f"--workdir={workdir}", **env)
-    found = command("evaluate", f"--workdir={workdir}", "--split=test", **env)
+    metrics = command("evaluate", f"--workdir={workdir}", "--split=test", **env)
     command("convert", f"--workdir={workdir}", f"--to={back}", **env)
-    theirs, ours = read(weights), read(back)
-    return {"network": name, "weights": file, "parameters": converted["parameters"], "images": data["examples"]["test"],
-            "test/accuracy": found["test/accuracy"], "test/loss": found["test/loss"], "published": published,
-            "back_bit_exact": theirs.keys() == ours.keys() and all(np.array_equal(theirs[key], ours[key]) for key in theirs),
+    theirs, ours = read_arrays(weights), read_arrays(back)
+    return {"network": name, "weights": file, "parameters": converted["parameters"],
+            "images": data["examples"]["test"],
+            "test/accuracy": metrics["test/accuracy"], "test/loss": metrics["test/loss"],
+            "published": published,
+            "back_bit_exact": theirs.keys() == ours.keys()
+            and all(np.array_equal(theirs[key], ours[key]) for key in theirs),
             "seconds": round(time.perf_counter() - started, 1)}
 
 
@@ -81,13 +92,16 @@ def main():
         data = prepare(pathlib.Path(folder), options.limit)
         for name in names:
             row = there_and_back(name, pathlib.Path(folder), data)
-            met[name] = None if options.limit else round(row["test/accuracy"], 6) == row["published"]
+            equal = round(row["test/accuracy"], 6) == row["published"]
+            met[name] = None if options.limit else equal
             log.write(json.dumps(row) + "\n")
             log.flush()
-            print(f"{name}: test accuracy {row['test/accuracy']:.2%} of {row['images']:,} images, published "
-                  f"{row['published']:.2%}; back out with the same bits: {row['back_bit_exact']}", flush=True)
+            print(f"{name}: test accuracy {row['test/accuracy']:.2%} of {row['images']:,} images, "
+                  f"published {row['published']:.2%}; "
+                  f"back out with the same bits: {row['back_bit_exact']}", flush=True)
         # Devices last: the commands above need them free.
-        log.write(json.dumps({"as_published": met, "versions": versions(), "device": device(sharding.make_mesh())}) + "\n")
+        log.write(json.dumps({"as_published": met, "versions": versions(),
+                              "device": device(sharding.make_mesh())}) + "\n")
     if False in met.values():
         sys.exit(f"not the published accuracy: {met}")
 

@@ -1,8 +1,10 @@
-"""Depthwise convolution on the CPU: XLA's own and the sum over taps (karpjax/models/layers/conv.py), one layer at a time, in turns.
+"""Depthwise convolution on the CPU, one layer at a time, in turns: XLA's own and the sum over taps
+(models/layers/conv.py).
 
-    python experiments/speed/depthwise.py --log=experiments/speed/depthwise.jsonl           # two minutes, alone on the machine
+    python experiments/speed/depthwise.py --log=FILE  # 2 minutes, alone on the machine
 
-The layers are EfficientNet-Lite0's, on a batch of 32. A row a layer: milliseconds forward, and with both gradients; medians.
+The layers are EfficientNet-Lite0's, on a batch of 32. A row for each layer: milliseconds forward,
+and with both gradients, by medians.
 """
 import argparse
 import functools
@@ -23,7 +25,8 @@ from karpjax.models.layers.conv import depthwise  # noqa: E402
 from karpjax.run.workdir import device, versions  # noqa: E402
 
 BATCH, ROUNDS = 32, 5
-LAYERS = [(112, 32, 3, 1), (112, 96, 3, 2), (56, 144, 3, 1), (28, 240, 5, 1), (14, 480, 5, 1), (7, 1152, 5, 1)]
+LAYERS = [(112, 32, 3, 1), (112, 96, 3, 2), (56, 144, 3, 1), (28, 240, 5, 1), (14, 480, 5, 1),
+          (7, 1152, 5, 1)]
 
 
 def by_xla(x, kernel, strides, padding):
@@ -33,7 +36,10 @@ def by_xla(x, kernel, strides, padding):
 
 def programs(convolve, stride: int) -> dict:
     forward = functools.partial(convolve, strides=(stride, stride), padding="SAME")
-    loss = lambda x, kernel: jnp.sum(jnp.tanh(forward(x, kernel)))
+
+    def loss(x, kernel):
+        return jnp.sum(jnp.tanh(forward(x, kernel)))
+
     return {"forward": jax.jit(forward), "with gradients": jax.jit(jax.grad(loss, (0, 1)))}
 
 
@@ -48,14 +54,19 @@ def main():
     parser.add_argument("--log", required=True)
     options = parser.parse_args()
     with open(options.log, "w") as log:
-        log.write(json.dumps({"versions": versions(), "device": device(make_mesh(1, 1, jax.devices()[:1]))}) + "\n")
+        log.write(json.dumps({"versions": versions(),
+                              "device": device(make_mesh(1, 1, jax.devices()[:1]))}) + "\n")
         for side, channels, kernel, stride in LAYERS:
             x = jax.random.normal(jax.random.key(0), (BATCH, side, side, channels))
             taps = jax.random.normal(jax.random.key(1), (kernel, kernel, 1, channels))
-            both = {f"{who}, {what}": program for who, convolve in (("xla", by_xla), ("taps", depthwise))
+            both = {f"{who}, {what}": program
+                    for who, convolve in (("xla", by_xla), ("taps", depthwise))
                     for what, program in programs(convolve, stride).items()}
-            rounds = [{name: milliseconds(program, x, taps) for name, program in both.items()} for _ in range(ROUNDS + 1)]
-            median = {name: round(statistics.median(row[name] for row in rounds[1:]), 1) for name in both}  # the first compiles
+            rounds = [{name: milliseconds(program, x, taps) for name, program in both.items()}
+                      for _ in range(ROUNDS + 1)]
+            # the first compiles
+            median = {name: round(statistics.median(row[name] for row in rounds[1:]), 1)
+                      for name in both}
             row = {"side": side, "channels": channels, "kernel": kernel, "stride": stride, **median}
             log.write(json.dumps(row) + "\n")
             print(row, flush=True)

@@ -1,6 +1,9 @@
-"""The train step of karpjax on one batch of noise: python experiments/speed/jax_worker.py NETWORK BATCH [VARIANT,...]
+"""The train step of karpjax on one batch of noise.
 
-VARIANT: without what was changed for the CPU. "whole": convolution in one part; "scatter": XLA's own pooling and its gradient.
+    python experiments/speed/jax_worker.py NETWORK BATCH [VARIANT,...]
+
+VARIANT leaves out a change made for the CPU. "whole": convolution in one part. "scatter": XLA's own
+pooling and its gradient.
 """
 import pathlib
 import sys
@@ -37,7 +40,8 @@ def main(network: str, batch_size: str, variants: str = ""):
         return {"xent": kj.mean(xent)}, {}, model_state
 
     optimizer = optax.sgd(0.01, momentum=0.9)
-    state = kj.TrainState.create(jax.jit(model.init)(init_key, batch["image"][:1]), optimizer, run_key)
+    state = kj.TrainState.create(jax.jit(model.init)(init_key, batch["image"][:1]),
+                                 optimizer, run_key)
     step = jax.jit(kj.make_train_step(loss, optimizer), donate_argnums=0)
 
     def run_steps(n):

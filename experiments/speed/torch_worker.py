@@ -1,4 +1,7 @@
-"""The same networks, loss and optimizer in PyTorch, as its users write them: torch_worker.py NETWORK BATCH [channels_last]"""
+"""The same networks, loss and optimizer in PyTorch, as its users write them.
+
+    python torch_worker.py NETWORK BATCH [channels_last]
+"""
 import pathlib
 import sys
 
@@ -15,8 +18,9 @@ def conv_norm(inputs, outputs, stride=1):
 
 
 def cnn(width=32):
-    """karpjax/models/cnn.py."""
-    layers = [*conv_norm(3, width), nn.ReLU(), *conv_norm(width, 2 * width, 2), nn.ReLU(), *conv_norm(2 * width, 4 * width),
+    """Return karpjax/models/cnn.py in PyTorch."""
+    layers = [*conv_norm(3, width), nn.ReLU(), *conv_norm(width, 2 * width, 2), nn.ReLU(),
+              *conv_norm(2 * width, 4 * width),
               nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, 10)]
     return nn.Sequential(*layers)
 
@@ -24,7 +28,8 @@ def cnn(width=32):
 class Block(nn.Module):
     def __init__(self, inputs, outputs, stride):
         super().__init__()
-        self.body = nn.Sequential(*conv_norm(inputs, outputs, stride), nn.ReLU(), *conv_norm(outputs, outputs))
+        self.body = nn.Sequential(*conv_norm(inputs, outputs, stride), nn.ReLU(),
+                                  *conv_norm(outputs, outputs))
         self.stride, self.side = stride, (outputs - inputs) // 2
 
     def forward(self, x):
@@ -33,7 +38,7 @@ class Block(nn.Module):
 
 
 def resnet20():
-    """karpjax/models/resnet_cifar.py."""
+    """Return karpjax/models/resnet_cifar.py in PyTorch."""
     layers, inputs = [*conv_norm(3, 16), nn.ReLU()], 16
     for width in (16, 32, 64):
         for i in range(3):
@@ -48,7 +53,7 @@ class Scaled(nn.Linear):
 
 
 def airbench(widths=(64, 256, 256)):
-    """karpjax/models/airbench.py."""
+    """Return karpjax/models/airbench.py in PyTorch."""
     whiten = nn.Conv2d(3, 24, 2)
     whiten.weight.requires_grad = False
     layers, inputs = [whiten, nn.GELU()], 24
@@ -56,7 +61,8 @@ def airbench(widths=(64, 256, 256)):
         norms = [nn.BatchNorm2d(width, eps=1e-12, momentum=0.4) for _ in range(2)]
         for norm in norms:
             norm.weight.requires_grad = False
-        layers += [nn.Conv2d(inputs, width, 3, padding=1, bias=False), nn.MaxPool2d(2), norms[0], nn.GELU(),
+        layers += [nn.Conv2d(inputs, width, 3, padding=1, bias=False), nn.MaxPool2d(2),
+                   norms[0], nn.GELU(),
                    nn.Conv2d(width, width, 3, padding=1, bias=False), norms[1], nn.GELU()]
         inputs = width
     return nn.Sequential(*layers, nn.MaxPool2d(3), nn.Flatten(), Scaled(inputs, 10, bias=False))
@@ -68,10 +74,13 @@ NETWORKS = {"cnn": cnn, "resnet20": resnet20, "airbench": airbench}
 def main(network: str, batch_size: str, layout: str = ""):
     torch.manual_seed(0)
     model = NETWORKS[network]().train()
-    images, labels = torch.randn(int(batch_size), 3, 32, 32), torch.randint(0, 10, (int(batch_size),))
+    images, labels = torch.randn(int(batch_size), 3, 32,
+                                 32), torch.randint(0, 10, (int(batch_size),))
     if layout == "channels_last":
-        model, images = model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
+        model = model.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01,
+                                momentum=0.9)
 
     def run_steps(n):
         for _ in range(n):

@@ -1,10 +1,12 @@
-"""How long a start takes: `python -m karpjax.train` on the digits CNN to the end of 20 steps, first start and second.
+"""Seconds of a start: `python -m karpjax.train` on the digits CNN to the end of 20 steps, first
+start and second.
 
-    python experiments/start/run.py --before=DIR             # DIR: a checkout of another version, to compare with
-    python experiments/start/run.py --quick --log=FILE       # one round, to see that it works
+    python experiments/start/run.py --before=DIR        # DIR: another version, to compare with
+    python experiments/start/run.py --quick --log=FILE  # one round, to see that it works
 
-A first start finds no compiled programs, a second one those of the first; the data set is prepared before. Versions take
-turns, so that a machine that slows down slows both. Beside the time on the wall stands the processor time.
+A first start finds no compiled programs, a second one those of the first. The data set is prepared
+before. Versions take turns, so that a machine that slows down slows both. Beside the time on the
+wall stands the processor time.
 """
 import os
 import pathlib
@@ -20,7 +22,8 @@ sys.path.insert(0, str(HERE.parent.parent))
 
 from experiments.runs import ROOT, Log, command  # noqa: E402
 
-FLAGS = ["--config=configs/digits_cnn.py", "--config.steps=20", "--config.optimizer.learning_rate.warmup_steps=5"]
+FLAGS = ["--config=configs/digits_cnn.py", "--config.steps=20",
+         "--config.optimizer.learning_rate.warmup_steps=5"]
 
 
 def start(tree: pathlib.Path, workdir: pathlib.Path, caches: pathlib.Path) -> dict:
@@ -29,7 +32,8 @@ def start(tree: pathlib.Path, workdir: pathlib.Path, caches: pathlib.Path) -> di
     env |= {"PYTHONPATH": str(tree), "XDG_CACHE_HOME": str(caches)}
     shutil.rmtree(workdir, ignore_errors=True)
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "karpjax.train", *FLAGS, f"--workdir={workdir}"], cwd=tree, env=env,
+    done = subprocess.run([sys.executable, "-m", "karpjax.train", *FLAGS, f"--workdir={workdir}"],
+                          cwd=tree, env=env,
                           capture_output=True, text=True)
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
@@ -39,9 +43,11 @@ def start(tree: pathlib.Path, workdir: pathlib.Path, caches: pathlib.Path) -> di
 
 
 def study(options, workdir):
-    trees = {"now": ROOT, **({"before": pathlib.Path(options.before).resolve()} if options.before else {})}
+    trees = {"now": ROOT, **({"before": pathlib.Path(options.before).resolve()}
+                             if options.before else {})}
     log, rows = Log(options.log), []
-    for tree in trees.values():  # the data set, matplotlib's list of fonts, Python's own compiled files
+    # the data set, matplotlib's list of fonts, Python's own compiled files
+    for tree in trees.values():
         start(tree, workdir / "run", workdir / "caches")
     for turn in range(1 if options.quick else options.rounds):
         for version, tree in list(trees.items())[::(-1) ** turn]:
@@ -54,7 +60,8 @@ def study(options, workdir):
         for which in ("first", "second"):
             mine = [row for row in rows if (row["version"], row["start"]) == (version, which)]
             log({"version": version, "start": which, "rounds": len(mine),
-                 **{f"median_{unit}": statistics.median(row[unit] for row in mine) for unit in ("wall_s", "cpu_s")}})
+                 **{f"median_{unit}": statistics.median(row[unit] for row in mine)
+                    for unit in ("wall_s", "cpu_s")}})
 
 
 def arguments(parser):

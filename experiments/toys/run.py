@@ -1,11 +1,11 @@
-"""The three toy families over five fixed seeds: what README's table of results says.
+"""The three toy families over five fixed seeds: the numbers of README's table of results.
 
-    python experiments/toys/run.py                                                       # about 12 minutes on 2 cores
+    python experiments/toys/run.py                            # about 12 minutes on 2 cores
     python experiments/toys/run.py --only=digits_cnn --seeds=1 --steps=20 --log=/tmp/quick.jsonl
 
-One line a seed in results.jsonl: the run's own summary (final metrics, seconds, versions, machine); then the mean and the
-standard deviation of every metric. The hyper-parameters in configs/ were chosen on validation splits; the test split is
-evaluated once, at the end of each run.
+results.jsonl gets a line for each seed: the run's own summary (final metrics, seconds, versions,
+machine). Then the mean and the standard deviation of every metric. The hyper-parameters in configs/
+were chosen on validation splits. The test split is evaluated once, at the end of each run.
 """
 import argparse
 import json
@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from experiments.runs import config_of, trained  # noqa: E402
 from karpjax.sources.text import text, unigram_entropy  # noqa: E402
-from karpjax.sweep import over_seeds, table  # noqa: E402
+from karpjax.run.seeds import over_seeds, seeds_table  # noqa: E402
 
 CONFIGS = ("digits_cnn", "poly", "mlm_tiny", "reinforce_cartpole")
 
@@ -32,7 +32,8 @@ def main():
     parser.add_argument("--log", default=str(HERE / "results.jsonl"))
     options = parser.parse_args()
     names, log_file = options.only.split(","), pathlib.Path(options.log)
-    kept = [line for line in log_file.read_text().splitlines() if json.loads(line)["config"] not in names] \
+    kept = [line for line in log_file.read_text().splitlines()
+            if json.loads(line)["config"] not in names] \
         if log_file.exists() else []  # rows of configs that are not run now stay
     with open(log_file, "w") as file:
         file.writelines(line + "\n" for line in kept)
@@ -49,9 +50,10 @@ def main():
                 log({"config": name, "seed": seed, **summaries[-1]})
             extra = {}
             if name == "mlm_tiny":
-                extra["unigram_entropy"] = unigram_entropy(text(config_of(name)[0].data).data["test"]["tokens"])
+                extra["unigram_entropy"] = \
+                    unigram_entropy(text(config_of(name)[0].data).data["test"]["tokens"])
             log({"config": name, "seeds": options.seeds, **extra, "metrics": over_seeds(summaries)})
-            print(f"{name}\n{table(over_seeds(summaries))}", extra, flush=True)
+            print(f"{name}\n{seeds_table(over_seeds(summaries))}", extra, flush=True)
 
 
 if __name__ == "__main__":

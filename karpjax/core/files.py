@@ -1,5 +1,7 @@
-"""Files of named arrays: safetensors and npz, without PyTorch; its own pickles only through it, weights_only, where it is
-installed: an unpickled file can run anything."""
+"""Files of named arrays: safetensors and npz, without PyTorch, and PyTorch's own pickles.
+
+The pickles are read by PyTorch alone, with weights_only: an unpickled file can run anything.
+"""
 import math
 import os
 import pathlib
@@ -14,33 +16,39 @@ from karpjax.core.trees import first_line
 
 PICKLES = (".pth", ".pt", ".th")
 KINDS = (".safetensors", ".npz")
-DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "I64": np.int64, "I32": np.int32}
+DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16,
+          "I64": np.int64, "I32": np.int32}
 
 
 def read_arrays(path) -> dict[str, np.ndarray]:
-    """{name: array} of a file, its kind known by its suffix."""
+    """Return {name: array} of a file, its kind known by its suffix."""
     path = pathlib.Path(path).expanduser()
+    suffixes = ", ".join(KINDS + PICKLES)
     if path.suffix not in KINDS + PICKLES:
-        raise UserError(f"{path}: expected a file of weights, {', '.join(KINDS + PICKLES)}; found the suffix {path.suffix!r}")
+        raise UserError(f"{path}: expected a file of weights, {suffixes}; found the suffix "
+                        f"{path.suffix!r}")
     if not path.is_file():
-        raise UserError(f"{path}: no such file; expected a file of weights, {', '.join(KINDS + PICKLES)}")
+        raise UserError(f"{path}: no such file; expected a file of weights, {suffixes}")
     if path.suffix in PICKLES:
         return _read_pickle(path)
     safetensors = _safetensors() if path.suffix == ".safetensors" else None
-    damaged = (ValueError, KeyError, EOFError, zipfile.BadZipFile) + ((safetensors.SafetensorError,) if safetensors else ())
+    damaged = (ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    damaged += (safetensors.SafetensorError,) if safetensors else ()
     try:
         if safetensors:
-            return {name: _array(name, path, **entry) for name, entry in safetensors.deserialize(path.read_bytes())}
+            entries = safetensors.deserialize(path.read_bytes())
+            return {name: _array(name, path, **entry) for name, entry in entries}
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except damaged as error:
-        raise UserError(f"{path}: not a whole {path.suffix} file ({first_line(error)}); get it again") from error
+        raise UserError(f"{path}: not a whole {path.suffix} file ({first_line(error)}); "
+                        "get it again") from error
 
 
 def write_arrays(path, arrays: dict[str, np.ndarray]) -> None:
-    """A new file, whole or not at all."""
+    """Write a new file, whole or not at all."""
     path = check_new(path)
     part = path.with_name(path.name + ".part")
     try:
@@ -53,15 +61,17 @@ def write_arrays(path, arrays: dict[str, np.ndarray]) -> None:
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+            raise UserError(f"{path}: cannot be written ({error.strerror or error}); "
+                            "choose another place") from error
         raise
 
 
 def check_new(path) -> pathlib.Path:
-    """A path that `write` can take: known kind, nothing there yet, in a folder that is."""
+    """Return a path that `write_arrays` can take: of a known kind, new, in a folder that exists."""
     path = pathlib.Path(path)
     if path.suffix not in KINDS:
-        raise UserError(f"{path}: expected a name that ends in {' or '.join(KINDS)}, found {path.suffix!r}")
+        raise UserError(f"{path}: expected a name that ends in {' or '.join(KINDS)}, "
+                        f"found {path.suffix!r}")
     if path.exists():
         raise UserError(f"{path}: there already; choose another name, or remove it")
     if not path.parent.is_dir():
@@ -72,9 +82,10 @@ def check_new(path) -> pathlib.Path:
 
 
 def _array(name, path, dtype: str, shape, data) -> np.ndarray:
-    """One entry of a safetensors file; its own numpy interface does not know bfloat16."""
+    """Return one entry of a safetensors file, whose own numpy interface does not know bfloat16."""
     if dtype not in DTYPES:
-        raise UserError(f"{path}: {name} is of {dtype}, expected one of {', '.join(DTYPES)}; store it as F32")
+        raise UserError(f"{path}: {name} is of {dtype}, expected one of {', '.join(DTYPES)}; "
+                        "store it as F32")
     return np.frombuffer(data, DTYPES[dtype]).reshape(shape)
 
 
@@ -82,35 +93,44 @@ def _safetensors():
     try:
         import safetensors.numpy
     except ImportError as error:
-        raise UserError('safetensors files need the package safetensors; pip install "karpjax[convert]"') from error
+        raise UserError("safetensors files need the package safetensors; "
+                        'pip install "karpjax[convert]"') from error
     return safetensors
 
 
 def _read_pickle(path) -> dict[str, np.ndarray]:
-    """torch.save's files: a state dict, or one inside a dict as training scripts leave it ({"state_dict": ...})."""
+    """Read torch.save's file of a state dict, or of {"state_dict": ...} as scripts leave it."""
     try:
         import torch
     except ImportError as error:
-        script = (f"import numpy, torch; d = torch.load('{path.name}', 'cpu', weights_only=True); "
-                  f"numpy.savez('{path.stem}.npz', **{{k: v.numpy() for k, v in d.get('state_dict', d).items()}})")
-        raise UserError(f"{path}: a {path.suffix} file is read by PyTorch, and there is none here; pip install torch, or make "
-                        f"an .npz of it where it is: python -c \"{script}\"") from error
+        script = (
+            f"import numpy, torch; d = torch.load('{path.name}', 'cpu', weights_only=True); "
+            f"numpy.savez('{path.stem}.npz', "
+            "**{k: v.numpy() for k, v in d.get('state_dict', d).items()})")
+        raise UserError(f"{path}: a {path.suffix} file is read by PyTorch, and there is none here; "
+                        "pip install torch, or make an .npz of it on a machine that has it: "
+                        f"python -c \"{script}\"") from error
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and PyTorch each have their own
-        raise UserError(f"{path}: torch.load(..., weights_only=True) cannot read it ({first_line(error)}); expected "
-                        "a state dict, as torch.save(model.state_dict(), FILE) writes") from error
-    loaded = next((loaded[key] for key in ("state_dict", "model") if isinstance(loaded, dict) and
-                   isinstance(loaded.get(key), dict)), loaded)
-    if not isinstance(loaded, dict) or not all(torch.is_tensor(value) for value in loaded.values()):
-        raise UserError(f"{path}: expected a state dict {{name: tensor}}, found {type(loaded).__name__}; save "
-                        "model.state_dict() and convert that")
-    plain = lambda tensor: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
-    return {name: plain(tensor) for name, tensor in loaded.items()}
+        raise UserError(f"{path}: torch.load(..., weights_only=True) cannot read it "
+                        f"({first_line(error)}); expected a state dict, as "
+                        "torch.save(model.state_dict(), FILE) writes") from error
+    if isinstance(loaded, dict):
+        loaded = next((loaded[key] for key in ("state_dict", "model")
+                       if isinstance(loaded.get(key), dict)), loaded)
+    if not isinstance(loaded, dict) or not all(torch.is_tensor(x) for x in loaded.values()):
+        raise UserError(f"{path}: expected a state dict {{name: tensor}}, found "
+                        f"{type(loaded).__name__}; save model.state_dict() and convert that")
+
+    def as_numpy(tensor):
+        tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor  # numpy has none
+        return tensor.detach().numpy()
+    return {name: as_numpy(tensor) for name, tensor in loaded.items()}
 
 
 def write_whole(path, text: str) -> None:
-    """Write a file aside, then rename it: a kill leaves the old file or the new one, never half of it."""
+    """Write a file aside, then rename it: a kill leaves the old file or the new one, whole."""
     path = epath.Path(path)
     part = path.parent / (path.name + ".part")
     part.write_text(text)
@@ -118,6 +138,6 @@ def write_whole(path, text: str) -> None:
 
 
 def plain(value):
-    """A JSON value: numpy scalars to Python's, what is not finite to null (JSON has no nan)."""
+    """Return a JSON value: Python's for a numpy scalar, None for a float that is not finite."""
     value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value

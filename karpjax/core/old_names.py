@@ -1,7 +1,8 @@
-"""Modules of version 1 under the names that they had: checkpoints carry task files that import them, and so do users' own.
+"""Version 1's names of modules, attributes, keywords and config keys, with a DeprecationWarning.
 
-An import of one gives a stand-in that hands on what the new module has, with a DeprecationWarning. What moved to another
-module, or is called otherwise today, stands in MOVED.
+Checkpoints carry task files that import them, and so do users' own files. An import of an old
+module gives a stand-in, which looks every attribute up where it is today. MODULES says where a
+module went, MOVED where single names of it went, or what they are called today.
 """
 from collections.abc import Callable
 import functools
@@ -13,78 +14,127 @@ import types
 import warnings
 
 PACKAGE = "karpjax."
+# Modules that kept their name: today's folder, yesterday's folder, names.
+KEPT = [
+    ("core.", "", "errors settings task state sharding step optimizer muon"),
+    ("run.", "", "experiment checkpoint metrics loop restore init_from cli"),
+    ("models.layers.", "models.", "conv embed gelu transformer"),
+    ("weights.", "convert.", "archs bert efficientnet_lite names resnet resnet_cifar vit"),
+]
 MODULES = {
-    **{name: f"core.{name}" for name in ("errors", "settings", "task", "state", "sharding", "step", "optimizer", "muon")},
-    **{name: f"run.{name}" for name in ("experiment", "checkpoint", "metrics", "loop", "restore", "init_from", "cli")},
-    **{f"models.{name}": f"models.layers.{name}" for name in ("conv", "embed", "gelu", "transformer")},
-    **{f"convert.{name}": f"weights.{name}" for name in ("archs", "bert", "efficientnet_lite", "names", "resnet",
-                                                         "resnet_cifar", "vit")},
-    "dispatch": "run.programs", "peers": "run.distributed", "watch": "run.watchdog", "card": "run.model_card",
-    "tokenizer": "datasets.tokenizer", "importers": "datasets.images", "corpora": "datasets.text",
-    "sources.digits": "datasets.digits", "sources.datasets": "datasets.tfds", "sources.host": "sources.loader",
-    "sources.moments": "rl.running_stats", "advantages": "rl.advantages", "distributions": "rl.distributions",
-    "augment": "sources.augment", "agent": "tasks.agent", "envs.host": "envs.gymnasium", "envs.games": "envs.pgx",
-    "envs.adapters": "envs.spaces", "hlo": "precompile.hlo", "convert.files": "core.files",
+    **{old + name: new + name for new, old, names in KEPT for name in names.split()},
+    "dispatch": "run.programs", "peers": "run.distributed", "watch": "run.watchdog",
+    "card": "run.model_card", "tokenizer": "datasets.tokenizer", "importers": "datasets.images",
+    "corpora": "datasets.text", "sources.digits": "datasets.digits",
+    "sources.datasets": "datasets.tfds", "sources.host": "sources.loader",
+    "sources.moments": "rl.running_stats", "advantages": "rl.advantages",
+    "distributions": "rl.distributions", "augment": "sources.augment", "agent": "tasks.agent",
+    "envs.host": "envs.gymnasium", "envs.games": "envs.pgx", "envs.adapters": "envs.spaces",
+    "hlo": "precompile.hlo", "convert.files": "core.files",
 }
-# Of a module of version 1, or of one that is a command today: where each of its names is.
+# {module of version 1: {name in it: "today's module", or "today's module:today's name"}}. Among the
+# modules are commands of today, which were libraries as well.
 MOVED = {
-    "task": {"split_variables": "core.trees", "cast_floating": "core.trees", "load_task_module": "core.task_file",
-             "module_from_text": "core.task_file", "build_task": "core.task_file", "mean": "core.metric",
-             "Pair": "core.metric"},
+    "task": {"split_variables": "core.trees", "cast_floating": "core.trees",
+             "load_task_module": "core.task_file", "module_from_text": "core.task_file",
+             "build_task": "core.task_file", "mean": "core.metric", "Pair": "core.metric"},
     "state": {"path_name": "core.trees"},
+    "settings": {"check": "core.settings:check_config"},
+    "step": {"checked": "core.step:check_outputs"},
+    "optimizer": {"by_name": "core.optimizer:map_names"},
     "restore": {"by_name": "core.trees", "variable_name": "core.trees"},
-    "sources.shuffle": {"mix": "core.trees"},
-    "checkpoint": {"check_names": "core.trees", "listed": "core.trees", "first_line": "core.trees"},
-    "dispatch": {"where": "core.trees", "PEAK_FLOPS": "run.chips"},
-    "metrics": {"write_whole": "core.files", "plain": "core.files", "Clock": "run.progress", "Progress": "run.progress"},
-    "games.players": {"at_random": "envs.spaces:sample_legal"},
-    "distributions": {"ILLEGAL": "envs.spaces", "allowed": "envs.spaces", "Several": "rl.distributions:MultiCategorical"},
-    "sources.moments": {"start": "rl.running_stats:init", "merged": "rl.running_stats:update"},
-    "sources.host": {"Host": "sources.loader:Loader"},
-    "sources": {"Host": "sources.loader:Loader"},
-    "models": {"make": "models:make_model"},
-    "envs": {"make": "envs:make_env"},
-    "init_from": {"start_from": "run.init_from:load_weights"},
-    "agent": {"environment": "envs"},
-    "loop": {"train": "run.loop:fit", "saved_config": "run.workdir", "claim": "run.workdir", "about": "run.workdir",
+    "checkpoint": {"check_names": "core.trees", "listed": "core.trees", "first_line": "core.trees",
+                   "checked": "run.checkpoint:check_fingerprint"},
+    "dispatch": {"where": "core.trees", "PEAK_FLOPS": "run.chips",
+                 "Programs": "run.programs:make_programs"},
+    "metrics": {"write_whole": "core.files", "plain": "core.files", "Clock": "run.progress",
+                "Progress": "run.progress"},
+    "init_from": {"start_from": "run.init_from:load_weights",
+                  "check": "run.init_from:check_weights"},
+    "loop": {"train": "run.loop:fit", "saved_config": "run.workdir",
+             "claim": "run.workdir:open_workdir", "about": "run.workdir:checkpoint_meta",
              "versions": "run.workdir", "device": "run.workdir"},
-    "envs.adapters": {"Gymnax": "envs.gymnax", "Brax": "envs.brax", "extra": "core.errors", "box": "envs.spaces:box_of"},
-    "sources.datasets": {"source_of": "sources.records", "Named": "sources.records"},
-    "sweep": {"finished": "run.workdir"},
+    "watch": {"Watch": "run.watchdog:Watchdog"},
+    "card": {"card": "run.model_card:model_card"},
+    "models": {"make": "models:make_model"},
+    "models.transformer": {"same_segment": "models.layers.transformer:segment_mask",
+                           "merged": "models.layers.transformer:merge_lora"},
+    "sources": {"Host": "sources.loader:Loader"},
+    "sources.host": {"Host": "sources.loader:Loader"},
+    "sources.moments": {"start": "rl.running_stats:init", "merged": "rl.running_stats:update"},
+    "sources.datasets": {"source_of": "sources.records", "Named": "sources.records:NamedRecords",
+                         "in_order": "datasets.tfds:iterate_records",
+                         "read_all": "datasets.tfds:read_columns"},
+    "importers": {"Found": "datasets.images:ImageSet", "Rows": "datasets.images:ImageRows",
+                  "imagefolder": "datasets.images:import_imagefolder",
+                  "idx": "datasets.images:import_idx", "cifar": "datasets.images:import_cifar",
+                  "npz": "datasets.images:import_npz"},
+    "corpora": {"text": "datasets.text:import_texts", "read": "datasets.text:read_documents",
+                "FoundText": "datasets.text:TextSet", "Tokens": "datasets.text:TokenRows"},
+    "tokenizer": {"train": "datasets.tokenizer:train_tokenizer",
+                  "load": "datasets.tokenizer:load_tokenizer"},
+    "distributions": {"ILLEGAL": "envs.spaces", "allowed": "envs.spaces",
+                      "Several": "rl.distributions:MultiCategorical"},
+    "agent": {"environment": "envs"},
+    "envs": {"make": "envs:make_env"},
+    "envs.adapters": {"Gymnax": "envs.gymnax", "Brax": "envs.brax", "extra": "core.errors",
+                      "box": "envs.spaces:box_of"},
+    "convert.archs": {"find": "weights.archs:find_arch"},
+    "sweep": {"finished": "run.workdir", "over_seeds": "run.seeds",
+              "table": "run.seeds:seeds_table"},
     "evaluate": {"make_evaluator": "run.evaluator"},
     "report": {"curves": "run.pictures", "show": "run.pictures", "save_gif": "run.pictures"},
-    "prepare": {"prepare": "datasets.formats", "FORMATS": "datasets.formats", "write": "datasets.tfds",
-                "builder_class": "datasets.tfds", "prepared_folder": "datasets.images", "name_of_folder": "datasets.images"},
+    "prepare": {"prepare": "datasets.formats", "FORMATS": "datasets.formats",
+                "write": "datasets.tfds:write_dataset",
+                "builder_class": "datasets.tfds:make_builder_class",
+                "prepared_folder": "datasets.images", "name_of_folder": "datasets.images"},
     "knn": {"knn": "explain.features", "features": "explain.features", "vote": "explain.features"},
-    "convert": {"read": "core.files", "write": "core.files", "SUFFIXES": "weights", "to_karpjax": "weights",
-                "to_pytorch": "weights", "translated": "weights", "files": "core:files"},
+    "convert": {"read": "core.files:read_arrays", "write": "core.files:write_arrays",
+                "SUFFIXES": "weights", "to_karpjax": "weights", "to_pytorch": "weights",
+                "translated": "weights"},
+    "convert.files": {"read": "core.files:read_arrays", "write": "core.files:write_arrays"},
     "export": {"export": "run.export"},
     "precompile": {"precompile": "precompile.compile", "CHIPS": "run.chips", "Chip": "run.chips"},
     "slices": {"draw": "precompile.slices", "line": "precompile.slices"},
 }
 
 
+# ------------------------------------------------------------------------------------------ modules
+
 def find(module: str, name: str):
-    """Return what version 1 called `name` in `module`, both without "karpjax."; AttributeError if there is nothing."""
+    """Return what version 1 called `name` in `module`, both without "karpjax.".
+
+    Raises AttributeError if there is nothing.
+    """
     home, _, today = MOVED.get(module, {}).get(name, MODULES.get(module, "")).partition(":")
-    if not home:
-        raise AttributeError(f"module 'karpjax.{module}' has no attribute {name!r}")
-    warnings.warn(f"karpjax.{module}.{name} is karpjax.{home}.{today or name} now", DeprecationWarning, stacklevel=3)
-    found = importlib.import_module(PACKAGE + home)
-    return getattr(found, today or name) if hasattr(found, today or name) else importlib.import_module(f"{PACKAGE}{home}.{today or name}")
+    today = today or name
+    if home:
+        there = importlib.import_module(PACKAGE + home)
+        if hasattr(there, today):
+            warnings.warn(f"karpjax.{module}.{name} is karpjax.{home}.{today} now",
+                          DeprecationWarning, stacklevel=3)
+            return getattr(there, today)
+    if f"{module}.{name}" in MODULES:  # a module of what was a package
+        return importlib.import_module(f"{PACKAGE}{module}.{name}")
+    raise AttributeError(f"module 'karpjax.{module}' has no attribute {name!r}")
+
+
+def attributes(command: str) -> Callable:
+    """Return the `__getattr__` of a module that is only a command today, as `karpjax.evaluate`."""
+    return functools.partial(_attribute, command)
+
+
+def _attribute(command: str, name: str):
+    return find(command, name)
 
 
 class OldModule(types.ModuleType):
     """A module of version 1: every attribute is looked up where it is today."""
 
     def __getattr__(self, name: str):
-        if name.startswith("__"):
+        if name.startswith("__"):  # of the import system's own
             raise AttributeError(name)
         return find(self.__name__.removeprefix(PACKAGE), name)
-
-    def __call__(self, *args, **kwargs):
-        """Call the function of the module's own name: `karpjax.restore` is a function, and was a module as well."""
-        return find(*[self.__name__.rpartition(".")[2]] * 2)(*args, **kwargs)
 
 
 class OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -95,56 +145,69 @@ class OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return importlib.machinery.ModuleSpec(name, self)
 
     def create_module(self, spec):
-        return OldModule(spec.name, f"{spec.name} of version 1: see karpjax.{MODULES[spec.name.removeprefix(PACKAGE)]}")
+        return OldModule(spec.name)
 
     def exec_module(self, module) -> None:
         new = MODULES[module.__name__.removeprefix(PACKAGE)]
         warnings.warn(f"{module.__name__} is karpjax.{new} now", DeprecationWarning, stacklevel=2)
 
 
-def attributes(command: str):
-    """Return the `__getattr__` of a module that is only a command today, as `karpjax.evaluate`."""
-    return lambda name: find(command, name)
-
-
 def install() -> None:
     """Add the finder, once."""
-    if not any(isinstance(each, OldNames) for each in sys.meta_path):
+    if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
         sys.meta_path.append(OldNames())
 
 
-# ------------------------------------------------------------------------- attributes, keywords, keys of a config
+# -------------------------------------------------------------------------- attributes and keywords
 
 def old_attributes(**names: str) -> Callable:
-    """Let a class and its subclasses have attributes by their old names too, {old: new}, with a DeprecationWarning."""
-    def decorate(cls):
-        for old, new in names.items():
-            setattr(cls, old, _alias(cls.__name__, old, new))
+    """Let a class and its subclasses have attributes by their old names too, {old: new}.
 
+    A subclass that defines an attribute by its old name is taken to define the new one.
+    """
+    def decorate(cls):
         def adopt(subclass, **kwargs):
             super(cls, subclass).__init_subclass__(**kwargs)
             for old in names.keys() & vars(subclass).keys():
                 _warn(f"{subclass.__name__}.{old}", names[old])
                 setattr(subclass, names[old], vars(subclass)[old])
                 delattr(subclass, old)
+            alias(subclass)
+
+        def alias(owner):
+            for old, new in names.items():
+                if new in vars(owner):
+                    setattr(owner, old, Alias(owner, old, new))
+
+        alias(cls)
         cls.__init_subclass__ = classmethod(adopt)
         return cls
     return decorate
 
 
-def _alias(owner: str, old: str, new: str) -> property:
-    def get(self):
-        _warn(f"{owner}.{old}", new)
-        return getattr(self, new)
+class Alias:
+    """A class attribute by its old name, in each class that defines it by the new one.
 
-    def put(self, value):
-        _warn(f"{owner}.{old}", new)
-        setattr(self, new, value)
-    return property(get, put)
+    `super().begin(...)` is the parent's `advance`, so one alias in the first class would not do.
+    """
+
+    def __init__(self, owner: type, old: str, new: str):
+        self.owner, self.old, self.new = owner, old, new
+
+    def __get__(self, instance, cls=None):
+        _warn(f"{self.owner.__name__}.{self.old}", self.new)
+        if self.new in getattr(instance, "__dict__", {}):
+            return vars(instance)[self.new]
+        value = vars(self.owner)[self.new]
+        return value.__get__(instance, cls) if hasattr(value, "__get__") else value
+
+    def __set__(self, instance, value):
+        _warn(f"{self.owner.__name__}.{self.old}", self.new)
+        setattr(instance, self.new, value)
 
 
 def old_keywords(**names: str) -> Callable:
-    """Let a function take keywords by their old names too, {old: new}, with a DeprecationWarning."""
+    """Let a function take keywords by their old names too, {old: new}."""
     def decorate(function):
         @functools.wraps(function)
         def call(*args, **kwargs):
@@ -160,36 +223,42 @@ def _warn(old: str, new: str) -> None:
     warnings.warn(f"{old} is called {new} now", DeprecationWarning, stacklevel=3)
 
 
+# ----------------------------------------------------------------------------------- config's keys
+
 CORE_KEYS = {"hang_after": "hang_timeout"}
-TASK_KEYS = {"trace": "gae_lambda"}        # of karpjax's own tasks; a user's task names its keys itself
-ROLLOUT_KEYS = {"length": "num_steps"}     # of config.data, where it has num_envs; of texts `length` is that of a row
+TASK_KEYS = {"trace": "gae_lambda"}                     # of karpjax's own tasks
+ROLLOUT_KEYS = {"data.length": "data.num_steps"}        # of texts, data.length is that of a row
 
 
-def new_key(values: dict, key: str, own: bool | None = None) -> str:
-    """Return what a key of a config, by its path, is called today; "" if it is not an old one.
+def new_keys(values: dict, own: bool | None = None) -> dict[str, str]:
+    """Return {old key: today's key}, by path, for the kind of config that `values` is.
 
-    own  whether a task of karpjax's reads it; by default as config.task says
+    own  whether a task of karpjax's reads it, by default as config.task says: a user's task names
+         its keys itself
     """
-    own = bool(values.get("task", "")) and "." not in values["task"] if own is None else own
+    if own is None:
+        own = bool(values.get("task", "")) and "." not in values["task"]
     rollout = own and "num_envs" in values.get("data", {})
-    table = CORE_KEYS | (TASK_KEYS if own else {})
-    table |= {f"data.{old}": f"data.{new}" for old, new in ROLLOUT_KEYS.items()} if rollout else {}
-    return table.get(key, "")
+    return CORE_KEYS | (TASK_KEYS if own else {}) | (ROLLOUT_KEYS if rollout else {})
 
 
 def today(values: dict, own: bool | None = None) -> dict:
-    """Return the config that a checkpoint or a workdir holds, plain dicts, by today's keys; `own` as in `new_key`."""
-    renamed = {new_key(values, key, own) or key: value for key, value in values.items()}
-    if isinstance(renamed.get("data"), dict):
-        of_data = lambda key: new_key(values, f"data.{key}", own).removeprefix("data.") or key
-        renamed["data"] = {of_data(key): value for key, value in renamed["data"].items()}
-    return renamed
+    """Return a config of plain dicts, as a checkpoint holds it, by today's keys. `own` as above."""
+    names = new_keys(values, own)
+
+    def renamed(part: dict, prefix: str = "") -> dict:
+        return {names.get(prefix + key, prefix + key).removeprefix(prefix): value
+                for key, value in part.items()}
+    values = renamed(values)
+    return {key: renamed(value, "data.") if key == "data" and isinstance(value, dict) else value
+            for key, value in values.items()}
 
 
 def for_our_task(config):
-    """Return a user's config by today's keys, with a warning: the user's file builds a task of ours."""
-    renamed = today(config.to_dict(), own=True)
-    if renamed.keys() == config.keys() and renamed.get("data", {}).keys() == config.get("data", {}).keys():
-        return config
-    _warn("a config with trace or data.length", "gae_lambda, data.num_steps")
-    return type(config)(renamed)
+    """Return a user's config by today's keys: the user's file builds a task of ours."""
+    values = config.to_dict()
+    keys = [*values, *(f"data.{key}" for key in values.get("data", {}))]
+    names = new_keys(values, own=True)
+    for key in (key for key in keys if key in names):
+        _warn(f"config.{key}", f"config.{names[key]}")
+    return type(config)(today(values, own=True)) if names.keys() & set(keys) else config

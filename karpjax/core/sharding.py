@@ -1,9 +1,10 @@
-"""Where arrays live: one mesh ("data", "fsdp"), and one rule for every kind of array.
+"""The place of every array: one mesh ("data", "fsdp"), and one rule for every kind of array.
 
     batches      axis 0 split over both mesh axes, always
     parameters, optimizer state, EMA
                  replicated, or with fsdp > 1 split along one axis by their shape alone
-    the source   replicated, but for the entries it names in `source.sharded` (environments), split as batches are
+    the source   replicated, except the entries it names in `source.sharded` (environments), which
+                 are split as batches are
 """
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -17,73 +18,87 @@ FSDP_MIN_SIZE = 1024  # elements; below it a gather costs more than the memory i
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
-    """A (data, fsdp) mesh over `devices` (default: all); data = -1 takes what fsdp leaves."""
+    """Return a (data, fsdp) mesh over `devices`, all by default. data = -1: what fsdp leaves."""
     devices = jax.devices() if devices is None else devices
     n = len(devices)
     data = n // fsdp if data == -1 and fsdp > 0 else data
     if data < 1 or fsdp < 1 or data * fsdp != n:
-        raise UserError(f"config.mesh: data x fsdp must be the number of devices, {n}; found data={data}, fsdp={fsdp}; "
-                        f"use data=-1 and an fsdp that divides {n}")
+        raise UserError(f"config.mesh: data x fsdp must be the number of devices, {n}; found "
+                        f"data={data}, fsdp={fsdp}; use data=-1 and an fsdp that divides {n}")
     # Auto axes: under Explicit ones (jax's default) Linen's Dropout, Embed and concatenation fail.
-    return jax.make_mesh((data, fsdp), BATCH_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    return jax.make_mesh((data, fsdp), BATCH_AXES, axis_types=(AxisType.Auto,) * 2,
+                         devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of an array that every device holds whole."""
     return NamedSharding(mesh, P())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of a batch: axis 0 split over the whole mesh."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def fsdp_sharding(mesh: Mesh, leaf) -> NamedSharding:
-    """Split the longest axis that fsdp divides; small or indivisible leaves are replicated."""
+    """Split the longest axis that fsdp divides. Small or indivisible leaves are replicated."""
     size = mesh.shape["fsdp"]
     axes = [axis for axis, length in enumerate(leaf.shape) if length % size == 0]
     if size == 1 or not axes or np.prod(leaf.shape) < FSDP_MIN_SIZE:
         return replicated(mesh)
     axis = max(axes, key=lambda a: leaf.shape[a])
-    return NamedSharding(mesh, P(*[("fsdp" if a == axis else None) for a in range(len(leaf.shape))]))
+    return NamedSharding(mesh, P(*["fsdp" if a == axis else None for a in range(len(leaf.shape))]))
 
 
 def state_shardings(mesh: Mesh, state, sharded_source: tuple[str, ...] = ()):
-    """The sharding of every leaf of a TrainState (arrays or ShapeDtypeStructs)."""
+    """Return the sharding of every leaf of a TrainState (arrays or ShapeDtypeStructs)."""
+    def by_shape(tree):
+        return jax.tree.map(lambda leaf: fsdp_sharding(mesh, leaf), tree)
     shardings = jax.tree.map(lambda leaf: replicated(mesh), state)
-    by_shape = lambda tree: jax.tree.map(lambda leaf: fsdp_sharding(mesh, leaf), tree)
-    shardings = shardings.replace(params=by_shape(state.params), opt_state=by_shape(state.opt_state),
-                                  ema=by_shape(state.ema))
+    shardings = shardings.replace(params=by_shape(state.params),
+                                  opt_state=by_shape(state.opt_state), ema=by_shape(state.ema))
     if sharded_source:
-        source = {name: jax.tree.map(lambda _: batch_sharding(mesh), value) if name in sharded_source else
-                  shardings.source[name] for name, value in state.source.items()}
+        source = dict(shardings.source)
+        for name in source.keys() & set(sharded_source):
+            source[name] = jax.tree.map(lambda _: batch_sharding(mesh), source[name])
         shardings = shardings.replace(source=source)
     return shardings
 
 
 def constrain_batch(mesh: Mesh | None, batch):
-    """Inside jit: axis 0 of every leaf is the batch axis, split over the whole mesh."""
+    """Split axis 0 of every leaf, the batch axis, over the whole mesh, inside jit."""
     if mesh is None:
         return batch
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, batch_sharding(mesh)), batch)
+    rows = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows), batch)
 
 
 def constrain(tree, shardings):
-    """Inside jit: pin every leaf to its sharding; a single sharding serves the whole tree; None pins nothing."""
+    """Pin every leaf to its sharding, or all to one, inside jit. None pins nothing."""
     return tree if shardings is None else jax.lax.with_sharding_constraint(tree, shardings)
 
 
 def put(tree, sharding):
-    """Host arrays, the same on every process, to the devices (a whole tree, one sharding)."""
+    """Copy host arrays, the same on every process, to the devices (a whole tree, one sharding)."""
     return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
 
 
 def put_batch(mesh: Mesh, local_batch):
-    """This process's rows of a batch (numpy) to a global array: those of its own devices, in the mesh's order."""
+    """Make global arrays of each process's rows of a batch (numpy).
+
+    A process gives the rows of its own devices, in the mesh's order.
+    """
     sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), local_batch)
+
+    def placed(rows):
+        return jax.make_array_from_process_local_data(sharding, np.asarray(rows))
+    return jax.tree.map(placed, local_batch)
 
 
 def check_batch_size(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
+    """Check that devices and micro-batches get equal parts of a batch."""
     n = mesh.size * accumulate
     if batch_size < 1 or batch_size % n:
-        raise UserError(f"the batch size must be a multiple of devices x accumulate = {mesh.size} x {accumulate}, found "
-                        f"{batch_size}; use {max(n, batch_size // n * n)} or {(batch_size // n + 1) * n}")
+        less, more = max(n, batch_size // n * n), (batch_size // n + 1) * n
+        raise UserError("the batch size must be a multiple of devices x accumulate = "
+                        f"{mesh.size} x {accumulate}, found {batch_size}; use {less} or {more}")

@@ -1,4 +1,4 @@
-"""The training state: one pytree, everything a run needs to go on, and all of it in every checkpoint."""
+"""The training state: one pytree, everything a run needs to go on, all of it in checkpoints."""
 
 import flax
 import jax
@@ -11,13 +11,15 @@ from karpjax.core.trees import path_name, split_variables
 
 @flax.struct.dataclass
 class TrainState:
-    """step          batches seen, skipped ones included
+    """Everything that a step changes, and the run's key.
+
+    step          batches seen, skipped ones included
     params        the network's parameters, float32
     model_state   its other variables (BatchNorm statistics), {} if it has none
     opt_state     the optimizer's
     ema           moving average of params, {} when off
-    key           the run's PRNG key; constant: step s draws from fold_in(key, s), so the step is the only position
-    source        the source's position: data position, or environments and normalisers
+    key           the run's PRNG key, constant: step s draws from fold_in(key, s)
+    source        the source's state: data position, or environments and normalisers
     skipped       steps skipped because something was not finite: (in all, in a row)
     """
     step: Int[Array, ""]
@@ -30,8 +32,9 @@ class TrainState:
     skipped: Int[Array, "2"]
 
     @classmethod
-    def create(cls, variables: dict, optimizer, key: Array, source: PyTree = None, ema: bool = False) -> "TrainState":
-        """A state at step 0 from a model's variables (the output of `model.init`)."""
+    def create(cls, variables: dict, optimizer, key: Array, source: PyTree = None,
+               ema: bool = False) -> "TrainState":
+        """Return the state at step 0 for a model's variables (the output of `model.init`)."""
         params, model_state = split_variables(variables)
         # The copy matters: the step donates its state, and two leaves of it must not be one buffer.
         average = jax.tree.map(jnp.copy, params) if ema else {}
@@ -40,25 +43,27 @@ class TrainState:
 
     @property
     def variables(self) -> dict:
-        """Model variables as trained; what a source (a rollout) sees."""
+        """Model variables as trained, as a source (a rollout) sees them."""
         return {"params": self.params, **self.model_state}
 
     @property
     def eval_variables(self) -> dict:
-        """Model variables for evaluation and prediction: the moving average where there is one."""
+        """Model variables for evaluation and prediction: the moving average if there is one."""
         return {"params": self.ema or self.params, **self.model_state}
 
 
 def init_state(task, optimizer, seed: int, ema: bool = False) -> TrainState:
-    """The state at step 0; a pure function of the seed, to be jitted (or eval_shaped) by the caller."""
+    """Return the state at step 0: a pure function of the seed, for the caller to jit."""
     init_key, source_key, step_key = jax.random.split(jax.random.key(seed), 3)
-    return TrainState.create(task.init(init_key), optimizer, step_key, task.source.init(source_key), ema)
+    variables, source = task.init(init_key), task.source.init(source_key)
+    return TrainState.create(variables, optimizer, step_key, source, ema)
 
 
 def parameter_table(params: PyTree) -> str:
-    """Names, shapes and counts of the parameters, one a line, with the total."""
+    """Return the parameters' names, shapes and counts, one a line, with the total."""
     rows = [(path_name(path), tuple(leaf.shape), int(np.prod(leaf.shape)))
             for path, leaf in jax.tree.leaves_with_path(params)]
     width = max(len(name) for name, _, _ in rows)
     lines = [f"{name:<{width}}  {str(shape):<20} {count:>12,}" for name, shape, count in rows]
-    return "\n".join(lines + [f"{'total':<{width}}  {'':<20} {sum(c for _, _, c in rows):>12,}"])
+    total = sum(count for _, _, count in rows)
+    return "\n".join([*lines, f"{'total':<{width}}  {'':<20} {total:>12,}"])

@@ -1,4 +1,4 @@
-"""Task files: find the module that defines `build(config)`, or execute the text that a checkpoint carries.
+"""Task files: find the module that defines `build(config)`, or execute a checkpoint's text.
 
 The one place that finds tasks by name: `karpjax.tasks.NAME` stands above everything else.
 """
@@ -14,45 +14,53 @@ from karpjax.core.task import Task
 
 
 def load_task_module(name: str, source: dict | None = None):
-    """The module that defines `build(config)`, and the record of it that goes into checkpoints.
+    """Return the module that defines `build(config)`, and its task file for checkpoints.
 
     name    "" with `source` = {"path", "text"}: that text (a config file that also holds its task);
-            "my_package.my_task": that module; "classify": karpjax.tasks.classify.
-    Returns (module, {"name", "path", "text"}); text is None for the tasks that ship with karpjax. Given a record from
-    a checkpoint, the task is built from its text, also where the file no longer exists.
+            "my_package.my_task": that module; "classify": karpjax.tasks.classify
+    source  may be a checkpoint's: the task is built from its text, even if the file is gone
+    Returns (module, {"name", "path", "text"}); text is None for the tasks that ship with karpjax.
     """
     if source is not None and source.get("text"):
         return module_from_text(source["path"], source["text"]), {"name": name, **source}
     full_name = name if "." in name else f"karpjax.tasks.{name}"
     if not name:
-        raise UserError("config.task is empty and the config file has no build(config); name a task, as in "
-                        "config.task = 'classify' or 'my_package.my_task', or define build(config) beside get_config")
+        raise UserError("config.task is empty and the config file has no build(config); name a "
+                        "task, as in config.task = 'classify' or 'my_package.my_task', or define "
+                        "build(config) beside get_config")
     try:
         module = importlib.import_module(full_name)
     except ModuleNotFoundError as error:
         if error.name and full_name.startswith(error.name):
-            raise UserError(f"config.task = {name!r}: no module {full_name}; "
-                            "a name with a dot is a module on PYTHONPATH, one without is in karpjax/tasks") from error
+            raise UserError(f"config.task = {name!r}: no module {full_name}; a name with a dot is "
+                            "a module on PYTHONPATH, one without is in karpjax/tasks") from error
         raise
     except SyntaxError as error:
-        raise UserError(f"config.task = {name!r}: {error.filename}:{error.lineno}: {error.msg}") from error
+        raise UserError(f"config.task = {name!r}: {error.filename}:{error.lineno}: {error.msg}") \
+            from error
     if full_name.startswith("karpjax."):
         return module, {"name": name, "path": None, "text": None}
-    return module, {"name": name, "path": inspect.getsourcefile(module), "text": inspect.getsource(module)}
+    path, text = inspect.getsourcefile(module), inspect.getsource(module)
+    return module, {"name": name, "path": path, "text": text}
 
 
 def module_from_text(path: str, text: str):
-    """Execute a task file's text as a module. It runs with your rights: restore only checkpoints you trust."""
+    """Execute a task file's text as a module.
+
+    It runs with your rights: restore only checkpoints you trust.
+    """
     name = "karpjax_task_" + hashlib.sha256(text.encode()).hexdigest()[:12]
     if name in sys.modules:
         return sys.modules[name]
     module = types.ModuleType(name)
     module.__file__ = path
-    linecache.cache[path] = (len(text), None, text.splitlines(True), path)  # tracebacks show the lines
+    # So that tracebacks show the lines.
+    linecache.cache[path] = (len(text), None, text.splitlines(True), path)
     try:
         code = compile(text, path, "exec")
     except SyntaxError as error:
-        raise UserError(f"{path}:{error.lineno}: {error.msg}: {(error.text or '').strip()}") from error
+        line = (error.text or "").strip()
+        raise UserError(f"{path}:{error.lineno}: {error.msg}: {line}") from error
     sys.modules[name] = module  # dataclasses and Linen look their module up
     try:
         exec(code, module.__dict__)
@@ -65,9 +73,10 @@ def module_from_text(path: str, text: str):
 def build_task(config, module) -> Task:
     """Call module.build(config) and check what it returns."""
     if not hasattr(module, "build"):
-        raise UserError(f"{module.__file__}: no build(config) in it; define build(config) -> karpjax.Task, "
-                        "or name another task in config.task")
+        raise UserError(f"{module.__file__}: no build(config) in it; define build(config) -> "
+                        "karpjax.Task, or name another task in config.task")
     task = module.build(config)
     if not isinstance(task, Task):
-        raise UserError(f"{module.__file__}: build(config) returned {type(task).__name__}, expected a karpjax.Task")
+        raise UserError(f"{module.__file__}: build(config) returned {type(task).__name__}, "
+                        "expected a karpjax.Task")
     return task

@@ -1,8 +1,9 @@
-"""The UCI handwritten digits as a TFDS set, made from a 45 kB file in the package: no download, no TensorFlow.
+"""The UCI handwritten digits as a TFDS set, made from a 45 kB file in the package, offline.
 
-1,797 images of 8 x 8 pixels with values 0 to 16, the test part of "Optical Recognition of Handwritten Digits" (Alpaydin and
-Kaynak 1998, UCI Machine Learning Repository, CC BY 4.0), as scikit-learn distributes it. UCI's training part is not among
-them, so the split below is our own: a fixed random order, 1,297 train, 200 validation, 300 test, with writers mixed.
+They are the test part of "Optical Recognition of Handwritten Digits", as scikit-learn distributes
+it (Alpaydin and Kaynak 1998, UCI Machine Learning Repository, CC BY 4.0). There are 1,797 images of
+8 x 8 pixels with values 0 to 16. UCI's training part is not among them, so the split is our own.
+It is a fixed random order with writers mixed: 1,297 train, 200 validation, 300 test.
 """
 import pathlib
 

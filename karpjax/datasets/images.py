@@ -1,7 +1,8 @@
-"""What people have on disk: ImageFolder, IDX (MNIST's format), CIFAR's binary files, NumPy archives.
+"""Images as people have them on disk, imported as data sets.
 
-Each importer reads and checks all of it and returns a `Found`, whose rows `karpjax.prepare` writes; a file that cannot be
-read, or a label that cannot be, is found before anything is written.
+The formats are ImageFolder, IDX (MNIST's), CIFAR's binary files and NumPy archives. Each importer
+reads and checks all of it and returns an `ImageSet`, whose rows `karpjax.prepare` writes. So a
+file that cannot be read, or an impossible label, is reported before anything is written.
 """
 from collections.abc import Iterable
 import concurrent.futures
@@ -16,34 +17,40 @@ import zlib
 import numpy as np
 
 from karpjax.core.errors import UserError
-from karpjax.datasets.tfds import VERSION, default_data_dir, write
+from karpjax.datasets.tfds import VERSION, default_data_dir, write_dataset
 
 
 @dataclasses.dataclass
-class Found:
-    """classes   names, by label
+class ImageSet:
+    """Images and labels, ready to be written.
+
+    classes   names, by label
     shape     of an image: (H, W, C), or (None, None, 3) for encoded pictures of many sizes
-    splits    {"train": rows}, a row {"image", "label"}, with len(); image an array, or a file TFDS reads as it is
+    splits    {"train": rows}, a row {"image", "label"}, with len(); image an array, or a file that
+              TFDS reads as it is
     """
     classes: list[str]
     shape: tuple
     splits: dict[str, Iterable]
 
     def features(self) -> dict:
+        """Return TFDS's features of a row."""
         import tensorflow_datasets as tfds
         image = tfds.features.Image(shape=self.shape) if None in self.shape else \
             tfds.features.Tensor(shape=self.shape, dtype=np.uint8)
         return {"image": image, "label": tfds.features.ClassLabel(names=self.classes)}
 
     def metadata(self) -> dict:
+        """Return nothing: the features hold all there is to know."""
         return {}
 
     def summary(self) -> dict:
+        """Return the facts that karpjax.prepare prints."""
         return {"classes": len(self.classes), "shape": list(self.shape)}
 
 
 @dataclasses.dataclass
-class Rows:
+class ImageRows:
     """Pairs of images and labels, in their order."""
     images: np.ndarray | list
     labels: np.ndarray | list
@@ -52,52 +59,69 @@ class Rows:
         return len(self.labels)
 
     def __iter__(self):
-        return ({"image": image, "label": int(label)} for image, label in zip(self.images, self.labels))
+        pairs = zip(self.images, self.labels, strict=True)
+        return ({"image": image, "label": int(label)} for image, label in pairs)
 
 
-# ------------------------------------------------------------------------------------------------------ ImageFolder
+# ------------------------------------------------------------------------------------ ImageFolder
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 
 
-def imagefolder(folder: pathlib.Path, classes: list[str] = ()) -> Found:
-    """DIR/train/CLASS/*.jpg, and any other split beside train (val, validation, test). Pictures are kept as their files are;
-    those not RGB (grey, palette, CMYK, transparent) become RGB PNGs. A rotation that EXIF asks for is not applied, as usual.
+def import_imagefolder(folder: pathlib.Path, classes: list[str] = ()) -> ImageSet:
+    """Import DIR/train/CLASS/*.jpg, and any other split beside train (val, validation, test).
+
+    Pictures are kept as their files are, except that those not RGB (grey, palette, CMYK,
+    transparent) become RGB PNGs. A rotation in EXIF is not applied, as usual.
     """
     if classes:
         raise UserError("--classes: an ImageFolder's classes are its folders' names; leave it out")
-    from tqdm import tqdm  # here: an import of karpjax does not need it
     splits = {split.name: subfolders(split) for split in subfolders(folder)}
     if not splits.get("train"):
         raise UserError(f"--from={folder}: expected {folder}/train/CLASS/*.jpg, found "
-                        f"{', '.join(sorted(p.name for p in folder.iterdir())[:10]) or 'nothing'} in it")
+                        f"{first_names(folder)} in it")
     classes = [each.name for each in splits["train"]]
-    found, ignored = {}, 0
+    rows, ignored = {}, 0
     for split, folders in splits.items():
-        names = [each.name for each in folders]
-        if names != classes:
-            raise UserError(f"{folder}: {split} and train have other classes: only in train: "
-                            f"{', '.join(sorted({*classes} - {*names})) or 'none'}; only in {split}: "
-                            f"{', '.join(sorted({*names} - {*classes})) or 'none'}")
-        files = [(file, label) for label, each in enumerate(folders) for file in sorted(each.iterdir()) if file.is_file()]
-        kept = [(file, label) for file, label in files if file.suffix.lower() in PICTURES]
-        ignored += len(files) - len(kept)
-        empty = [name for label, name in enumerate(classes) if label not in {label for _, label in kept}]
-        if empty:
-            raise UserError(f"{folder}/{split}: no picture ({', '.join(PICTURES)}) of class {', '.join(empty)}; add some, or "
-                            "remove the class from every split")
-        # All classes in every part of a split, as in train[:90%].
-        order = np.random.default_rng(0).permutation(len(kept))
-        with concurrent.futures.ThreadPoolExecutor() as threads:
-            pictures = list(tqdm(threads.map(as_rgb, [kept[i][0] for i in order]), total=len(kept), desc=split, leave=False))
-        found[split] = Rows(pictures, [kept[i][1] for i in order])
+        check_classes(folder, split, [each.name for each in folders], classes)
+        rows[split], others = read_split(folder / split, folders)
+        ignored += others
     if ignored:
         print(f"{ignored} files that are no pictures ({', '.join(PICTURES)}) were left out")
-    return Found(classes, (None, None, 3), found)
+    return ImageSet(classes, (None, None, 3), rows)
+
+
+def read_split(split: pathlib.Path, folders: list[pathlib.Path]) -> tuple[ImageRows, int]:
+    """Return the pictures of a split, shuffled alike every time, and the number of other files."""
+    from tqdm import tqdm  # here: an import of karpjax does not need it
+    files = [(file, label) for label, each in enumerate(folders)
+             for file in sorted(each.iterdir()) if file.is_file()]
+    kept = [(file, label) for file, label in files if file.suffix.lower() in PICTURES]
+    labels = {label for _, label in kept}
+    empty = [each.name for label, each in enumerate(folders) if label not in labels]
+    if empty:
+        raise UserError(f"{split}: no picture ({', '.join(PICTURES)}) of class "
+                        f"{', '.join(empty)}; add some, or remove the class from every split")
+    # Shuffled: every part of a split, as in train[:90%], is to have all classes.
+    order = np.random.default_rng(0).permutation(len(kept))
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        pictures = threads.map(as_rgb, [kept[i][0] for i in order])
+        pictures = list(tqdm(pictures, total=len(kept), desc=split.name, leave=False))
+    return ImageRows(pictures, [kept[i][1] for i in order]), len(files) - len(kept)
+
+
+def check_classes(folder: pathlib.Path, split: str, names: list[str], classes: list[str]) -> None:
+    """Raise a UserError if a split's classes are not those of train."""
+    if names != classes:
+        raise UserError(f"{folder}: {split} and train have other classes: only in train: "
+                        f"{', '.join(sorted({*classes} - {*names})) or 'none'}; only in {split}: "
+                        f"{', '.join(sorted({*names} - {*classes})) or 'none'}")
 
 
 def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    """Return the folders in a folder, sorted, without hidden ones."""
+    return sorted(each for each in folder.iterdir()
+                  if each.is_dir() and not each.name.startswith("."))
 
 
 class Picture(io.BytesIO):
@@ -105,7 +129,7 @@ class Picture(io.BytesIO):
 
 
 def as_rgb(file: pathlib.Path):
-    """The file's path if all of it decodes to RGB, else it again as an RGB PNG."""
+    """Return the file's path if all of it decodes to RGB, else the picture as an RGB PNG."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -118,139 +142,193 @@ def as_rgb(file: pathlib.Path):
             png = Picture()
             picture.convert("RGB").save(png, "png")
     except Exception as error:  # Pillow raises all kinds
-        raise UserError(f"{file}: this picture cannot be read ({type(error).__name__}: {error}); replace or remove it") \
-            from error
+        raise UserError(f"{file}: this picture cannot be read ({type(error).__name__}: {error}); "
+                        "replace or remove it") from error
     png.seek(0)
     return png
 
 
-# -------------------------------------------------------------------------------------------------------------- IDX
+# -------------------------------------------------------------------------------------------- IDX
 
-def idx(folder: pathlib.Path, classes: list[str] = ()) -> Found:
-    """MNIST's four files, packed with gzip or not: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-..."""
+def import_idx(folder: pathlib.Path, classes: list[str] = ()) -> ImageSet:
+    """Import MNIST's four files, packed with gzip or not.
+
+    They are train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
+    t10k-labels-idx1-ubyte.
+    """
     splits = {}
     for split, prefix in (("train", "train"), ("test", "t10k")):
-        images, labels = (read_idx(only_file(folder, f"{prefix}-{kind}?idx{axes}-ubyte*"), axes)
-                          for kind, axes in (("images", 3), ("labels", 1)))
-        splits[split] = check_labels(images[..., None], labels, f"{folder}, {split}")
-    return Found(classes or names_for(splits), splits["train"].images.shape[1:], splits)
+        images = read_idx(first_file(folder, f"{prefix}-images?idx3-ubyte*"), 3)
+        labels = read_idx(first_file(folder, f"{prefix}-labels?idx1-ubyte*"), 1)
+        splits[split] = checked_rows(images[..., None], labels, f"{folder}, {split}")
+    shape = splits["train"].images.shape[1:]
+    return ImageSet(classes or numbered_classes(splits), shape, splits)
 
 
 def read_idx(file: pathlib.Path, axes: int) -> np.ndarray:
-    """Bytes in `axes` axes: a magic number 0, 0, 8, axes; the axes' lengths, big-endian; the bytes."""
+    """Read bytes in `axes` axes.
+
+    The file holds a magic number 0, 0, 8, axes, then the axes' lengths, big-endian, then the bytes.
+    """
     try:
         data = (gzip.open if file.suffix == ".gz" else open)(file, "rb").read()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{file}: cannot be unpacked ({error}); fetch it again") from error
     if data[:4] != bytes([0, 0, 8, axes]):
-        raise UserError(f"{file}: expected IDX bytes in {axes} axes, magic number {2048 + axes}, found "
-                        f"{int.from_bytes(data[:4], 'big')}; is it another file, or another format?")
+        raise UserError(f"{file}: expected IDX bytes in {axes} axes, magic number {2048 + axes}, "
+                        f"found {int.from_bytes(data[:4], 'big')}; is it another file, or another "
+                        "format?")
     start = 4 + 4 * axes
     shape = struct.unpack(f">{axes}I", data[4:start]) if len(data) >= start else ()
     if len(data) - start != np.prod(shape):
-        raise UserError(f"{file}: expected {int(np.prod(shape))} bytes after its head, {shape}, found "
-                        f"{max(len(data) - start, 0)}; it is cut short: fetch it again")
+        raise UserError(f"{file}: expected {int(np.prod(shape))} bytes after its head, {shape}, "
+                        f"found {max(len(data) - start, 0)}; it is cut short: fetch it again")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
-# ------------------------------------------------------------------------------------------------------------ CIFAR
+# ------------------------------------------------------------------------------------------ CIFAR
 
-def cifar(folder: pathlib.Path, classes: list[str] = ()) -> Found:
-    """The binary version of CIFAR-10 (data_batch_1.bin to 5, test_batch.bin) or -100 (train.bin, test.bin; fine labels)."""
+def import_cifar(folder: pathlib.Path, classes: list[str] = ()) -> ImageSet:
+    """Import the binary version of CIFAR-10 or CIFAR-100.
+
+    CIFAR-10 is data_batch_1.bin to data_batch_5.bin and test_batch.bin. CIFAR-100 is train.bin and
+    test.bin, from which the fine labels are taken.
+    """
     if (folder / "train.bin").exists():
-        names, skip, parts = "fine_label_names.txt", 1, {"train": ["train.bin"], "test": ["test.bin"]}
+        names, skip = "fine_label_names.txt", 1
+        parts = {"train": ["train.bin"], "test": ["test.bin"]}
     else:
         names, skip = "batches.meta.txt", 0
         parts = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
     if not classes:
-        classes = only_file(folder, names).read_text().split()
+        classes = first_file(folder, names).read_text().split()
     splits = {}
     for split, files in parts.items():
-        rows = np.concatenate([read_cifar(only_file(folder, file), skip) for file in files])
-        images = rows[:, 1 + skip:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)           # (N, 32, 32, 3)
-        splits[split] = check_labels(images, rows[:, skip], f"{folder}, {split}", len(classes))
-    return Found(classes, (32, 32, 3), splits)
+        rows = np.concatenate([read_cifar(first_file(folder, file), skip) for file in files])
+        pixels = rows[:, 1 + skip:].reshape(-1, 3, 32, 32)                          # (N, 3, 32, 32)
+        images = pixels.transpose(0, 2, 3, 1)                                       # (N, 32, 32, 3)
+        splits[split] = checked_rows(images, rows[:, skip], f"{folder}, {split}", len(classes))
+    return ImageSet(classes, (32, 32, 3), splits)
 
 
 def read_cifar(file: pathlib.Path, skip: int) -> np.ndarray:
+    """Read rows (N, skip + 1 + 3072) of bytes: `skip` coarse labels, the label, the pixels."""
     width, size = 1 + skip + 3072, file.stat().st_size
     if size == 0 or size % width:
-        raise UserError(f"{file}: expected rows of {width} bytes, found {size / width:.2f} rows; fetch it again")
+        raise UserError(f"{file}: expected rows of {width} bytes, found {size / width:.2f} rows; "
+                        "fetch it again")
     return np.fromfile(file, np.uint8).reshape(-1, width)
 
 
-# ------------------------------------------------------------------------------------------------------------ NumPy
+# ------------------------------------------------------------------------------------------ NumPy
 
-def npz(file: pathlib.Path, classes: list[str] = ()) -> Found:
-    """An archive of x_train, y_train and, if you like, x_test, y_test or any other pair x_SPLIT, y_SPLIT (Keras' names); images
-    (N, H, W) or (N, H, W, C) of bytes."""
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            columns = {name: archive[name] for name in archive.files}
-    except Exception as error:  # NumPy and zipfile raise all kinds
-        raise UserError(f"{file}: cannot be read as a NumPy archive of plain arrays ({type(error).__name__}: {error}); "
-                        "write it with numpy.savez_compressed") from error
-    names = sorted((name[2:] for name in columns if name.startswith("x_")), key=lambda name: name != "train")
-    lacking = [f"y_{name}" for name in names if f"y_{name}" not in columns] + ["x_train"] * ("train" not in names)
-    if lacking:
-        raise UserError(f"{file}: expected x_train, y_train and pairs like them, found "
-                        f"{', '.join(sorted(columns)) or 'nothing'}; missing: {', '.join(lacking)}")
+def import_npz(file: pathlib.Path, classes: list[str] = ()) -> ImageSet:
+    """Import an archive of x_train, y_train and other pairs x_SPLIT, y_SPLIT (Keras' names).
+
+    Images are bytes, (N, H, W) or (N, H, W, C). Only the train pair is required.
+    """
+    columns = read_npz(file)
     splits = {}
-    for split in names:
+    for split in pairs_of(columns, file):
         images, labels = columns[f"x_{split}"], columns[f"y_{split}"]
         if images.dtype != np.uint8 or images.ndim not in (3, 4):
-            raise UserError(f"{file}: x_{split}: expected bytes (uint8) of shape (N, H, W) or (N, H, W, C), found "
-                            f"{images.dtype} of {images.shape}; scale to 0 to 255 and round")
+            raise UserError(f"{file}: x_{split}: expected bytes (uint8) of shape (N, H, W) or "
+                            f"(N, H, W, C), found {images.dtype} of {images.shape}; scale to 0 to "
+                            "255 and round")
         if not np.issubdtype(labels.dtype, np.integer) or labels.squeeze().ndim > 1:
-            raise UserError(f"{file}: y_{split}: expected integers of shape (N,), found {labels.dtype} of {labels.shape}")
+            raise UserError(f"{file}: y_{split}: expected integers of shape (N,), found "
+                            f"{labels.dtype} of {labels.shape}")
         images = images[..., None] if images.ndim == 3 else images
-        splits[split] = check_labels(images, labels.reshape(-1), f"{file}, {split}", len(classes) or None)
+        splits[split] = checked_rows(images, labels.reshape(-1), f"{file}, {split}",
+                                     len(classes) or None)
     shapes = {split: rows.images.shape[1:] for split, rows in splits.items()}
     if len(set(shapes.values())) > 1:
         raise UserError(f"{file}: expected images of one shape, found {shapes}")
-    return Found(classes or names_for(splits), shapes["train"], splits)
+    return ImageSet(classes or numbered_classes(splits), shapes["train"], splits)
 
 
-# ------------------------------------------------------------------------------------------------------ small parts
+def read_npz(file: pathlib.Path) -> dict[str, np.ndarray]:
+    """Read the arrays of an archive, none of which may be pickled."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # NumPy and zipfile raise all kinds
+        raise UserError(f"{file}: cannot be read as a NumPy archive of plain arrays "
+                        f"({type(error).__name__}: {error}); write it with "
+                        "numpy.savez_compressed") from error
 
-def only_file(folder: pathlib.Path, pattern: str) -> pathlib.Path:
+
+def pairs_of(columns: dict, file: pathlib.Path) -> list[str]:
+    """Return the splits of an archive, train first, or raise if a column is missing."""
+    names = [name[2:] for name in columns if name.startswith("x_")]
+    names = sorted(names, key=lambda name: name != "train")
+    lacking = [f"y_{name}" for name in names if f"y_{name}" not in columns]
+    lacking += ["x_train"] * ("train" not in names)
+    if lacking:
+        raise UserError(f"{file}: expected x_train, y_train and pairs like them, found "
+                        f"{', '.join(sorted(columns)) or 'nothing'}; missing: "
+                        f"{', '.join(lacking)}")
+    return names
+
+
+# ------------------------------------------------------------------------------------ small parts
+
+def first_names(folder: pathlib.Path) -> str:
+    """Return the first ten names in a folder, for an error message."""
+    return ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
+
+
+def first_file(folder: pathlib.Path, pattern: str) -> pathlib.Path:
+    """Return the first file of a pattern, or raise a UserError that lists the files."""
     files = sorted(folder.glob(pattern))
     if not files:
-        raise UserError(f"--from={folder}: expected a file {pattern.replace('?', '-').replace('*', '[.gz]')}, found "
-                        f"{', '.join(sorted(p.name for p in folder.iterdir())[:10]) or 'nothing'}")
+        expected = pattern.replace("?", "-").replace("*", "[.gz]")
+        raise UserError(f"--from={folder}: expected a file {expected}, found "
+                        f"{first_names(folder)}")
     return files[0]
 
 
-def check_labels(images, labels, where: str, classes: int | None = None) -> Rows:
-    """Rows, if there are as many labels as images and every label is one."""
+def checked_rows(images, labels, where: str, classes: int | None = None) -> ImageRows:
+    """Return the rows if there are as many labels as images and every label is a class."""
     if len(images) != len(labels) or not len(labels):
-        raise UserError(f"{where}: expected as many labels as images, found {len(labels)} labels and {len(images)} images")
+        raise UserError(f"{where}: expected as many labels as images, found {len(labels)} labels "
+                        f"and {len(images)} images")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or (classes is not None and high >= classes):
         allowed = f"0 to {classes - 1}" if classes else "0 and more"
-        raise UserError(f"{where}: expected labels of {allowed}, found {low} to {high}; correct them, or the classes' names")
-    return Rows(images, labels)
+        raise UserError(f"{where}: expected labels of {allowed}, found {low} to {high}; correct "
+                        "them, or the classes' names")
+    return ImageRows(images, labels)
 
 
-def names_for(splits: dict[str, Rows]) -> list[str]:
-    """Names of classes that have none: their numbers."""
-    return [str(i) for i in range(1 + max(int(rows.labels.max()) for rows in splits.values()))]
+def numbered_classes(splits: dict[str, ImageRows]) -> list[str]:
+    """Name classes without names by their numbers."""
+    highest = max(int(rows.labels.max()) for rows in splits.values())
+    return [str(i) for i in range(1 + highest)]
 
 
 def prepared_folder(folder, data_dir="") -> str:
-    """The name of the data set of an ImageFolder as it is now: written on first use, and anew when a picture has changed."""
+    """Return the data set's name of an ImageFolder as it is now.
+
+    The set is written on first use, and again after a picture has changed.
+    """
     name, data_dir = name_of_folder(folder), pathlib.Path(default_data_dir(str(data_dir)))
     if not (data_dir / name / VERSION).exists():
         print(f"{folder}: preparing its pictures as data set {name} in {data_dir}", flush=True)
-        write(name, imagefolder(pathlib.Path(folder).expanduser()), data_dir)
+        write_dataset(name, import_imagefolder(pathlib.Path(folder).expanduser()), data_dir)
     return name
 
 
 def name_of_folder(folder) -> str:
-    """folder_HASH of SPLIT/CLASS/PICTURE: names, sizes and times; links are followed."""
+    """Return folder_HASH, the hash of names, sizes and times of SPLIT/CLASS/PICTURE.
+
+    Links are followed.
+    """
     root = pathlib.Path(folder).expanduser()
     if not root.is_dir():
-        raise UserError(f"config.data.dir = {str(folder)!r}: no such folder; expected one with train/CLASS/*.jpg in it")
-    files = [(str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(root.glob("*/*/*"))
+        raise UserError(f"config.data.dir = {str(folder)!r}: no such folder; expected one with "
+                        "train/CLASS/*.jpg in it")
+    files = [(str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns)
+             for path in sorted(root.glob("*/*/*"))
              if path.suffix.lower() in PICTURES and path.is_file()]
     return f"folder_{hashlib.sha256(repr(files).encode()).hexdigest()[:12]}"

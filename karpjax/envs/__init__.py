@@ -1,5 +1,9 @@
-"""Environments by name: those here, and others' as "gymnax:NAME", "brax:NAME", "gymnasium:NAME", and games as
-"pgx:NAME": a file a library."""
+"""Environments by name: karpjax's own, and those of other libraries, a file each.
+
+Others' names begin with their library: "gymnax:NAME", "brax:NAME", "gymnasium:NAME", and of games
+"pgx:NAME". An environment of your own follows karpjax/envs/protocol.py, and `protocol.check_env`
+checks it.
+"""
 import inspect
 
 from ml_collections import ConfigDict
@@ -17,12 +21,13 @@ from karpjax.envs.pendulum import Pendulum
 from karpjax.envs.pgx import Pgx
 from karpjax.envs.reacher import Reacher
 
-ENVIRONMENTS = {"cartpole": CartPole, "acrobot": Acrobot, "pendulum": Pendulum, "grid_nav": GridNav, "reacher": Reacher,
-                "highway": Highway}
+ENVIRONMENTS = {"cartpole": CartPole, "acrobot": Acrobot, "pendulum": Pendulum,
+                "grid_nav": GridNav, "reacher": Reacher, "highway": Highway}
 ADAPTERS = {"gymnax": Gymnax, "brax": Brax, "gymnasium": Gymnasium, "pgx": Pgx}
 
 
 def make_env(name: str, **options):
+    """Return the environment of this name; UserError if there is none, or an option is unknown."""
     project, _, foreign = name.partition(":")
     if foreign and project in ADAPTERS:
         return ADAPTERS[project](foreign, **options)
@@ -33,10 +38,11 @@ def make_env(name: str, **options):
 
 
 def environment(config):
-    """What config.env names."""
+    """Return the environment that config.env names."""
     options = config.env
     if not isinstance(options, ConfigDict) or "name" not in options:
         raise UserError(f"config.env: expected dict(name=..., its options), found {options!r}")
     return make_env(options["name"], **{k: v for k, v in options.items() if k != "name"})
+
 
 __getattr__ = old_names.attributes("envs")

@@ -1,8 +1,8 @@
 """CartPole in JAX: balance a pole on a cart by pushing left or right; reward 1 a step.
 
-Dynamics, thresholds and start of Gymnasium's CartPole (Barto, Sutton and Anderson 1983, explicit Euler). An episode ends
-(terminated) beyond 2.4 units or 12 degrees and is cut (truncated) after `max_steps`: 500 in CartPole-v1, 200 in v0, where
-an average of 195 counts as solved. Its methods are those of karpjax/envs/protocol.py.
+Dynamics, thresholds and start are those of Gymnasium's CartPole (Barto, Sutton and Anderson 1983,
+explicit Euler). An episode ends (terminated) beyond 2.4 units or 12 degrees and is cut (truncated)
+after `max_steps`: 500 in CartPole-v1, 200 in v0, where an average of 195 counts as solved.
 """
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,8 @@ X_LIMIT, THETA_LIMIT = 2.4, 12 * 2 * jnp.pi / 360
 
 
 class CartPole:
-    actions = Discrete(2)
+    """Environment of this module, by karpjax/envs/protocol.py."""
+    actions = Discrete(2)                                                 # push left, push right
 
     def __init__(self, max_steps: int = 500):
         self.max_steps = max_steps
@@ -34,11 +35,13 @@ class CartPole:
         push = (force + POLE * HALF_LENGTH * omega**2 * sin) / mass
         alpha = (GRAVITY * sin - cos * push) / (HALF_LENGTH * (4 / 3 - POLE * cos**2 / mass))
         a = push - POLE * HALF_LENGTH * alpha * cos / mass
-        obs: Float[Array, "4"] = jnp.stack([x + DT * v, v + DT * a, theta + DT * omega, omega + DT * alpha])
+        obs: Float[Array, "4"] = jnp.stack(
+            [x + DT * v, v + DT * a, theta + DT * omega, omega + DT * alpha])
         time = state["time"] + 1
         terminated = (jnp.abs(obs[0]) > X_LIMIT) | (jnp.abs(obs[2]) > THETA_LIMIT)
         truncated = (time >= self.max_steps) & ~terminated
-        return {"obs": obs, "time": time}, TimeStep(obs, jnp.float32(1.0), terminated, truncated, obs)
+        out = TimeStep(obs, jnp.float32(1.0), terminated, truncated, obs)
+        return {"obs": obs, "time": time}, out
 
     def draw(self, state):
         x, theta = float(state["obs"][0]), float(state["obs"][2])

@@ -1,16 +1,18 @@
-"""Gymnasium's environments, which run on the host, as the pure functions of karpjax/envs/protocol.py.
+"""Gymnasium's host environments as the pure functions of karpjax/envs/protocol.py.
 
-    config.env = dict(name="gymnasium:LunarLander-v3")                             pip install "karpjax[gymnasium]"
-    config.env = dict(name="gymnasium:ALE/Breakout-v5", max_steps=27000)           pip install "karpjax[atari]"
-    config.env = dict(name="gymnasium:highway_env:highway-fast-v0", max_steps=30)  pip install "karpjax[highway]"
+    pip install "karpjax[gymnasium]"      config.env = dict(name="gymnasium:LunarLander-v3")
+    pip install "karpjax[atari]"          name="gymnasium:ALE/Breakout-v5", max_steps=27000
+    pip install "karpjax[highway]"        name="gymnasium:highway_env:highway-fast-v0", max_steps=30
 
-A simulator does not fit into a checkpoint. But an episode is what its seed and its actions make of it, so these are the state
-here, and the simulators at hand are a cache of where they lead: a state that none of them is at, after a resume for example, is
-played again from its seed. So rollouts, resume, evaluation and pictures know nothing of the host. It takes a simulator that
-gives the same for the same seed, as Gymnasium asks of all.
+A simulator does not fit into a checkpoint. But an episode follows from its seed and its actions, so
+these are the state here. The simulators at hand are a cache: if none of them is at a state, after a
+resume for example, the episode is played again from its seed. So rollouts, resume, evaluation and
+pictures know nothing of the host. This needs simulators that give the same for the same seed, as
+Gymnasium asks of all.
 
-Games of the Arcade Learning Environment (Bellemare et al. 2013) come as in Mnih et al. 2015: (84, 84, 4) uint8, the last four
-of every fourth frame in grey, after a random start; rewards, lives and sticky actions as Gymnasium's version has them.
+Games of the Arcade Learning Environment (Bellemare et al. 2013) come as in Mnih et al. 2015:
+(84, 84, 4) uint8, the last four of every fourth frame in grey, after a random start. Rewards, lives
+and sticky actions are those of Gymnasium's version.
 """
 from collections.abc import Callable
 import functools
@@ -21,12 +23,16 @@ import numpy as np
 
 from karpjax.core.errors import UserError, extra
 from karpjax.envs import spaces
-from karpjax.envs.protocol import TimeStep
+from karpjax.envs.protocol import TimeStep, choose
 from karpjax.envs.spaces import box_of
 
 
 class Gymnasium:
-    """max_steps   where an episode is cut; 0: where Gymnasium's registry says. Other options go to gymnasium.make."""
+    """Environment of Gymnasium.
+
+    max_steps   steps after which an episode is cut; 0: as in Gymnasium's registry
+    options     of gymnasium.make
+    """
     on_host = True
 
     def __init__(self, name: str, max_steps: int = 0, **options):
@@ -37,114 +43,131 @@ class Gymnasium:
         make = functools.partial(simulator, gymnasium, name, max_steps, options)
         self.max_steps = max_steps or getattr(first.spec, "max_episode_steps", None)
         if not self.max_steps:
-            raise UserError(f"config.env: {name} has no end of its own; say where to cut an episode: max_steps=1000")
+            raise UserError(f"config.env: {name} has no end of its own; "
+                            "say where to cut an episode: max_steps=1000")
         self.actions, encode = actions_of(gymnasium, first.action_space, name)
         obs = first.observation_space
-        self.obs = jax.ShapeDtypeStruct(obs.shape, np.uint8 if obs.dtype == np.uint8 else np.float32)
+        dtype = np.uint8 if obs.dtype == np.uint8 else np.float32
+        self.obs = jax.ShapeDtypeStruct(obs.shape, dtype)
         self.simulators = Simulators(make, encode, self.obs.dtype)
         if "render_mode" in options:
             self.draw = self.simulators.draw
 
     def reset(self, key):
         state = self.start(key)
-        return state, jax.pure_callback(self.simulators.first, self.obs, state["seed"], vmap_method="broadcast_all")
+        return state, jax.pure_callback(self.simulators.first, self.obs, state["seed"],
+                                        vmap_method="broadcast_all")
 
     def step(self, state, action, key) -> tuple:
-        return self.advance(state, action, state["seed"], again=False)[:2]
+        return self.advance(state, action, state["seed"], restart=False)[:2]
 
     def auto_reset(self, state, action, key) -> tuple:
-        """protocol.auto_reset, resetting none but the simulators whose episode is over."""
+        """Do as protocol.auto_reset, resetting only the simulators whose episode is done."""
         fresh = self.start(key)
-        state, out, obs = self.advance(state, action, fresh["seed"], again=True)
-        over = out.terminated | out.truncated
-        return jax.tree.map(lambda new, old: jnp.where(over, new, old), fresh, state), out._replace(obs=obs)
+        state, out, obs = self.advance(state, action, fresh["seed"], restart=True)
+        done = out.terminated | out.truncated
+        return choose(done, fresh, state), out._replace(obs=obs)
 
     def start(self, key) -> dict:
-        action = spaces.example(self.actions)
-        return {"seed": jax.random.bits(key) >> 1,                                    # Gymnasium's seeds have 31 bits
-                "time": jnp.int32(0), "actions": jnp.zeros((self.max_steps, *action.shape), action.dtype)}
+        """Return the state of a new episode."""
+        action = self.actions.example
+        return {"seed": jax.random.bits(key) >> 1,             # Gymnasium's seeds have 31 bits
+                "time": jnp.int32(0),
+                "actions": jnp.zeros((self.max_steps, *action.shape), action.dtype)}
 
-    def advance(self, state, action, seed, again: bool):
-        """(state, out, obs): a step; where that is an episode's last, obs is the first of the one that `seed` starts."""
-        scalar = lambda dtype: jax.ShapeDtypeStruct((), dtype)
+    def advance(self, state, action, seed, restart: bool):
+        """Take a step; return (state, out, obs that the next action is for).
+
+        With `restart`, a step that ends an episode starts the one of `seed`, and obs is its first.
+        """
+        number, flag = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((), np.bool_)
         obs, reward, terminated, truncated, then = jax.pure_callback(
-            functools.partial(self.simulators.step, again=again),
-            (self.obs, scalar(np.float32), scalar(np.bool_), scalar(np.bool_), self.obs),
-            state, action, seed, vmap_method="broadcast_all")
+            functools.partial(self.simulators.step, restart=restart),
+            (self.obs, number, flag, flag, self.obs), state, action, seed,
+            vmap_method="broadcast_all")
         played = state["actions"].at[jnp.minimum(state["time"], self.max_steps - 1)].set(action)
         out = TimeStep(obs, reward, terminated, truncated, obs)
         return {**state, "time": state["time"] + 1, "actions": played}, out, then
 
 
 class Simulators:
-    """Where seeds and actions lead, by simulators that stay where they were left. Called from compiled programs with numpy's
-    arrays alone: JAX would wait here for the program that waits for this."""
+    """Cache of simulators, each left where a seed and some actions led it."""
+    # Called from compiled programs, so with numpy's arrays alone: JAX would wait here for the
+    # program that waits for this.
 
     def __init__(self, make: Callable, encode: Callable, dtype):
         self.make, self.encode, self.dtype = make, encode, dtype
-        self.idle = []      # simulators of episodes that are over
-        self.kept = {}      # (seed, actions so far) -> (simulator, obs, over); who moved last comes last
-        self.limit = 1      # simulators; three for each environment: the rollout's, and those of evaluation's two policies
+        self.idle = []      # simulators of episodes that are done
+        # (seed, actions so far) -> (simulator, obs, done); the one that moved last comes last.
+        self.kept = {}
+        # Simulators, three for each environment: one of the rollout, two of evaluation's policies.
+        self.limit = 1
 
     def first(self, seeds):
-        """Seeds (...) -> the first observation of each episode (..., O)."""
+        """Return the first observation (..., O) of each seed's (...) episode."""
         seeds = np.asarray(seeds)
         self.limit = max(self.limit, 3 * seeds.size)
-        return self.stacked([self.advance(int(seed)) for seed in seeds.ravel()], seeds.shape)
+        return self.stacked([self.begin(int(seed)) for seed in seeds.ravel()], seeds.shape)
 
-    def step(self, state, actions, fresh, again: bool):
-        """(...) -> (obs, reward, terminated, truncated, obs that follows), each (..., *)."""
+    def step(self, state, actions, fresh, restart: bool):
+        """Return (obs, reward, terminated, truncated, obs that follows), each (..., *)."""
         state, actions, fresh = jax.tree.map(np.asarray, (state, actions, fresh))
-        rows = [self.move(int(state["seed"][i]), state["actions"][i][:state["time"][i]], actions[i], int(fresh[i]), again)
+        rows = [self.move(int(state["seed"][i]), state["actions"][i][:state["time"][i]],
+                          actions[i], int(fresh[i]), restart)
                 for i in np.ndindex(fresh.shape)]
-        obs, reward, terminated, truncated, then = zip(*rows)
-        plain = lambda column, dtype: np.array(column, dtype).reshape(fresh.shape)
-        return (self.stacked(obs, fresh.shape), plain(reward, np.float32), plain(terminated, bool), plain(truncated, bool),
+        obs, reward, terminated, truncated, then = zip(*rows, strict=True)
+        return (self.stacked(obs, fresh.shape),
+                np.array(reward, np.float32).reshape(fresh.shape),
+                np.array(terminated, bool).reshape(fresh.shape),
+                np.array(truncated, bool).reshape(fresh.shape),
                 self.stacked(then, fresh.shape))
 
     def draw(self, state):
-        """(H, W, 3) in 0 to 1."""
-        played = state["actions"][:state["time"]]
-        found = self.at(int(state["seed"]), played)
-        self.keep(int(state["seed"]), played, found)
-        return np.float32(found[0].render()) / 255
+        """Return a picture (H, W, 3) in 0 to 1."""
+        seed, played = int(state["seed"]), state["actions"][:state["time"]]
+        simulator, obs, done = self.at(seed, played)
+        self.keep(seed, played, simulator, obs, done)
+        return np.float32(simulator.render()) / 255
 
-    def move(self, seed: int, played, action, fresh: int, again: bool):
-        simulator, obs, over = self.at(seed, played)
-        reward, terminated, truncated = 0.0, over, False                                  # beyond the end nothing changes
-        if not over:
+    def move(self, seed: int, played, action, fresh: int, restart: bool):
+        """Take one action after those `played`; return a row of `step`."""
+        simulator, obs, done = self.at(seed, played)
+        reward, terminated, truncated = 0.0, done, False           # beyond the end nothing changes
+        if not done:
             try:
                 obs, reward, terminated, truncated, _ = simulator.step(self.encode(action))
             except Exception as error:
-                raise UserError(f"the environment {simulator} failed on the action {action}: {error!r}") from error
-            over = terminated or truncated
-        if over and again:
+                raise UserError(f"the environment {simulator} failed on the action {action}: "
+                                f"{error!r}") from error
+            done = terminated or truncated
+        if done and restart:
             self.idle.append(simulator)
-            return obs, reward, terminated, truncated, self.advance(fresh)
-        self.keep(seed, np.concatenate([played, action[None]]), (simulator, obs, over))
+            return obs, reward, terminated, truncated, self.begin(fresh)
+        self.keep(seed, np.concatenate([played, action[None]]), simulator, obs, done)
         return obs, reward, terminated, truncated, obs
 
     def at(self, seed: int, played) -> tuple:
-        """(simulator, obs, over) after these actions; out of `kept`."""
+        """Return (simulator, obs, done) after these actions, taken out of `kept`."""
         if (seed, played.tobytes()) not in self.kept:
-            self.advance(seed)
+            self.begin(seed)
             for t in range(len(played)):
-                self.move(seed, played[:t], played[t], seed, again=False)
+                self.move(seed, played[:t], played[t], seed, restart=False)
         return self.kept.pop((seed, played.tobytes()))
 
     def begin(self, seed: int):
-        """The first observation of an episode; its simulator is kept."""
+        """Start an episode, keep its simulator and return the first observation."""
         if not self.idle and len(self.kept) >= self.limit:
             self.idle.append(self.kept.pop(next(iter(self.kept)))[0])
         simulator = self.idle.pop() if self.idle else self.make()
         obs, _ = simulator.reset(seed=seed)
-        self.keep(seed, np.empty(0), (simulator, obs, False))
+        self.keep(seed, np.empty(0), simulator, obs, False)
         return obs
 
-    def keep(self, seed: int, played, found: tuple) -> None:
+    def keep(self, seed: int, played, simulator, obs, done: bool) -> None:
+        """Put a simulator into `kept`; one that was there for the same actions is idle now."""
         replaced = self.kept.pop((seed, played.tobytes()), None)
         self.idle += [replaced[0]] if replaced else []
-        self.kept[seed, played.tobytes()] = found
+        self.kept[seed, played.tobytes()] = (simulator, obs, done)
 
     def stacked(self, obs, shape):
         obs = np.stack(obs).astype(self.dtype)
@@ -152,11 +175,11 @@ class Simulators:
 
 
 def simulator(gymnasium, name: str, max_steps: int, options: dict):
-    """One of Gymnasium's environments whose observations are arrays."""
+    """Return one of Gymnasium's environments, whose observations are arrays."""
     wrap, atari = gymnasium.wrappers, name.startswith("ALE/")
     if atari:
         gymnasium.register_envs(extra("ale_py", "atari"))
-        options = {"frameskip": 1, **options}                                             # AtariPreprocessing skips
+        options = {"frameskip": 1, **options}                          # AtariPreprocessing skips
     if name.startswith("highway_env:"):
         extra("highway_env", "highway")
     try:
@@ -169,17 +192,23 @@ def simulator(gymnasium, name: str, max_steps: int, options: dict):
             env = wrap.TimeLimit(env, max_steps) if max_steps else env
     except (gymnasium.error.Error, TypeError) as error:
         raise UserError(f"config.env: Gymnasium's {name}: {str(error).splitlines()[0]}") from error
-    return env if isinstance(env.observation_space, gymnasium.spaces.Box) else wrap.FlattenObservation(env)
+    if isinstance(env.observation_space, gymnasium.spaces.Box):
+        return env
+    return wrap.FlattenObservation(env)
 
 
 def actions_of(gymnasium, space, name: str) -> tuple:
-    """(our space, our action -> Gymnasium's)."""
+    """Return (karpjax's space, a function from its actions to Gymnasium's)."""
     kinds = gymnasium.spaces
     if isinstance(space, kinds.Discrete):
         return spaces.Discrete(int(space.n)), lambda action: int(action + space.start)
     if isinstance(space, kinds.MultiDiscrete) and space.nvec.ndim == 1:
-        return spaces.MultiDiscrete(tuple(map(int, space.nvec))), lambda action: action + space.start
+        sizes = tuple(map(int, space.nvec))
+        return spaces.MultiDiscrete(sizes), lambda action: action + space.start
     if isinstance(space, kinds.Box):
-        return box_of(space.low, space.high, space.shape), lambda action: np.clip(
-            action.reshape(space.shape), space.low, space.high).astype(space.dtype)
-    raise UserError(f"config.env: {name} takes actions of {space}; expected Discrete, MultiDiscrete or Box")
+        def clipped(action):
+            action = np.clip(action.reshape(space.shape), space.low, space.high)
+            return action.astype(space.dtype)
+        return box_of(space.low, space.high, space.shape), clipped
+    raise UserError(f"config.env: {name} takes actions of {space}; "
+                    "expected Discrete, MultiDiscrete or Box")

@@ -1,8 +1,9 @@
 """Pendulum in JAX: swing a rod up and hold it there, with a torque too weak to lift it at once.
 
-Step for step Gymnasium's Pendulum-v1: reward -(angle^2 + 0.1 speed^2 + 0.001 torque^2) of the state *before* the step, angle 0
-upright. An episode never ends by itself (terminated); it is cut (truncated) after `max_steps`. Over 256 episodes
-(tests/test_envs.py) a random policy gets -1251, and pumping energy in, then balancing by hand-tuned PD, gets -155.
+Step for step this is Gymnasium's Pendulum-v1. The reward is -(angle^2 + 0.1 speed^2 + 0.001
+torque^2) of the state *before* the step, angle 0 upright. An episode never ends by itself
+(terminated): it is cut (truncated) after `max_steps`. Over 256 episodes (tests/test_envs.py) a
+random policy gets -1251. Pumping energy in, then balancing by hand-tuned PD, gets -155.
 """
 import jax
 import jax.numpy as jnp
@@ -18,13 +19,14 @@ MAX_SPEED, MAX_TORQUE = 8.0, 2.0
 
 
 class Pendulum:
+    """Environment of this module, by karpjax/envs/protocol.py."""
     actions = Box((-MAX_TORQUE,), (MAX_TORQUE,))
 
     def __init__(self, max_steps: int = 200):
         self.max_steps = max_steps
 
     def reset(self, key):
-        joint = jax.random.uniform(key, (2,), minval=-1.0) * jnp.array([jnp.pi, 1.0])      # rad, rad/s
+        joint = jax.random.uniform(key, (2,), minval=-1.0) * jnp.array([jnp.pi, 1.0])  # rad, rad/s
         return {"joint": joint, "time": jnp.int32(0)}, observe(joint)
 
     def step(self, state: dict, action: Float[Array, "1"], key) -> tuple[dict, TimeStep]:
@@ -36,11 +38,13 @@ class Pendulum:
         omega = jnp.clip(omega + DT * alpha, -MAX_SPEED, MAX_SPEED)
         joint, time = jnp.stack([theta + DT * omega, omega]), state["time"] + 1
         obs = observe(joint)
-        return {"joint": joint, "time": time}, TimeStep(obs, reward, jnp.bool_(False), time >= self.max_steps, obs)
+        out = TimeStep(obs, reward, jnp.bool_(False), time >= self.max_steps, obs)
+        return {"joint": joint, "time": time}, out
 
     def draw(self, state):
         theta = float(state["joint"][0])
-        canvas = draw.Canvas(-1.2, 1.2, -1.2, 1.2).line((0, 0), (-np.sin(theta), np.cos(theta)), 0.2, draw.RED)
+        tip = (-np.sin(theta), np.cos(theta))
+        canvas = draw.Canvas(-1.2, 1.2, -1.2, 1.2).line((0, 0), tip, 0.2, draw.RED)
         return canvas.disc((0, 0), 0.05).image
 
 

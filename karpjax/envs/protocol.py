@@ -1,15 +1,16 @@
-"""The environment protocol, pure functions of one environment; vmap makes many.
+"""The environment protocol: pure functions of one environment, of which vmap makes many.
 
     reset(key)               -> (state, obs)
     step(state, action, key) -> (state, TimeStep)
 
 and    actions      a space: Discrete, MultiDiscrete, Box (karpjax/envs/spaces.py)
-       max_steps    where an episode is cut at the latest
+       max_steps    steps after which an episode is cut at the latest
        draw(state)  -> (H, W, 3) in 0 to 1, on the host; optional
-       auto_reset   in place of the function below; optional, for where a reset costs more than a choice
+       auto_reset   in place of the function below; optional, if a reset costs more than a choice
 
-An observation is an array, or {"obs": array, "legal": (A,) bool} where not every action is allowed in every state.
-Terminated (the task is over, no value beyond) is not truncated (only the clock ran out: bootstrap from final_obs).
+An observation is an array, or {"obs": array, "legal": (A,) bool} if not every action is allowed in
+every state. Terminated (the task has ended, no value beyond) is not truncated (only the clock ran
+out: bootstrap from final_obs). `check_env` checks an environment of your own.
 """
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -24,7 +25,8 @@ from karpjax.envs import spaces
 
 
 class TimeStep(NamedTuple):
-    obs: Any                     # of the next state; of a fresh episode after `auto_reset`
+    """Outcome of one step."""
+    obs: Any                     # of the next state; of a new episode after `auto_reset`
     reward: Float[Array, ""]
     terminated: Bool[Array, ""]
     truncated: Bool[Array, ""]
@@ -32,41 +34,63 @@ class TimeStep(NamedTuple):
 
 
 def check_env(env) -> tuple:
-    """(state, obs) as shapes; an environment that breaks the protocol is refused in one line, before anything runs."""
+    """Return (state, obs) as shapes; UserError if the environment breaks the protocol.
+
+    Nothing runs: functions are only traced.
+    """
     name = type(env).__name__
     missing = [part for part in ("reset", "step", "actions", "max_steps") if not hasattr(env, part)]
     if missing:
-        raise UserError(f"the environment {name} lacks {', '.join(missing)}; the protocol is in karpjax/envs/protocol.py")
+        raise UserError(f"the environment {name} lacks {', '.join(missing)}; "
+                        "the protocol is in karpjax/envs/protocol.py")
     spaces.check_space(env.actions, name)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state, obs = jax.eval_shape(env.reset, key)
-    if any(jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)):
-        raise UserError(f"the environment {name} keeps a PRNG key in its state; use step's key, or keep jax.random.key_data")
-    new, out = jax.eval_shape(env.step, state, spaces.example(env.actions), key)
-    shapes = lambda tree: [(path_name(path), leaf.shape, str(leaf.dtype)) for path, leaf in jax.tree.leaves_with_path(tree)]
-    scalar = lambda dtype: [("", (), dtype)]
-    for what, found, expected in (("a state", shapes(new), shapes(state)), ("an observation", shapes(out.obs), shapes(obs)),
-                                  ("a final_obs", shapes(out.final_obs), shapes(obs)),
-                                  ("a reward", shapes(out.reward), scalar("float32")),
-                                  ("terminated", shapes(out.terminated), scalar("bool")),
-                                  ("truncated", shapes(out.truncated), scalar("bool"))):
-        if found != expected:
-            raise UserError(f"the step of the environment {name} returns {what} of {found}, expected {expected}")
+    if any(jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(state)):
+        raise UserError(f"the environment {name} keeps a PRNG key in its state; "
+                        "use step's key, or keep jax.random.key_data")
+    new, out = jax.eval_shape(env.step, state, env.actions.example, key)
+    for part, returned, expected in (("a state", shapes(new), shapes(state)),
+                                     ("an observation", shapes(out.obs), shapes(obs)),
+                                     ("a final_obs", shapes(out.final_obs), shapes(obs)),
+                                     ("a reward", shapes(out.reward), [("", (), "float32")]),
+                                     ("terminated", shapes(out.terminated), [("", (), "bool")]),
+                                     ("truncated", shapes(out.truncated), [("", (), "bool")])):
+        if returned != expected:
+            raise UserError(f"the step of the environment {name} returns {part} of {returned}, "
+                            f"expected {expected}")
     return state, obs
 
 
+def shapes(tree) -> list[tuple[str, tuple, str]]:
+    """Return (name, shape, type) of each leaf."""
+    return [(path_name(path), leaf.shape, str(leaf.dtype))
+            for path, leaf in jax.tree.leaves_with_path(tree)]
+
+
 def array_of(obs):
-    """The array of an observation, which may come with its legal actions."""
+    """Return the array of an observation, without the legal actions it may come with."""
     return obs["obs"] if isinstance(obs, Mapping) else obs
 
 
 def auto_reset(env, state, action, key) -> tuple[Any, TimeStep]:
-    """env.step, and where the episode ended the state and obs of a new one."""
+    """Return env.step, with the state and obs of a new episode if that step ended one."""
     if hasattr(env, "auto_reset"):
         return env.auto_reset(state, action, key)
     step_key, reset_key = jax.random.split(key)
     state, out = env.step(state, action, step_key)
     fresh_state, fresh_obs = env.reset(reset_key)
-    over = out.terminated | out.truncated
-    choose = lambda fresh, old: jax.tree.map(lambda f, o: jnp.where(over, f, o), fresh, old)
-    return choose(fresh_state, state), out._replace(obs=choose(fresh_obs, out.obs))
+    done = out.terminated | out.truncated
+    return choose(done, fresh_state, state), out._replace(obs=choose(done, fresh_obs, out.obs))
+
+
+def choose(condition, tree, other):
+    """Return `tree` if the condition, a scalar, holds, else `other`, leaf by leaf."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), tree, other)
+
+
+def step_keys(keys, t, num: int = 2):
+    """Return the keys of step t, (E, num), from the environments' keys (E,)."""
+    def split(key):
+        return jax.random.split(jax.random.fold_in(key, t), num)
+    return jax.vmap(split)(keys)

@@ -1,13 +1,15 @@
-"""Reacher in JAX: a two-link robot arm in the plane whose fingertip is to reach a random target and stay there.
+"""Reacher in JAX: a two-link arm whose fingertip is to reach a random target and stay there.
 
-The task is that of MuJoCo's Reacher, 50 steps with the reward that Gymnasium documents for Reacher-v5 (its code weighs the
-action by 1): -distance - 0.1 |action|^2, after the step. The physics is simpler: every joint is a damped double integrator
-of its own, as if geared motors hid one link's inertia from the other, and links are 1 long. Cut (truncated) after
-`max_steps`, never terminated.
+The arm moves in a plane. The task is that of MuJoCo's Reacher: 50 steps, and the reward that
+Gymnasium documents for Reacher-v5 (its code weighs the action by 1), -distance - 0.1 |action|^2
+after the step. The physics is simpler. Every joint is a damped double integrator of its own, as if
+geared motors hid one link's inertia from the other, and links are 1 long. An episode is cut
+(truncated) after `max_steps` and never terminated.
 
-`controller` knows the arm: inverse kinematics, then PD. It is the yardstick: over 256 episodes (tests/test_envs.py) a random
-policy gets -86, doing nothing -81 and the controller -10.5. As returns are negative, "90 % of the controller's return" means
-90 % of the way from the random policy's to the controller's, here -18.
+`controller` knows the arm: inverse kinematics, then PD. It is the yardstick. Over 256 episodes
+(tests/test_envs.py) a random policy gets -86, doing nothing -81 and the controller -10.5. As
+returns are negative, "90 % of the controller's return" means 90 % of the way from the random
+policy's to the controller's, here -18.
 """
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ KP, KD = 3.0, 0.4
 
 
 class Reacher:
+    """Environment of this module, by karpjax/envs/protocol.py."""
     actions = Box((-1.0, -1.0), (1.0, 1.0))
 
     def __init__(self, max_steps: int = 50):
@@ -30,9 +33,10 @@ class Reacher:
 
     def reset(self, key):
         angles_key, radius_key, direction_key = jax.random.split(key, 3)
-        angles = jax.random.uniform(angles_key, (2,), minval=-jnp.pi, maxval=jnp.pi)       # the second relative to the first
+        # The second angle is relative to the first.
+        angles = jax.random.uniform(angles_key, (2,), minval=-jnp.pi, maxval=jnp.pi)
         direction = jax.random.uniform(direction_key, minval=-jnp.pi, maxval=jnp.pi)
-        radius = jax.random.uniform(radius_key, minval=0.2, maxval=1.9)                    # of 0 to 2 within reach
+        radius = jax.random.uniform(radius_key, minval=0.2, maxval=1.9)    # of 0 to 2 within reach
         target = radius * jnp.stack([jnp.cos(direction), jnp.sin(direction)])
         state = {"angles": angles, "speeds": jnp.zeros(2), "target": target, "time": jnp.int32(0)}
         return state, observe(state)
@@ -40,14 +44,17 @@ class Reacher:
     def step(self, state: dict, action: Float[Array, "2"], key) -> tuple[dict, TimeStep]:
         action = jnp.clip(action, -1.0, 1.0)
         speeds = state["speeds"] + DT * (TORQUE * action - DAMPING * state["speeds"])
-        state = {**state, "angles": state["angles"] + DT * speeds, "speeds": speeds, "time": state["time"] + 1}
+        state = {**state, "angles": state["angles"] + DT * speeds, "speeds": speeds,
+                 "time": state["time"] + 1}
         distance = jnp.linalg.norm(fingertip(state["angles"]) - state["target"])
-        reward, obs = -distance - 0.1 * jnp.sum(action**2), observe(state)
-        return state, TimeStep(obs, reward, jnp.bool_(False), state["time"] >= self.max_steps, obs)
+        reward = -distance - 0.1 * jnp.sum(action**2)
+        obs, truncated = observe(state), state["time"] >= self.max_steps
+        return state, TimeStep(obs, reward, jnp.bool_(False), truncated, obs)
 
     def draw(self, state):
         angle = float(state["angles"][0])
-        elbow, tip = (np.cos(angle), np.sin(angle)), fingertip(jnp.asarray(state["angles"]))
+        elbow = (np.cos(angle), np.sin(angle))
+        tip = fingertip(jnp.asarray(state["angles"]))
         canvas = draw.Canvas(-2.2, 2.2, -2.2, 2.2).disc(state["target"], 0.12, draw.GREEN)
         return canvas.line((0, 0), elbow, 0.15).line(elbow, tip, 0.15, draw.RED).image
 
@@ -59,18 +66,21 @@ def fingertip(angles: Float[Array, "2"]) -> Float[Array, "2"]:
 
 def observe(state) -> Float[Array, "10"]:
     angles, target = state["angles"], state["target"]
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles), state["speeds"], target, fingertip(angles) - target])
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles), state["speeds"], target,
+                            fingertip(angles) - target])
 
 
 def inverse_kinematics(target: Float[Array, "2"]) -> Float[Array, "2 2"]:
-    """Two pairs of angles that bring the fingertip to the target: the elbow on either side."""
-    bend = jnp.arccos(jnp.clip(jnp.sum(target**2) / 2 - 1, -1.0, 1.0)) * jnp.array([1.0, -1.0])        # cosine rule
+    """Return two pairs of angles that lead to the target: with the elbow on either side."""
+    cosine = jnp.clip(jnp.sum(target**2) / 2 - 1, -1.0, 1.0)               # by the cosine rule
+    bend = jnp.arccos(cosine) * jnp.array([1.0, -1.0])
     return jnp.stack([jnp.arctan2(target[1], target[0]) - bend / 2, bend], -1)
 
 
 def controller(obs: Float[Array, "10"]) -> Float[Array, "2"]:
-    """To whichever of the two solutions is nearer, by proportional-derivative control."""
+    """Return the action of PD control towards the nearer of the two solutions."""
     angles, speeds, target = jnp.arctan2(obs[2:4], obs[:2]), obs[4:6], obs[6:8]
-    errors = (inverse_kinematics(target) - angles + jnp.pi) % (2 * jnp.pi) - jnp.pi        # (2 solutions, 2 joints)
+    errors = inverse_kinematics(target) - angles                           # (2 solutions, 2 joints)
+    errors = (errors + jnp.pi) % (2 * jnp.pi) - jnp.pi
     error = errors[jnp.argmin(jnp.abs(errors).max(-1))]
     return jnp.clip(KP * error - KD * speeds, -1.0, 1.0)

@@ -1,1 +1,1 @@
-"""From a restored run to reasons: what its features know."""
+"""From a restored run to reasons: the knowledge in its features."""

@@ -1,1 +1,1 @@
-"""Games of two players: who plays them, matches between them, ratings."""
+"""Games of two players: the players, searches, matches between them, ratings."""

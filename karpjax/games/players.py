@@ -1,19 +1,29 @@
-"""Who plays a game: a player is a pure function (state, obs, key) -> action, of one game; vmap makes many."""
+"""Players: pure functions (state, obs, key) -> action of one game, of which vmap makes many."""
 from collections.abc import Callable
 
+from karpjax.core import old_names
 from karpjax.rl import distributions
 
 
-def sees(run) -> Callable:
-    """What a trained network (karpjax.restore) makes of an observation: (logits, value)."""
+def policy_and_value(run) -> Callable:
+    """Return a trained network (karpjax.restore) as a function: obs -> (logits, value)."""
     return lambda obs: run.model.apply({"params": run.params}, obs)
 
 
 def network(run) -> Callable:
-    """The most likely move, without search."""
-    return lambda state, obs, key: sees(run)(obs)[0].argmax(-1)
+    """Return the player of a network's most likely moves, without search."""
+    def player(state, obs, key):
+        logits, _ = policy_and_value(run)(obs)
+        return logits.argmax(-1)
+    return player
 
 
 def sampled(run) -> Callable:
-    """A move drawn from the policy."""
-    return lambda state, obs, key: distributions.Categorical(sees(run)(obs)[0]).sample(key)
+    """Return the player whose moves are drawn from a network's policy."""
+    def player(state, obs, key):
+        logits, _ = policy_and_value(run)(obs)
+        return distributions.Categorical(logits).sample(key)
+    return player
+
+
+__getattr__ = old_names.attributes("games.players")

@@ -1,7 +1,8 @@
-"""MultiCategorical processes on this machine, each with simulated CPU devices: the machinery of a pod, without one.
+"""Several processes on this machine, each with simulated CPU devices: what a pod does, without one.
 
-Their output lies in WORKDIR/logs/process_I.log; that of process 0 is shown too. SIGTERM and Ctrl-C are passed on to all, which
-save the same step and end with 75. When one ends badly the rest, which would wait for it in a collective, get `grace` seconds.
+Their output is in WORKDIR/logs/process_I.log, and that of process 0 is shown too. SIGTERM and
+Ctrl-C are passed on to all, which save the same step and end with 75. If one ends badly, the
+others, which would wait for it in a collective, get `grace` seconds.
 """
 import pathlib
 import signal
@@ -17,7 +18,10 @@ FLAGS = {"processes": 2, "devices-per-process": 1, "port": 0, "grace": 30}
 
 
 def launch(options, rest: list[str]) -> int:
-    """Start them, wait for them, and return the exit code of the first that did not end well; 0 if all did."""
+    """Start the processes, wait for them, and return the first exit code that is not 0, or 0.
+
+    rest  the flags of karpjax train
+    """
     for name in ("processes", "devices-per-process"):
         if options[name] < 1:
             raise UserError(f"--{name}: expected at least 1, found {options[name]}")
@@ -25,17 +29,20 @@ def launch(options, rest: list[str]) -> int:
     try:
         logs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--workdir: {logs} cannot be written ({error.strerror}); choose another folder") from error
+        raise UserError(f"--workdir: {logs} cannot be written ({error.strerror}); "
+                        "choose another folder") from error
     address = f"localhost:{options.port or free_port()}"
     if options.port:
         check_free(options.port)
-    common = [sys.executable, "-m", "karpjax.train", *rest, f"--devices={options['devices-per-process']}",
-              f"--coordinator={address}", f"--processes={options.processes}"]
+    common = [sys.executable, "-m", "karpjax.train", *rest, f"--coordinator={address}",
+              f"--processes={options.processes}", f"--devices={options['devices-per-process']}"]
     processes = []
-    for i in range(options.processes):  # a session of its own: a terminal's Ctrl-C reaches the launcher, which passes it on
-        processes.append(subprocess.Popen([*common, f"--process={i}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                          start_new_session=True))
-    readers = [threading.Thread(target=keep, args=(process.stdout, logs / f"process_{i}.log", i == 0))
+    for i in range(options.processes):
+        # In a session of its own: a terminal's Ctrl-C reaches the launcher alone, which passes it
+        # on.
+        processes.append(subprocess.Popen([*common, f"--process={i}"], start_new_session=True,
+                                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    readers = [threading.Thread(target=keep, args=(process.stdout, log_file(logs, i), i == 0))
                for i, process in enumerate(processes)]
     for reader in readers:
         reader.start()
@@ -51,32 +58,43 @@ def launch(options, rest: list[str]) -> int:
             signal.signal(number, handler)
 
 
+def log_file(logs: pathlib.Path, process: int) -> pathlib.Path:
+    """Return the log of a process."""
+    return logs / f"process_{process}.log"
+
+
 def wait(processes, grace: float, logs) -> int:
+    """Wait until all have ended, and return the exit code of the first that failed, or 0.
+
+    grace  seconds that the others get when one has failed
+    """
     first, deadline = 0, None
     while any(process.poll() is None for process in processes):
         failed = [i for i, process in enumerate(processes) if process.poll()]
         if failed and deadline is None:
             first, deadline = processes[failed[0]].returncode, time.monotonic() + grace
-            print(f"karpjax: process {failed[0]} ended with code {first}; {logs / f'process_{failed[0]}.log'}", file=sys.stderr)
+            print(f"karpjax: process {failed[0]} ended with code {first}; "
+                  f"{log_file(logs, failed[0])}", file=sys.stderr)
         if deadline and time.monotonic() > deadline:
-            left = [i for i, process in enumerate(processes) if process.poll() is None]
-            print(f"karpjax: process{'es' * (len(left) > 1)} {', '.join(map(str, left))} did not end in {grace:g} s: killed",
-                  file=sys.stderr)
+            left = [str(i) for i, process in enumerate(processes) if process.poll() is None]
+            print(f"karpjax: process{'es' * (len(left) > 1)} {', '.join(left)} did not end in "
+                  f"{grace:g} s: killed", file=sys.stderr)
             stop(processes, signal.SIGKILL)
             deadline = float("inf")
         time.sleep(0.1)
     first = first or next((process.returncode for process in processes if process.returncode), 0)
-    return 128 - first if first < 0 else first                       # by a signal: as a shell says it
+    return 128 - first if first < 0 else first                # by a signal: as a shell has it
 
 
 def stop(processes, number: int) -> None:
+    """Send a signal to the processes that still run."""
     for process in processes:
         if process.poll() is None:
             process.send_signal(number)
 
 
 def keep(stream, file: pathlib.Path, show: bool) -> None:
-    """All that a process says, to its log, and to the terminal."""
+    """Copy what a process prints to its log, and to the terminal if `show`."""
     with file.open("ab") as log:
         while chunk := stream.read1():
             log.write(chunk)
@@ -87,6 +105,7 @@ def keep(stream, file: pathlib.Path, show: bool) -> None:
 
 
 def workdir_of(rest: list[str]) -> str:
+    """Return --workdir among the flags."""
     given = [flag.removeprefix("--workdir=") for flag in rest if flag.startswith("--workdir=")]
     if not given:
         raise UserError("--workdir=... is missing; every process writes its log there")
@@ -94,15 +113,18 @@ def workdir_of(rest: list[str]) -> str:
 
 
 def free_port() -> int:
+    """Return a port that nothing listens at."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return probe.getsockname()[1]
 
 
 def check_free(port: int) -> None:
+    """Raise UserError if something listens at the port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("localhost", port))
         except OSError as error:
-            raise UserError(f"--port={port}: {error.strerror}; choose another, or leave it out for a free one") from error
+            raise UserError(f"--port={port}: {error.strerror}; choose another, "
+                            "or leave it out for a free one") from error

@@ -1,4 +1,7 @@
-"""Models by name: pure Linen modules, one file an architecture. `cnn(config.model, classes=10)` builds one."""
+"""Models by name: pure Linen modules, one file an architecture.
+
+    model = karpjax.models.make_model(dict(name="cnn", width=32), classes=10)
+"""
 from karpjax.core import old_names
 from karpjax.core.errors import UserError, did_you_mean
 from karpjax.models.airbench import Airbench
@@ -15,23 +18,30 @@ from karpjax.models.value_propagation import ValuePropagation
 from karpjax.models.vit import MAE, ViT
 
 MODELS = {"actor_critic": ActorCritic, "airbench": Airbench, "board": Board, "cnn": CNN,
-          "efficientnet_lite0": EfficientNetLite0, "mae": MAE, "masked_lm": MaskedLM, "resnet": ResNet,
-          "resnet_cifar": CifarResNet, "text_classifier": TextClassifier, "value_propagation": ValuePropagation, "vit": ViT}
+          "efficientnet_lite0": EfficientNetLite0, "mae": MAE, "masked_lm": MaskedLM,
+          "resnet": ResNet, "resnet_cifar": CifarResNet, "text_classifier": TextClassifier,
+          "value_propagation": ValuePropagation, "vit": ViT}
 
 
 def make_model(options, **given):
-    """A model from config.model = dict(name=..., its fields) and what the task knows (classes, vocabulary)."""
+    """Return the model of config.model.
+
+    options    dict(name=..., the model's fields)
+    given      fields that the task knows (classes, vocabulary); options come first
+    """
     options = {**given, **dict(options)}
     name = options.pop("name", "")
     if not name:
-        raise UserError("config.model.name is missing: give one, or in config.init_from a checkpoint whose model it is to be "
-                        f"(known: {', '.join(MODELS)})")
+        raise UserError("config.model.name is missing: give one, or in config.init_from a "
+                        f"checkpoint whose model it is to be (known: {', '.join(MODELS)})")
     if name not in MODELS:
         raise UserError(f"config.model.name: no model {name!r}{did_you_mean(name, MODELS)}")
     fields = [f for f in MODELS[name].__dataclass_fields__ if f not in ("parent", "name")]
     for key in options:
         if key not in fields:
-            raise UserError(f"config.model.{key}: {name} has no such field{did_you_mean(key, fields)}")
+            raise UserError(f"config.model.{key}: {name} has no such field"
+                            f"{did_you_mean(key, fields)}")
     return MODELS[name](**options)
+
 
 __getattr__ = old_names.attributes("models")

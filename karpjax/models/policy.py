@@ -1,9 +1,13 @@
-"""Policy and value networks, with the start that PPO's reference codes have (Engstrom et al. 2020, "Implementation matters";
-Andrychowicz et al. 2021): orthogonal, the policy's last layer 100 times smaller.
+"""Policy and value networks of PPO's reference codes, for vectors and images.
 
-    config.model = dict(name="actor_critic", width=64)              # vectors: two layers of tanh
-    config.model = dict(name="actor_critic", width=128)             # images (H, W, C): MinAtar's network (Young and Tian 2019)
-    config.model = dict(name="actor_critic", torso="atari", width=512)            # Atari's (Mnih et al. 2015)
+    config.model = dict(name="actor_critic", width=64)     # vectors: two layers of tanh
+    config.model = dict(name="actor_critic", width=128)    # images (H, W, C): MinAtar's network
+                                                           # (Young and Tian 2019)
+    config.model = dict(name="actor_critic", torso="atari", width=512)    # Atari's
+                                                           # (Mnih et al. 2015)
+
+Weights are initialised as there (Engstrom et al. 2020, "Implementation matters"; Andrychowicz et
+al. 2021): orthogonal, the policy's last layer 100 times smaller.
 """
 from flax import linen as nn
 import jax.numpy as jnp
@@ -15,17 +19,19 @@ from karpjax.envs.spaces import Box
 from karpjax.models.layers.conv import convolution, small_convolution
 from karpjax.rl import distributions
 
-CONVS = {"conv": [(16, 3, 1)], "atari": [(32, 8, 4), (64, 4, 2), (64, 3, 1)]}            # (width, kernel, stride) of each
+# (width, kernel, stride) of each layer.
+CONVS = {"conv": [(16, 3, 1)], "atari": [(32, 8, 4), (64, 4, 2), (64, 3, 1)]}
 TORSOS = ("", "mlp", "conv", "atari")
 
 
 class ActorCritic(nn.Module):
-    """Observations (..., O) or (..., H, W, C) -> (the policy's outputs (..., K), values (...)); K is distributions.size.
+    """Network from observations to (the policy's outputs (..., K), values (...)).
 
-    An observation {"obs": ..., "legal": (..., A) bool} gives illegal actions the probability 0.
+    Observations are (..., O) or (..., H, W, C), and K is distributions.size(actions). With
+    {"obs": ..., "legal": (..., A) bool} illegal actions get the probability 0.
     """
     actions: tuple             # a space
-    obs_shape: tuple           # (O,) or (H, W, C); what stands before are batch axes
+    obs_shape: tuple           # (O,) or (H, W, C); axes before these are batch axes
     torso: str = ""            # "mlp" (images are flattened), "conv" or "atari"; "": by the shape
     width: int = 64
     shared: bool = False       # one torso for policy and value
@@ -39,11 +45,12 @@ class ActorCritic(nn.Module):
             obs = obs / 255
         kind = self.torso or ("conv" if len(self.obs_shape) == 3 else "mlp")
         if kind == "mlp":
-            obs = obs.reshape(*obs.shape[:obs.ndim - len(self.obs_shape)], -1)                # (..., O)
-        torso = lambda name: Torso(kind, self.width, name=name)
-        x = torso("torso" if self.shared else "policy_torso")(obs)                            # (..., D)
+            obs = obs.reshape(*obs.shape[:obs.ndim - len(self.obs_shape)], -1)         # (..., O)
+        name = "torso" if self.shared else "policy_torso"
+        x = Torso(kind, self.width, name=name)(obs)                                    # (..., D)
         size = distributions.size(self.actions)
-        if isinstance(self.actions, Box):  # the deviation does not depend on the observation
+        if isinstance(self.actions, Box):
+            # The deviation does not depend on the observation.
             means = dense(size // 2, 0.01, "policy")(x)
             log_std = self.param("log_std", nn.initializers.zeros, (size // 2,)).astype(x.dtype)
             outputs = jnp.concatenate([means, jnp.broadcast_to(log_std, means.shape)], -1)
@@ -52,11 +59,12 @@ class ActorCritic(nn.Module):
         outputs = spaces.allowed(outputs, given)
         if not self.critic:
             return outputs, jnp.zeros(x.shape[:-1], x.dtype)
-        y = x if self.shared else torso("value_torso")(obs)
+        y = x if self.shared else Torso(kind, self.width, name="value_torso")(obs)
         return outputs, dense(1, 1.0, "value")(y)[..., 0]
 
 
 class Torso(nn.Module):
+    """Layers from an observation to features (..., width)."""
     kind: str
     width: int
 
@@ -68,10 +76,13 @@ class Torso(nn.Module):
             return x
         convolve = small_convolution if self.kind == "conv" else convolution
         for i, (width, size, stride) in enumerate(CONVS[self.kind]):
-            x = nn.relu(nn.Conv(width, (size, size), (stride, stride), padding="VALID", conv_general_dilated=convolve,
-                                kernel_init=nn.initializers.orthogonal(2**0.5), name=f"conv{i}")(x))
+            layer = nn.Conv(width, (size, size), (stride, stride), padding="VALID",
+                            conv_general_dilated=convolve,
+                            kernel_init=nn.initializers.orthogonal(2**0.5), name=f"conv{i}")
+            x = nn.relu(layer(x))
         return nn.relu(dense(self.width, 2**0.5, "hidden")(x.reshape(*x.shape[:-3], -1)))
 
 
 def dense(width: int, gain: float, name: str) -> nn.Dense:
+    """Return a dense layer with orthogonal weights times `gain`."""
     return nn.Dense(width, kernel_init=nn.initializers.orthogonal(gain), name=name)

@@ -1,1 +1,1 @@
-"""What reinforcement learning adds to a step: advantages, distributions over actions, running statistics."""
+"""Parts of reinforcement learning: advantages, distributions over actions, running statistics."""

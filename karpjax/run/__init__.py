@@ -1,1 +1,1 @@
-"""What a run is: its experiment, programs, loop, workdir, checkpoints and metrics."""
+"""A run: its experiment, programs, loop, workdir, checkpoints and metrics."""

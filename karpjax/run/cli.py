@@ -1,7 +1,14 @@
-"""What the commands share: flags, config files with overrides, and one line for bad input.
+"""Parts that the commands share: flags, config files with overrides, and one line for bad input.
 
-Exit codes: 0 done; 1 a bug (with its traceback); 2 bad input; 3 stopped because losses were not finite; 4 hung (see watch.py);
-75 preempted (SIGTERM or Ctrl-C), or the storage failed for a moment: start the same command again to go on.
+Exit codes:
+
+    0   done
+    1   a bug, with its traceback
+    2   bad input
+    3   stopped because losses were not finite
+    4   hung (see watchdog.py)
+    75  preempted (SIGTERM or Ctrl-C), or the storage failed for a moment: start the same command
+        again to go on
 """
 import glob
 import importlib.util
@@ -26,9 +33,10 @@ ACCELERATORS = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/kfd")
 
 
 def run(main) -> None:
-    """Call main(argv) and exit: bad input as one line."""
-    if importlib.util.find_spec("libtpu") and not any(map(glob.glob, ACCELERATORS)) and "JAX_PLATFORMS" not in os.environ:
-        # precompile's libtpu would look for a TPU beside it, and print a page about not finding one
+    """Call main(argv) and exit with its code, printing bad input as one line."""
+    has_accelerator = any(map(glob.glob, ACCELERATORS)) or "JAX_PLATFORMS" in os.environ
+    if importlib.util.find_spec("libtpu") and not has_accelerator:
+        # Precompile's libtpu would look for a TPU, and print a page about not finding one.
         jax.config.update("jax_platforms", "cpu")
     _quiet_threads()
     try:
@@ -40,14 +48,16 @@ def run(main) -> None:
         print(f"karpjax: error: {error}", file=sys.stderr)
         code = error.code
     except jax.errors.JaxRuntimeError as error:
-        said = re.search(r"^(?:[\w.]+\.)?UserError: (.*)", str(error), re.MULTILINE)  # by a callback in a compiled program
-        if not said:
+        # A callback in a compiled program raised it.
+        line = re.search(r"^(?:[\w.]+\.)?UserError: (.*)", str(error), re.MULTILINE)
+        if not line:
             raise
-        print(f"karpjax: error: {said[1]}", file=sys.stderr)
+        print(f"karpjax: error: {line[1]}", file=sys.stderr)
         code = UserError.code
     except OSError as error:
         if error.errno in FULL:
-            error = f"the disk is full ({error}); make room, then start the same command again: saved checkpoints are whole"
+            error = f"the disk is full ({error}); make room, then start the same command again: " \
+                "saved checkpoints are whole"
         else:  # perhaps the machine's fault, perhaps the task file's: show where
             traceback.print_exc()
         print(f"karpjax: error: {error}", file=sys.stderr)
@@ -57,52 +67,90 @@ def run(main) -> None:
 
 
 def _quiet_threads() -> None:
-    """An error in a background thread of Orbax or TensorStore, or in a callback, is raised again where the loop waits for it;
-    the hundreds of lines that they, asyncio and Python print about it would bury the one line that helps."""
+    """Keep background threads from printing pages about their errors."""
+    # An error in a thread of Orbax or TensorStore, or in a callback, is raised again where the loop
+    # waits for it. Hundreds of lines by them, asyncio and Python would bury the one that helps.
+    def print_one_line(args):
+        error = f"{args.exc_type.__name__}: {first_sentence(args.exc_value)}"
+        print(f"karpjax: {args.thread.name}: {error}", file=sys.stderr)
+
     for name in ("absl", "asyncio", "jax._src.callback"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    threading.excepthook = lambda args: print(f"karpjax: {args.thread.name}: {args.exc_type.__name__}: "
-                                              f"{first_sentence(args.exc_value)}", file=sys.stderr)
+    threading.excepthook = print_one_line
     sys.unraisablehook = lambda args: None
 
 
 def parse(argv, doc: str, config: bool = False, **defaults):
-    """Flags --name=value by their defaults (a type: required), and with `config` --config=FILE[:ARG] --config.x.y=VALUE.
+    """Parse flags of the form --name=value, or print `doc` and the flags for --help.
 
-    Returns an object with the flags as attributes; config is then (ConfigDict, {"path", "text"}).
+    doc       the command's docstring
+    config    whether it takes --config=FILE[:ARG] and --config.x.y=VALUE
+    defaults  the value of each flag that is not given; a type: the flag is required
+
+    Returns an object with the flags as attributes; with `config` also config, a ConfigDict, and
+    task_file, {"path", "text"}. Raises UserError.
     """
-    values = flags.FlagValues()
-    for name, default in defaults.items():
-        define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, bool: flags.DEFINE_bool}
-        required = isinstance(default, type)
-        define[default if required else type(default)](name, None if required else default, "", flag_values=values)
     if {"-h", "--help", "--helpfull"} & set(argv):
-        names = ["--config=FILE --config.KEY=VALUE"] * config + [f"--{name}" for name in defaults]
-        print(doc.strip(), "\n\nflags:", ", ".join(names))
+        print(f"{doc.strip()}\n\nflags:\n{flags_help(config, defaults)}")
         sys.exit(0)
+    values = define_flags(defaults)
     loaded = task_file = None
     if config:
         argv, loaded, task_file = _load_config(argv)
         _check_overrides(argv, loaded)
     try:
         if config:
-            config_flags.DEFINE_config_dict("config", loaded, flag_values=values, sys_argv=["karpjax", *argv])
+            config_flags.DEFINE_config_dict("config", loaded, flag_values=values,
+                                            sys_argv=["karpjax", *argv])
         rest = values(["karpjax", *argv])[1:]
     except flags.UnrecognizedFlagError as error:
         raise UserError(first_sentence(error)) from error
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{first_sentence(error)}; give each key a value of its own type, as in --config.steps=1000 (an "
-                        "int), --config.precision=bf16 (text)") from error
+        raise UserError(f"{first_sentence(error)}; give each key a value of its own type, as in "
+                        "--config.steps=1000 (an int), --config.precision=bf16 (text)") from error
     if rest:
         raise UserError(f"expected flags of the form --name=value, found {rest[0]!r}")
     for name, default in defaults.items():
         if isinstance(default, type) and getattr(values, name) is None:
             raise UserError(f"--{name}=... is missing; {doc.strip().splitlines()[0]}")
     options = {name: getattr(values, name) for name in defaults}
-    return Options({**options, **({"config": values.config, "task_file": task_file} if config else {})})
+    if config:
+        options |= {"config": values.config, "task_file": task_file}
+    return Options(options)
+
+
+def define_flags(defaults: dict) -> flags.FlagValues:
+    """Return absl's flags of these defaults, None for those that are required."""
+    values = flags.FlagValues()
+    define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, bool: flags.DEFINE_bool}
+    for name, default in defaults.items():
+        required = isinstance(default, type)
+        kind = default if required else type(default)
+        define[kind](name, None if required else default, "", flag_values=values)
+    return values
+
+
+def flags_help(config: bool, defaults: dict) -> str:
+    """Return the flags, a line each: how to write it, and its default."""
+    rows = []
+    if config:
+        rows += [("--config=FILE[:ARG]", "required: a config file, or one of karpjax's by name"),
+                 ("--config.KEY=VALUE", "another value for one of its keys")]
+    for name, default in defaults.items():
+        kind = default if isinstance(default, type) else type(default)
+        value = {str: "=TEXT", int: "=N", bool: ""}[kind]
+        note = f"default: {'off' if default is False else default}"
+        if default is kind:
+            note = "required"
+        elif default == "":
+            note = ""
+        rows.append((f"--{name}{value}", note))
+    width = max((len(flag) for flag, _ in rows), default=0)
+    return "\n".join(f"  {flag:<{width}}  {note}".rstrip() for flag, note in rows)
 
 
 class Options(dict):
+    """Parsed flags, as attributes or by name."""
     __getattr__ = dict.__getitem__
 
 
@@ -110,28 +158,37 @@ def _load_config(argv) -> tuple[list, ConfigDict, dict]:
     """Take --config=FILE[:ARG] out of argv and load it."""
     given = [a for a in argv if a.startswith("--config=")]
     if len(given) != 1:
-        raise UserError(f"expected --config=FILE once, as in --config=configs/digits_cnn.py; found {len(given)} of it")
+        raise UserError("expected --config=FILE once, as in --config=configs/digits_cnn.py; "
+                        f"found {len(given)} of it")
     return [a for a in argv if a not in given], *load_config(given[0].removeprefix("--config="))
 
 
 def _check_overrides(argv, config: ConfigDict) -> None:
-    """Every --config.a.b=VALUE names a key that the config has."""
-    known = names_of(config)
-    for name in (re.split(r"[=\[]", a.removeprefix("--config."))[0] for a in argv if a.startswith("--config.")):
+    """Raise UserError if a --config.a.b=VALUE names no key of the config."""
+    known, prefix = names_of(config), "--config."
+    for argument in (each.removeprefix(prefix) for each in argv if each.startswith(prefix)):
+        name = re.split(r"[=\[]", argument)[0]
         settings.check_renamed(config, name)
         if name not in known:
-            raise UserError(f"--config.{name}: the config has no such key{did_you_mean(name, known)} (a key of the task's "
-                            "own must be in the config file before it can be changed here)")
+            raise UserError(f"--config.{name}: the config has no such key"
+                            f"{did_you_mean(name, known)} (a key of the task's own must be in the "
+                            "config file before it can be changed here)")
 
 
 def names_of(config: ConfigDict, prefix: str = "") -> list[str]:
-    """Every key with its path: "data", "data.batch_size", ..."""
-    return [name for key, value in config.items() for name in
-            [prefix + key, *(names_of(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else ())]]
+    """Return every key with its path: "data", "data.batch_size", ..."""
+    names = []
+    for key, value in config.items():
+        names.append(prefix + key)
+        if isinstance(value, ConfigDict):
+            names += names_of(value, f"{prefix}{key}.")
+    return names
 
 
 def first_sentence(error) -> str:
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error  # str(KeyError) would quote it
+    """Return an error's text as one line of at most 400 characters."""
+    quoted = isinstance(error, KeyError) and error.args  # str(KeyError) is its text in quotes
+    text = error.args[0] if quoted else error
     return " ".join(str(text).split())[:400]
 
 
@@ -139,9 +196,9 @@ def print_json(values: dict) -> None:
     print(json.dumps(values))
 
 
-def start_jax(devices: int = 0, coordinator: str = "", processes: int = 0, process: int = 0, distributed: bool = False,
-              join_seconds: int = 300):
-    """Before any other use of jax: simulated CPU devices, or the processes of a multi-host run."""
+def start_jax(devices: int = 0, coordinator: str = "", processes: int = 0, process: int = 0,
+              distributed: bool = False, join_seconds: int = 300):
+    """Simulate CPU devices, or join the processes of a run, before jax is used."""
     if devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", devices)

@@ -1,9 +1,11 @@
 """The cache of compiled programs: a second start of a run compiles nothing.
 
-jax finds a program by its text, the flags, the folder's path, and the version and kind of what runs it. Of a CPU that is the
-instruction set it compiles for, not the model it tunes for; in a home shared by machines each kind therefore has a folder of
-its own, named by a hash of everything that a compiled program depends on. What is loaded is bitwise what was compiled
-(tests/test_start.py). Whoever can write to the folder can run code in the run, so it is the user's own.
+jax finds a program by its text, the flags, the folder's path, and the version and kind of what
+runs it. For a CPU it looks at the instruction set that it compiles for, not at the model that it
+tunes for. In a home shared by machines each kind therefore has a folder of its own, named by a
+hash of everything that a compiled program depends on. A loaded program is bitwise the one that
+was compiled (tests/test_start.py). Whoever can write to the folder can run code in the run, so it
+is the user's own.
 """
 import contextlib
 import hashlib
@@ -16,20 +18,26 @@ import zlib
 import jax
 import jaxlib
 
-LIMIT = 2 << 30  # bytes; what was not used for longest goes, at the next start
-ENTRY = f"*-{'[0-9a-f]' * 16}/*-{'[0-9a-f]' * 64}-cache"  # key()'s folders, jax's files: nothing else is touched
+LIMIT = 2 << 30  # bytes; beyond it, the least recently used programs go at the next start
+# The folders of key(), and jax's files: nothing else is touched.
+ENTRY = f"*-{'[0-9a-f]' * 16}/*-{'[0-9a-f]' * 64}-cache"
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
-CPU = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "CPU implementer", "CPU architecture",
-       "CPU variant", "CPU part", "CPU revision", "Features", "isa", "uarch", "cpu")
+CPU = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "CPU implementer",
+       "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features", "isa", "uarch",
+       "cpu")
 
 
 def start(choice: str) -> None:
-    """Have jax keep compiled programs where config.compile_cache says; a folder that it was told before stays.
+    """Have jax keep compiled programs in the folder of config.compile_cache.
 
-    choice    "auto": the user's cache folder; "off" or "": nowhere; else a folder, which may be an object store's
-    A folder that cannot be written is read; one that cannot be made is done without. jax opens one a process.
+    choice    "auto": the user's cache folder; "off" or "": nowhere; else a folder, which may be an
+              object store's
+
+    A folder that cannot be written is read. One that cannot be made is done without. A folder
+    that jax was given before stays: it opens one a process.
     """
-    if choice in ("", "off") or jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR, or the caller's own
+    given_before = jax.config.jax_compilation_cache_dir  # by its variable, or the caller
+    if choice in ("", "off") or given_before:
         return
     base = user_folder() if choice == "auto" else os.path.expanduser(choice)
     folder, writable = f"{base}/{key()}", True
@@ -46,46 +54,50 @@ def start(choice: str) -> None:
 
 
 def user_folder() -> str:
-    """Find $XDG_CACHE_HOME/karpjax/compiled, or the same in ~/.cache; a user without a home gets one that cannot be made."""
+    """Return $XDG_CACHE_HOME/karpjax/compiled, or the same in ~/.cache."""
     caches = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(caches):  # unset; a relative one is to be ignored, by the XDG specification
+    if not os.path.isabs(caches):  # unset, or relative: ignored, by the XDG specification
         caches = os.path.join(os.path.expanduser("~"), ".cache")
+    # A user without a home gets a folder that cannot be made.
     return os.path.join(caches if os.path.isabs(caches) else os.devnull, "karpjax", "compiled")
 
 
 def key() -> str:
-    """Hash all that a compiled program depends on beside its text."""
+    """Return a hash of all that a compiled program depends on beside its text."""
     device = jax.local_devices()[0]
-    parts = [jax.__version__, jaxlib.__version__, device.platform, device.client.platform_version, device.device_kind,
-             *(os.environ.get(name, "") for name in FLAGS), platform.system(), platform.machine(), cpu()]
+    parts = [jax.__version__, jaxlib.__version__, device.platform, device.client.platform_version,
+             device.device_kind, *(os.environ.get(name, "") for name in FLAGS),
+             platform.system(), platform.machine(), cpu()]
     return f"{device.platform}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
 
 
 def cpu(path="/proc/cpuinfo") -> str:
-    """Describe the first CPU: its model and features, without what changes as it runs."""
+    """Return the model and features of the first CPU, without what changes as it runs."""
     try:
         first = pathlib.Path(path).read_text().partition("\n\n")[0]
     except OSError:  # not Linux
         return platform.processor()
     lines = (line.partition(":") for line in first.splitlines())
-    return repr([(name.strip(), value.strip()) for name, _, value in lines if name.strip() in CPU])
+    return repr([(name.strip(), value.strip()) for name, _, value in lines
+                 if name.strip() in CPU])
 
 
 def sweep(base: pathlib.Path, limit: int) -> None:
-    """Remove what a kill left torn, which jax would warn of at every start, and beyond the limit the least recently used.
+    """Remove torn programs, and beyond the limit (in bytes) the least recently used ones.
 
-    Other processes may be at work here: one that finds a program gone compiles it.
+    A kill leaves torn ones, and jax would warn of them at every start. Other processes may be at
+    work here: one that finds a program gone compiles it.
     """
     mark, entries = base / ".swept", []
     since = mark.stat().st_mtime_ns if mark.exists() else 0  # an entry is read through once
     mark.touch()
     for path in base.glob(ENTRY):
         with contextlib.suppress(FileNotFoundError):
-            found = path.stat()
-            if found.st_mtime_ns >= since and not whole(path):
+            stat = path.stat()
+            if stat.st_mtime_ns >= since and not whole(path):
                 path.unlink()
             else:
-                entries.append((max(found.st_atime_ns, found.st_mtime_ns), found.st_size, path))
+                entries.append((max(stat.st_atime_ns, stat.st_mtime_ns), stat.st_size, path))
     total = 0
     for _, size, path in sorted(entries, reverse=True):
         total += size
@@ -94,9 +106,9 @@ def sweep(base: pathlib.Path, limit: int) -> None:
 
 
 def whole(path: pathlib.Path) -> bool:
-    """Whether an entry has its end; not told of those that zstandard packed, where that is installed."""
+    """Return whether an entry has its end."""
     data = path.read_bytes()
-    if data[:4] == b"\x28\xb5\x2f\xfd":
+    if data[:4] == b"\x28\xb5\x2f\xfd":  # packed by zstandard, if that is installed: not checked
         return True
     try:
         zlib.decompress(data)

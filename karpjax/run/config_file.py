@@ -1,9 +1,10 @@
-"""Config files: a Python file whose get_config() returns `karpjax.config(...)`, by its path or by its name in configs/.
+"""Config files: Python files whose get_config() returns `karpjax.config(...)`.
 
     config, task_file = karpjax.load_config("configs/poly.py", {"model.width": 8})
     karpjax.fit(config, "runs/poly", task_file)
 """
 from collections.abc import Mapping
+import difflib
 import pathlib
 
 from ml_collections import ConfigDict
@@ -19,7 +20,8 @@ EXAMPLES = (PACKAGE / "configs", PACKAGE.parent / "configs")  # in a wheel, in a
 def load_config(path, overrides: Mapping | None = None) -> tuple[ConfigDict, dict]:
     """Return the config of a file and its task file, {"path", "text"}, for `karpjax.fit`.
 
-    path       of the file, or a name in configs/: "configs/poly.py", "poly"; ":ARGUMENT" after it goes to its get_config
+    path       of the file, "mine/poly.py", or its name among karpjax's own configs, "poly"; in
+               "cifar10_resnet:20" the 20 goes to its get_config
     overrides  values by path: {"steps": 100, "data.batch_size": 32}
 
     Raises UserError if there is no such file, no get_config in it, or no such key.
@@ -29,10 +31,12 @@ def load_config(path, overrides: Mapping | None = None) -> tuple[ConfigDict, dic
     text = file.read_text()
     module = module_from_text(str(file), text)
     if not hasattr(module, "get_config"):
-        raise UserError(f"{file}: no get_config() in it; define get_config() that returns karpjax.config(...)")
+        raise UserError(f"{file}: no get_config() in it; "
+                        "define get_config() that returns karpjax.config(...)")
     config = module.get_config(argument) if argument else module.get_config()
     if not isinstance(config, ConfigDict):
-        raise UserError(f"{file}: get_config() returned {type(config).__name__}, expected what karpjax.config(...) returns")
+        raise UserError(f"{file}: get_config() returned {type(config).__name__}, "
+                        "expected what karpjax.config(...) returns")
     for key, value in (overrides or {}).items():
         override(config, key, value)
     settings.check_config(config)
@@ -40,28 +44,38 @@ def load_config(path, overrides: Mapping | None = None) -> tuple[ConfigDict, dic
 
 
 def find_config(name: str) -> pathlib.Path:
-    """Return the file of that name: in the current folder, else among karpjax's own configs."""
+    """Return the file of that path or name.
+
+    One in the current folder wins over one of karpjax's own.
+    """
     given = pathlib.Path(name).expanduser()
-    if given.is_file():
-        return given
-    for folder in EXAMPLES:
-        file = folder / f"{given.stem}.py"
-        if given.parent in (pathlib.Path("."), pathlib.Path("configs")) and file.is_file():
+    file_name = given.name if given.suffix == ".py" else f"{given.name}.py"
+    places = [given, given.parent / file_name]
+    if given.parent in (pathlib.Path("."), pathlib.Path("configs")):
+        places += [folder / file_name for folder in EXAMPLES]
+    for file in places:
+        if file.is_file():
             return file
-    names = sorted({file.name for folder in EXAMPLES for file in folder.glob("*.py")})
-    raise UserError(f"--config={name}: no such file; the examples are in configs/: {', '.join(names)}")
+    names = sorted({file.stem for folder in EXAMPLES for file in folder.glob("*.py")})
+    raise UserError(f"--config={name}: no such file, and no such config of karpjax's own"
+                    f"{did_you_mean(given.stem, names)}")
 
 
 def override(config: ConfigDict, key: str, value) -> None:
-    """Set a value by its path. A dict may take the place of a number, as a schedule does of a rate."""
+    """Set a value by its path. A dict may replace a number, as a schedule does a learning rate."""
+    settings.check_renamed(config, key)
     *parents, last = key.split(".")
     node = config
     for parent in parents:
         if not isinstance(node.get(parent), ConfigDict):
             raise UserError(f"{key}: the config has no {parent!r}{did_you_mean(parent, node)}")
         node = node[parent]
-    if not parents and last not in node:
+    # A task's own keys may be absent; a name that is close to one that is there is a slip.
+    slip = difflib.get_close_matches(last, node, n=1, cutoff=0.8)
+    if last not in node and (slip or not parents):
         raise UserError(f"{key}: the config has no such key{did_you_mean(last, node)}")
+    if not parents and last in settings.DEFAULTS:
+        value = settings.config(**{last: value})[last]  # checks its type
     with node.unlocked():
         if last in node and (isinstance(value, Mapping) or type(node[last]) is not type(value)):
             del node[last]  # a ConfigDict refuses a value of another type

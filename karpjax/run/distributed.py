@@ -1,4 +1,4 @@
-"""The processes of a run, before it starts: they meet, or say in time that they do not; they come with the same things."""
+"""Processes of a run, before it starts: they meet in time, and hold the same config and data."""
 import contextlib
 import json
 import os
@@ -14,11 +14,16 @@ from karpjax.core.settings import differences
 
 
 def join(coordinator: str = "", processes: int = 0, process: int = 0, seconds: int = 300) -> None:
-    """jax.distributed.initialize, by hand or from the environment; without the others in time one line, and exit code 2."""
-    there = f"--coordinator={coordinator}: {processes} processes" if coordinator else "--distributed: the processes"
+    """Call jax.distributed.initialize, by hand or from the environment.
+
+    seconds  how long to wait for the others; after that one line, and exit code 2
+    """
+    there = f"--coordinator={coordinator}: {processes} processes" if coordinator else \
+        "--distributed: the processes"
     this = f"--process={process}" if coordinator else "one of them"
     complaint = (f"{there} did not meet within {seconds} s (this is {this}); "
-                 "start every one of them with the address of process 0, and see that its port can be reached")
+                 "start every one of them with the address of process 0, and see that its port can "
+                 "be reached")
     with deadline(seconds, complaint):
         try:
             arguments = (coordinator, processes, process) if coordinator else ()
@@ -26,17 +31,19 @@ def join(coordinator: str = "", processes: int = 0, process: int = 0, seconds: i
         except RuntimeError as error:
             if "must be called before" not in str(error):
                 raise
-            raise UserError("jax computed something before the processes met; a config file must not compute when it is read: "
-                            "move what it computes into build or into the loss") from error
+            raise UserError("jax computed something before the processes met; a config file must "
+                            "not compute when it is read: move what it computes into build or into "
+                            "the loss") from error
         except ValueError as error:  # jax finds no cluster in the environment
-            raise UserError(f"--distributed: jax finds no other processes in the environment ({error}); give --coordinator="
-                            "HOST:PORT --processes=N --process=I") from error
+            raise UserError("--distributed: jax finds no other processes in the environment "
+                            f"({error}); give --coordinator=HOST:PORT --processes=N --process=I") \
+                from error
 
 
 @contextlib.contextmanager
 def deadline(seconds: float, complaint: str):
-    """Where the block takes longer: the complaint, and the end. (jax would abort, with a page of its own stack.)"""
-    def end():
+    """Print the complaint and end the process if the block takes longer."""
+    def end():  # jax would abort, with a page of its own stack
         print(f"karpjax: error: {complaint}", file=sys.stderr, flush=True)
         os._exit(UserError.code)
     timer = threading.Timer(seconds, end)
@@ -49,15 +56,21 @@ def deadline(seconds: float, complaint: str):
 
 
 def check_same(values: dict) -> None:
-    """Every process holds these (JSON); else an error on all that names the process, and what it has instead."""
+    """Raise UserError on all processes, with the differences, unless all hold these values.
+
+    values  what JSON can hold
+    """
     if jax.process_count() == 1:
         return
     text = np.frombuffer(json.dumps(values, sort_keys=True).encode(), np.uint8)
     longest = int(np.max(multihost_utils.process_allgather(np.int32(len(text)))))
-    rows = multihost_utils.process_allgather(np.pad(text, (0, longest - len(text))))       # (processes, longest)
+    padded = np.pad(text, (0, longest - len(text)))
+    rows = multihost_utils.process_allgather(padded)                          # (processes, longest)
     first, *others = [json.loads(bytes(row).rstrip(b"\0")) for row in rows]
-    found = [f"process {i} has {', '.join(each)}" for i, each in
-             enumerate((differences(first, other, may_change=()) for other in others), start=1) if each]
-    if found:
-        raise UserError(f"the processes of a run must come with the same things (those of process 0 -> its own): "
-                        f"{'; '.join(found)}"[:1500])
+    lines = []
+    for i, other in enumerate(others, start=1):
+        if changed := differences(first, other, may_change=()):
+            lines.append(f"process {i} has {', '.join(changed)}")
+    if lines:
+        raise UserError("the processes of a run must come with the same things (those of process 0 "
+                        f"-> its own): {'; '.join(lines)}"[:1500])

@@ -77,7 +77,8 @@ def assemble(config: ConfigDict, task_file: dict | None = None, mesh: Mesh | Non
     if config.parallel == "pmap" and mesh.shape["fsdp"] > 1:
         raise UserError("config.parallel = 'pmap' replicates the parameters: use config.mesh.fsdp = 1, or parallel = 'jit'")
     variables = jax.eval_shape(task.init, jax.random.key(0))
-    optimizer, schedule = make_optimizer(config.optimizer, config.steps, variables["params"])
+    optimizer, schedule = make_optimizer(config.optimizer, config.steps, variables["params"],
+                                         getattr(task.model, "layer_of", None))
     abstract = jax.eval_shape(lambda: init_state(task, optimizer, config.seed, config.ema_decay > 0))
     shardings = sharding.state_shardings(mesh, abstract, source.sharded)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)

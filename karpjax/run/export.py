@@ -13,16 +13,19 @@ from karpjax.run.restore import restore, stored_as
 
 
 def export(workdir, to, which: str = "newest") -> dict:
-    """Write the pair; the JSON comes last, and without it the arrays are no checkpoint."""
+    """Write the pair, and return a summary."""
     to = pathlib.Path(to)
     if to.suffix != checkpoint.EXPORTED:
         raise UserError(f"--to={to}: expected a name that ends in {checkpoint.EXPORTED}")
-    if to.with_suffix(".json").exists():
-        raise UserError(f"{to.with_suffix('.json')}: there already; choose another name, or remove it")
+    beside = to.with_suffix(".json")
+    if beside.exists():
+        raise UserError(f"{beside}: there already; choose another name, or remove it")
     folder, run = checkpoint.find(workdir, which), restore(workdir, which)
     meta, tree = checkpoint.read_meta(folder), stored_as(run.variables, run.config)
     arrays = {path_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
-    meta |= {part: {name: meta[part][name] for name in arrays} for part in ("shapes", "fingerprint")}
+    meta |= {part: {name: meta[part][name] for name in arrays}
+             for part in ("shapes", "fingerprint")}
+    # The JSON comes last: without it the arrays are no checkpoint.
     files.write_arrays(to, arrays)
-    files.write_whole(to.with_suffix(".json"), json.dumps(meta, indent=1) + "\n")
-    return {"step": run.step, "arrays": len(arrays), "files": [str(to), str(to.with_suffix(".json"))]}
+    files.write_whole(beside, json.dumps(meta, indent=1) + "\n")
+    return {"step": run.step, "arrays": len(arrays), "files": [str(to), str(beside)]}

@@ -1,230 +1,179 @@
-"""The loop: dispatch, log, evaluate, save. The same for every task, mesh and dispatch.
+"""The loop: advance, log, evaluate, save. The same for every task, mesh and dispatch.
 
-`fit(config, workdir)` goes on from the newest checkpoint in workdir, or starts there. A run that is killed at any moment and
-started again ends bitwise equal to one that was never stopped; the order of things below is what makes it so.
+    summary = fit(config, workdir)
+
+It resumes from the newest checkpoint in workdir, or starts there. A run that is killed at any
+moment and started again ends bitwise equal to one that was never stopped: the order of things
+below is what makes it so.
 """
-import collections
 from collections.abc import Callable
 import contextlib
 import json
-import signal
 import time
+from typing import NamedTuple
 
+from etils import epath
 import jax
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 import numpy as np
 
 from karpjax.core import files, old_names, settings, sharding
-from karpjax.core.errors import NotFinite, Preempted, UserError
-from karpjax.core.state import parameter_table
-from karpjax.core.trees import path_name
+from karpjax.core.errors import Preempted, UserError
+from karpjax.core.state import TrainState, parameter_table
 from karpjax.run import compile_cache, distributed, init_from, metrics, pictures
 from karpjax.run.checkpoint import FOLDER, Checkpoints, absolute, steps_of
 from karpjax.run.evaluator import make_evaluator
-from karpjax.run.experiment import assemble
+from karpjax.run.experiment import Experiment, assemble
+from karpjax.run.in_flight import InFlight
 from karpjax.run.model_card import model_card
-from karpjax.run.programs import Programs, default_dispatch
+from karpjax.run.nonfinite import check_finite
+from karpjax.run.profiling import Profile
+from karpjax.run.programs import default_dispatch, make_programs
 from karpjax.run.progress import Clock, Progress
 from karpjax.run.restore import check_pictures, check_tokens
-from karpjax.run.watchdog import Watchdog
-from karpjax.run.workdir import checkpoint_meta, open_workdir, device, saved_config, versions
+from karpjax.run.signals import StopSignal
+from karpjax.run.watchdog import COMPILING, Watchdog
+from karpjax.run.workdir import checkpoint_meta, device, open_workdir, saved_config, versions
 from karpjax.sources.source import SpecOnly
 
 
 @old_names.old_keywords(record="task_file")
 def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] | None = None,
-          task_file: dict | None = None, mesh=None) -> dict:
+        task_file: dict | None = None, mesh=None) -> dict:
     """Train to config.steps and return the summary (also WORKDIR/summary.json).
 
-    on_metrics  called with (step, row) for every row of metrics.jsonl: for Weights & Biases and the like
-    record      {"path", "text"} of the config file, when it also holds the task
+    on_metrics  called with (step, row) for every row of metrics.jsonl: for Weights & Biases, ...
+    task_file   {"path", "text"} of the config file, if it also holds the task
     mesh        default: all devices, by config.mesh
     """
     started = time.perf_counter()
-    if config.debug_nans:
-        jax.config.update("jax_debug_nans", True)
-    compile_cache.start(config.compile_cache)
-
-    # ------------------------------------------------------------------- what to train, and where it stands
-    saved = saved_config(workdir)
-    exp = assemble(config, task_file, mesh, saved)
-    config, source, mesh = exp.config, exp.source, exp.mesh
-    distributed.check_same({"versions": versions(), "config": config.to_dict(), "data": {"rows": source.num_examples, **source.spec}})
-    if isinstance(source, SpecOnly):
-        raise source.error
-    if not steps_of(absolute(workdir) / FOLDER):
-        metrics.check_not_lost(absolute(workdir), (saved or {}).get("save_every", config.save_every), source.steps_per_chunk)
-    workdir = open_workdir(workdir, exp, saved)
-    saves = Checkpoints(workdir, config.keep, config.best, config.keep_every)
-    restored = saves.restore(exp.abstract)
-    if restored:
-        state, meta = restored
-        check_tokens(workdir, meta, source.spec)
-        check_pictures(config, meta, source.spec)
-        step, spent, config.dispatch = meta["step"], meta["seconds"], meta["dispatch"]  # a run keeps its dispatch
-        if step > config.steps:
-            raise UserError(f"{workdir} is at step {step} already, beyond config.steps = {config.steps}; use a new --workdir, "
-                            f"or config.steps of at least {step}")
-    else:
-        config.dispatch = config.dispatch or default_dispatch()
-        step, spent, state, said = 0, {}, exp.fresh_state(), []
-        if config.init_from:
-            state, said = init_from.load_weights(config.init_from, state, exp.task, config.init_skip)
-            said += init_from.differences(config)
-    for name, text in source.files.items() if jax.process_index() == 0 else ():
-        files.write_whole(workdir / name, text)
-
-    # ------------------------------------------------------------------- programs, metrics, clocks
-    programs = Programs(exp)
-    evaluate = make_evaluator(exp.task, mesh, config.precision)
-    placed = None if source.streamed else sharding.put(source.arrays, sharding.replicated(mesh))
-    feed = lambda step: sharding.put_batch(mesh, source.next_batch(step, config.seed)) if source.streamed else placed
-    training, waiting, evaluating = Clock(), Clock(), Clock()
-    writer = metrics.Writer(workdir, upto=step if restored else -1, expected=meta.get("rows", 0) if restored else 0)
-    progress = Progress(config.steps, step, source.examples_per_step, training, waiting)
-    stop, watch = StopSignal(), Watchdog(workdir, config.hang_timeout, jax.process_index(), jax.process_count())
-    if restored and meta["config"]["steps"] != config.steps:
-        progress.say(f"note: config.steps was {meta['config']['steps']}; a schedule without a length of its own follows it")
-    if not restored:
-        progress.say("\n".join([parameter_table(exp.abstract.params), *said]))
-    elif meta["task"]["text"] != exp.task_file["text"]:
-        progress.say(f"note: the file of the task is not what it was when step {step} was saved; going on with today's")
-    progress.say(f"{mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}, dispatch {config.dispatch}, "
-                 f"steps {step} to {config.steps}, {workdir}")
-
-    def log(step: int, row: dict) -> None:
-        writer.write({"step": step, **row})
-        if on_metrics and jax.process_index() == 0:
-            on_metrics(step, writer.rows[-1])
-
-    def seconds() -> dict:
-        now = {"total": time.perf_counter() - started, "train": training.seconds, "compile": programs.compiling.seconds,
-               "evaluate": evaluating.seconds}
-        return {name: round(spent.get(name, 0.0) + value, 3) for name, value in now.items()}
-
-    # ------------------------------------------------------------------- the parts of the loop
-    # Dispatches run ahead of the host by two. Not with several devices on the CPU: collective programs that are
-    # dispatched without waiting starve each other of threads there, and the process aborts.
-    ahead = 0 if jax.default_backend() == "cpu" and mesh.size > 1 else 2
-    in_flight = collections.deque()  # (first step, metrics, bad batch)
-
-    def done(fetched: int) -> int:
-        """Steps that are done, those not fetched among them: on the CPU a fetch may end only when all in flight are."""
-        flags = [(first, values["skipped_in_a_row"]) for first, values, _ in in_flight]
-        return max([fetched, *(first + len(each) for first, each in flags if each.is_ready())])
-
-    def read(leave: int = 0) -> None:
-        """Fetch metrics until `leave` dispatches are in flight: waits for the device; bad numbers are noticed here."""
-        while len(in_flight) > leave:
-            first, values, bad = in_flight.popleft()
-            values = jax.device_get(values)
-            in_a_row, rates = values["skipped_in_a_row"], None
-            for i, now in enumerate(range(first + 1, first + 1 + len(in_a_row))):
-                if now % config.log_every == 0 or now == config.steps:
-                    row = {f"train/{name}": column[i] for name, column in values.items()}
-                    row["learning_rate"] = float(exp.schedule(now - 1 - values["skipped"][i]))
-                    rates = rates or progress.rates(done(first + len(in_a_row)))  # a dispatch's rows come at once: one rate
-                    row |= rates
-                    log(now, row)
-                    progress.show(now, writer.rows[-1], watch.slowest())
-                    if row["time/data_wait"] > 0.3:
-                        progress.say(f"step {now}: input-bound, {row['time/data_wait']:.0%} of the time waiting for data")
-            if in_a_row.any():
-                save_bad_batch(workdir, first + 1 + int(np.flatnonzero(in_a_row)[-1]), bad)
-            if in_a_row.max() >= config.nonfinite_limit:
-                now = first + 1 + int(np.argmax(in_a_row >= config.nonfinite_limit))
-                raise NotFinite(
-                    f"step {now}: the loss, its gradient or the model state was not finite, {config.nonfinite_limit} time(s) "
-                    f"in a row; these steps were skipped, their last batch is in {workdir / 'nonfinite'}; try a lower "
-                    "learning rate or config.optimizer.clip, or find the operation with config.debug_nans")
-
-    def evaluated(splits) -> dict:
-        watch.beat(f"{'' if evaluating.seconds else 'compiling the '}evaluation at step {step}")
-        with evaluating:
-            found = {f"{split}/{name}": files.plain(value) for split in splits
-                     for name, value in evaluate(exp.eval_variables(state), split).items()}
-        log(step, found)
-        progress.say(f"step {step}: " + ", ".join(f"{name} {value}" if value is None else f"{name} {value:.4f}"
-                                                  for name, value in found.items()))
-        return found
-
-    def save(found: dict | None) -> None:
-        watch.beat(f"save at step {step}")
-        writer.flush()  # rows first: what a checkpoint claims to have seen must be on disk
-        saves.save(step, state, {**checkpoint_meta(exp, seconds()), "rows": len(writer.rows)}, found)
-        if jax.process_index() == 0:
-            files.write_whole(workdir / "model_card.md", model_card(exp, step, found, workdir.name))
-
-    # ------------------------------------------------------------------- the loop
-    while_training = [split for split in source.splits if split != "test"]
-    profile = Profile(config, workdir)
+    exp, workdir = open_experiment(config, workdir, task_file, mesh)
+    config, source = exp.config, exp.source
+    checkpoints = Checkpoints(workdir, config.keep, config.best, config.keep_every)
+    state, start = start_or_resume(exp, workdir, checkpoints)
+    trainer = Trainer(exp, workdir, checkpoints, start, on_metrics, started)
+    stop, profile, step = StopSignal(), Profile(config, workdir), start.step
+    trainer.announce(start)
+    eval_splits = [split for split in source.splits if split != "test"]
     try:
         while step < config.steps:
-            before, n = step, steps_to_event(config, source.steps_per_chunk, programs.longest, step)
-            with training, waiting:
-                arrays = feed(step)
-            watch.beat(f"compiling {n} steps")
-            programs.compile(state, arrays, n)
-            profile.before(step)
-            watch.beat(f"steps {before} to {before + n}", waited=waiting.seconds)
-            with training:
-                state, values, bad = programs.run(state, arrays, n)  # donates the old state
-                in_flight.append((before, values, bad))
-                step += n
-                read(leave=ahead)
+            n = steps_to_event(config, source.steps_per_chunk, trainer.programs.longest, step)
+            state = trainer.advance(state, step, n, profile)  # donates the old state
+            before, step = step, step + n
+            trainer.fetch(leave=trainer.in_flight.ahead)
             profile.after(step, state)
 
-            due = lambda every: step // every > before // every or step == config.steps
-            stopping, found = stop.agreed(step), None
-            if due(config.eval_every) or due(config.save_every) or stopping:
-                with training:
-                    read()
-            if due(config.eval_every) and while_training:
-                found = evaluated(while_training)
-                settings.check_best(config.best, found)
-            if due(config.save_every) or stopping:
-                save(found)
+            stopping, results = stop.agreed(step), None
+            eval_due = is_due(config.eval_every, before, step, config.steps)
+            save_due = is_due(config.save_every, before, step, config.steps) or stopping
+            if eval_due or save_due:
+                trainer.fetch()
+            if eval_due and eval_splits:
+                results = trainer.evaluate(state, step, eval_splits)
+                settings.check_best(config.best, results)
+            if save_due:
+                trainer.save(state, step, results)
             if stopping and step < config.steps:
-                saves.wait()
-                raise Preempted(f"{workdir} stopped at step {step}; the state is saved, start the same command again to go on")
-        saves.wait()
-        final = {name: value for row in writer.rows if row["step"] == step for name, value in row.items()
-                 if name.split("/")[0] in while_training}
+                checkpoints.wait()
+                raise Preempted(f"{workdir} stopped at step {step}; the state is saved, "
+                                "start the same command again to go on")
+        checkpoints.wait()
+        final = trainer.results_at(step, eval_splits)
         if "test" in source.splits:  # at the end, once
-            final |= evaluated(["test"])
+            final |= trainer.evaluate(state, step, ["test"])
     except BaseException:
-        with contextlib.suppress(Exception):  # the error under way is the one to pictures
-            writer.flush()
-            saves.close()
+        with contextlib.suppress(Exception):  # the error under way is the one to report
+            trainer.writer.flush()
+            checkpoints.close()
         raise
     finally:
         stop.restore()
-        watch.close()
-        progress.close()
+        trainer.watchdog.close()
+        trainer.progress.close()
+    trainer.writer.close()
+    checkpoints.close()
+    return finish(trainer, state, step, final, start.resumed)
 
-    # ------------------------------------------------------------------- the end: the summary
-    writer.close()
-    saves.close()
-    summary = {**final, "steps": step, "skipped": int(state.skipped[0]), "resumed": bool(restored),
-               "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(exp.abstract.params)),
-               "seconds": seconds(),
-               "examples_per_second": round(step * source.examples_per_step / max(seconds()["train"], 1e-9), 1),
-               **programs.cost(step, seconds()["train"]), "versions": versions(), "device": device(mesh)}
+
+# --------------------------------------------------------------- what to train, and where it stands
+
+def open_experiment(config, workdir, task_file, mesh) -> tuple[Experiment, epath.Path]:
+    """Build the experiment and open its workdir, after all that can be refused."""
+    if config.debug_nans:
+        jax.config.update("jax_debug_nans", True)
+    compile_cache.start(config.compile_cache)
+    saved = saved_config(workdir)
+    exp = assemble(config, task_file, mesh, saved)
+    config, source = exp.config, exp.source
+    distributed.check_same({"versions": versions(), "config": config.to_dict(),
+                            "data": {"rows": source.num_examples, **source.spec}})
+    if isinstance(source, SpecOnly):
+        raise source.error
+    if not steps_of(absolute(workdir) / FOLDER):
+        save_every = (saved or {}).get("save_every", config.save_every)
+        metrics.check_not_lost(absolute(workdir), save_every, source.steps_per_chunk)
+    return exp, open_workdir(workdir, exp, saved)
+
+
+class Start(NamedTuple):
+    """The beginning of a run: step 0, or a checkpoint."""
+    step: int
+    resumed: bool
+    elapsed: dict     # {clock: seconds} of the run before
+    rows: int         # of metrics.jsonl, when the checkpoint was saved
+    notes: list[str]  # lines to show
+
+
+def start_or_resume(exp: Experiment, workdir, checkpoints) -> tuple[TrainState, Start]:
+    """Return the state to go on from, and write the source's own files (a tokenizer).
+
+    Sets config.dispatch: a run keeps its dispatch, because another one rounds differently.
+    """
+    restored = checkpoints.restore(exp.abstract)
+    state, start = resume(exp, workdir, *restored) if restored else start_fresh(exp)
     if jax.process_index() == 0:
-        files.write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
-        pictures.curves(writer.rows, workdir / "curves.png")
-    if exp.task.show and source.splits and jax.process_count() == 1:  # last: pictures are the user's code
-        pictures.show(exp.task, exp.eval_variables(state), source.splits[0], workdir)
-    return summary
+        for name, text in exp.source.files.items():
+            files.write_whole(workdir / name, text)
+    return state, start
 
 
-# ------------------------------------------------------------------------------------------------------- small parts
+def start_fresh(exp: Experiment) -> tuple[TrainState, Start]:
+    """Initialise the state at step 0, from config.init_from's weights if there are any."""
+    config = exp.config
+    config.dispatch = config.dispatch or default_dispatch()
+    state, notes = exp.fresh_state(), []
+    if config.init_from:
+        state, notes = init_from.load_weights(config.init_from, state, exp.task, config.init_skip)
+        notes += init_from.differences(config)
+    return state, Start(0, False, {}, 0, [parameter_table(exp.abstract.params), *notes])
+
+
+def resume(exp: Experiment, workdir, state, meta: dict) -> tuple[TrainState, Start]:
+    """Check that a checkpoint's run can go on as this experiment does."""
+    config, step = exp.config, meta["step"]
+    check_tokens(workdir, meta, exp.source.spec)
+    check_pictures(config, meta, exp.source.spec)
+    config.dispatch = meta["dispatch"]
+    if step > config.steps:
+        raise UserError(f"{workdir} is at step {step} already, beyond config.steps = "
+                        f"{config.steps}; use a new --workdir, or config.steps of at least {step}")
+    notes = []
+    if meta["config"]["steps"] != config.steps:
+        notes.append(f"note: config.steps was {meta['config']['steps']}; "
+                     "a schedule without a length of its own follows it")
+    if meta["task"]["text"] != exp.task_file["text"]:
+        notes.append(f"note: the file of the task is not what it was when step {step} was saved; "
+                     "going on with today's")
+    return state, Start(step, True, meta["seconds"], meta.get("rows", 0), notes)
+
+
+# ------------------------------------------------------------------------------- when things happen
 
 def steps_to_event(config, chunk: int, longest: int, step: int) -> int:
-    """The length of the next dispatch: up to the next evaluation, save or end, in whole chunks, at most `longest`.
+    """Return the length of the next dispatch: up to the next evaluation, save or end.
 
-    It depends on nothing but the step, so a resumed run cuts the steps as the run that was never stopped would have.
+    It is a whole number of chunks, and at most `longest`. It depends on nothing but the step, so a
+    resumed run cuts the steps as the run that was never stopped would have.
     """
     events = [(step // every + 1) * every for every in (config.eval_every, config.save_every)]
     if config.profile_at > step:
@@ -233,52 +182,152 @@ def steps_to_event(config, chunk: int, longest: int, step: int) -> int:
     return min(-(-distance // chunk) * chunk, longest)
 
 
-def save_bad_batch(workdir, step: int, bad) -> None:
-    """WORKDIR/nonfinite/step_S.npz: the rows of the batch on this process, by name, as the loss saw them."""
-    folder = workdir / "nonfinite"
-    folder.mkdir(parents=True, exist_ok=True)
-    local = lambda x: np.concatenate([np.asarray(s.data) for s in sorted(x.addressable_shards, key=lambda s: s.index[0].start
-                                                                         or 0) if s.replica_id == 0])
-    suffix = f"_process_{jax.process_index()}" if jax.process_count() > 1 else ""
-    with (folder / f"step_{step}{suffix}.npz").open("wb") as file:
-        np.savez(file, **{path_name(path): local(leaf) for path, leaf in jax.tree.leaves_with_path(bad)})
+def is_due(every: int, before: int, step: int, last: int) -> bool:
+    """Return whether a multiple of `every` lies in (before, step], or the run ends."""
+    return step // every > before // every or step == last
 
 
-class StopSignal:
-    """SIGTERM, agreed on by all processes at one step; in a single process also Ctrl-C. A second signal ends it at once."""
+# ---------------------------------------------------------------------------- the parts of the loop
 
-    def __init__(self):
-        self.received = False
-        self.alone = jax.process_count() == 1  # with several processes jax's own service listens and agrees
-        self.before = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)} if self.alone else {}
+class Trainer:
+    """Programs, files and clocks of one run: what `fit` calls, in the order that it decides."""
 
-    def _receive(self, number, frame):
-        self.received = True
-        self.restore()
+    def __init__(self, exp, workdir, checkpoints, start: Start, on_metrics, started: float):
+        config, source = exp.config, exp.source
+        self.exp, self.workdir, self.checkpoints = exp, workdir, checkpoints
+        self.on_metrics, self.started, self.elapsed_before = on_metrics, started, start.elapsed
+        self.programs = make_programs(exp)
+        self.evaluate_split = make_evaluator(exp.task, exp.mesh, config.precision)
+        self.device_data = None if source.streamed else \
+            sharding.put(source.arrays, sharding.replicated(exp.mesh))
+        self.training, self.waiting, self.evaluating = Clock(), Clock(), Clock()
+        # Rows after the checkpoint are cut: they are logged again.
+        self.writer = metrics.Writer(workdir, upto=start.step if start.resumed else -1,
+                                     expected=start.rows)
+        self.progress = Progress(config.steps, start.step, source.examples_per_step,
+                                 self.training, self.waiting)
+        self.watchdog = Watchdog(workdir, config.hang_timeout,
+                                 jax.process_index(), jax.process_count())
+        self.in_flight = InFlight(exp.mesh)
 
-    def agreed(self, step: int) -> bool:
-        return self.received if self.alone else multihost_utils.reached_preemption_sync_point(step)
+    def announce(self, start: Start) -> None:
+        """Show what is trained, where, and from which step on."""
+        config, mesh = self.exp.config, self.exp.mesh
+        self.progress.say("\n".join([
+            *start.notes,
+            f"{mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}, "
+            f"dispatch {config.dispatch}, steps {start.step} to {config.steps}, {self.workdir}"]))
 
-    def restore(self) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-        self.before = {}
+    def elapsed(self) -> dict:
+        """Return the seconds by what they were spent on, with those before a resume."""
+        now = {"total": time.perf_counter() - self.started, "train": self.training.seconds,
+               "compile": self.programs.compiling.seconds, "evaluate": self.evaluating.seconds}
+        return {name: round(self.elapsed_before.get(name, 0.0) + value, 3)
+                for name, value in now.items()}
+
+    def advance(self, state: TrainState, step: int, n: int, profile: Profile) -> TrainState:
+        """Dispatch n steps, donating `state`, and return the state after them."""
+        with self.training, self.waiting:
+            arrays = self.next_arrays(step)
+        self.watchdog.beat(f"{COMPILING} {n} steps")
+        self.programs.compile(state, arrays, n)
+        profile.before(step)
+        self.watchdog.beat(f"steps {step} to {step + n}", waited=self.waiting.seconds)
+        with self.training:
+            state, values, bad = self.programs.run(state, arrays, n)
+            self.in_flight.add(step, values, bad)
+        return state
+
+    def next_arrays(self, step: int):
+        """Return what the next dispatch reads: the data set on the devices, or one batch."""
+        source = self.exp.source
+        if not source.streamed:
+            return self.device_data
+        return sharding.put_batch(self.exp.mesh, source.next_batch(step, self.exp.config.seed))
+
+    def fetch(self, leave: int = 0) -> None:
+        """Fetch and log metrics until `leave` dispatches are in flight.
+
+        Waits for the device, so its time is the training's. Raises NotFinite on bad numbers.
+        """
+        with self.training:
+            while len(self.in_flight) > leave:
+                first, values, bad = self.in_flight.pop()
+                self.log_steps(first, values)
+                check_finite(first, values["skipped_in_a_row"], bad,
+                             self.exp.config.nonfinite_limit, self.workdir)
+
+    def log_steps(self, first: int, values: dict) -> None:
+        """Log the rows that are due among a dispatch's steps, of values {name: (steps,)}."""
+        config, steps, rates = self.exp.config, len(values["skipped_in_a_row"]), None
+        for i, step in enumerate(range(first + 1, first + 1 + steps)):
+            if step % config.log_every and step != config.steps:
+                continue
+            row = {f"train/{name}": column[i] for name, column in values.items()}
+            row["learning_rate"] = float(self.exp.schedule(step - 1 - values["skipped"][i]))
+            # A dispatch's rows come at once: one rate.
+            rates = rates or self.progress.rates(self.in_flight.done(first + steps))
+            row |= rates
+            self.log(step, row)
+            self.progress.show(step, self.writer.rows[-1], self.watchdog.slowest())
+            if row["time/data_wait"] > 0.3:
+                self.progress.say(f"step {step}: input-bound, {row['time/data_wait']:.0%} of the "
+                                  "time waiting for data")
+
+    def log(self, step: int, row: dict) -> None:
+        """Write a row to metrics.jsonl, and hand it to on_metrics."""
+        self.writer.write({"step": step, **row})
+        if self.on_metrics and jax.process_index() == 0:
+            self.on_metrics(step, self.writer.rows[-1])
+
+    def evaluate(self, state: TrainState, step: int, splits: list[str]) -> dict:
+        """Return and log {"split/metric": value} of these splits."""
+        first = not self.evaluating.seconds
+        self.watchdog.beat(f"{COMPILING} the " * first + f"evaluation at step {step}")
+        results = {}
+        with self.evaluating:
+            for split in splits:
+                values = self.evaluate_split(self.exp.eval_variables(state), split)
+                results |= {f"{split}/{name}": files.plain(value) for name, value in values.items()}
+        self.log(step, results)
+        shown = [f"{name} {value}" if value is None else f"{name} {value:.4f}"
+                 for name, value in results.items()]
+        self.progress.say(f"step {step}: {', '.join(shown)}")
+        return results
+
+    def results_at(self, step: int, splits: list[str]) -> dict:
+        """Return the logged metrics of these splits at that step."""
+        return {name: value for row in self.writer.rows if row["step"] == step
+                for name, value in row.items() if name.split("/")[0] in splits}
+
+    def save(self, state: TrainState, step: int, results: dict | None) -> None:
+        """Save a checkpoint and its model card, with the results of an evaluation, if any."""
+        self.watchdog.beat(f"save at step {step}")
+        self.writer.flush()  # rows first: what a checkpoint claims to have seen must be on disk
+        meta = {**checkpoint_meta(self.exp, self.elapsed()), "rows": len(self.writer.rows)}
+        self.checkpoints.save(step, state, meta, results)
+        if jax.process_index() == 0:
+            card = model_card(self.exp, step, results, self.workdir.name)
+            files.write_whole(self.workdir / "model_card.md", card)
 
 
-class Profile:
-    """A profiler trace of config.profile_steps steps from config.profile_at on, in WORKDIR/profile (TensorBoard, Perfetto)."""
+# ------------------------------------------------------------------------------------------ the end
 
-    def __init__(self, config, workdir):
-        self.start, self.stop = config.profile_at, min(config.profile_at + config.profile_steps, config.steps)
-        self.folder, self.running = workdir / "profile", False
-
-    def before(self, step: int) -> None:
-        if self.start and self.start <= step < self.stop and not self.running:
-            jax.profiler.start_trace(str(self.folder))
-            self.running = True
-
-    def after(self, step: int, state) -> None:
-        if self.running and step >= self.stop:
-            jax.block_until_ready(state)
-            jax.profiler.stop_trace()
-            self.running = False
+def finish(trainer: Trainer, state: TrainState, step: int, final: dict, resumed: bool) -> dict:
+    """Write the summary, the curves and what the task shows, and return the summary."""
+    exp, workdir, elapsed = trainer.exp, trainer.workdir, trainer.elapsed()
+    examples = step * exp.source.examples_per_step
+    summary = {
+        **final, "steps": step, "skipped": int(state.skipped[0]), "resumed": resumed,
+        "parameters": sum(int(np.prod(p.shape)) for p in jax.tree.leaves(exp.abstract.params)),
+        "seconds": elapsed,
+        "examples_per_second": round(examples / max(elapsed["train"], 1e-9), 1),
+        **trainer.programs.cost(step, elapsed["train"]),
+        "versions": versions(), "device": device(exp.mesh)}
+    if jax.process_index() == 0:
+        files.write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+        pictures.curves(trainer.writer.rows, workdir / "curves.png")
+    if exp.task.show and exp.source.splits and jax.process_count() == 1:
+        # Last: pictures are the user's code.
+        pictures.show(exp.task, exp.eval_variables(state), exp.source.splits[0], workdir)
+    return summary

@@ -1,8 +1,8 @@
-"""Metrics on disk: `metrics.jsonl`, one row a line, is the record; TensorBoard events are made from it.
+"""Metrics on disk: `metrics.jsonl`, one row a line, and TensorBoard events made from it.
 
-A resumed run must leave the same file as one that never stopped: rows are on disk before the checkpoint that follows them,
-and on restore the file is cut back to the checkpoint's step, so no row is there twice and none is lost. Everything that
-depends on the clock is named "time/...".
+A resumed run must leave the same file as one that never stopped. So rows are on disk before the
+checkpoint that follows them, and on restore the file is cut back to the checkpoint's step: no row
+is there twice and none is lost. Everything that depends on the clock is named "time/...".
 """
 import codecs
 import itertools
@@ -20,10 +20,12 @@ NAME = "metrics.jsonl"
 
 
 class Writer:
-    """Appends rows {"step": ..., "train/loss": ...}. Only process 0 writes; the others keep quiet.
+    """A file of rows {"step": ..., "train/loss": ...}, which process 0 alone writes.
 
-    upto       rows after this step are dropped (a fresh run: -1), as are a line torn by a kill and the final test row
-    expected   how many rows the checkpoint at `upto` has seen; what is missing or unreadable is said
+    upto       rows after this step are dropped (a fresh run: -1), as are a line torn by a kill and
+               the final test row
+    expected   the rows that the checkpoint at `upto` has seen; missing or unreadable ones are
+               reported
     """
 
     def __init__(self, workdir, upto: int = -1, expected: int = 0, say=print):
@@ -32,17 +34,20 @@ class Writer:
         rows, unreadable = parsed(workdir)
         self.rows = [row for row in rows
                      if row["step"] <= upto and not any(name.startswith("test/") for name in row)]
-        self.remote = "://" in str(self.path)  # object stores cannot append: rows go there with each flush
+        # Object stores cannot append: rows go there with each flush.
+        self.remote = "://" in str(self.path)
         if self.active:
             if unreadable:
-                say(f"{self.path}: lines {unreadable[:8]} ({len(unreadable)} in all) cannot be read; the file is kept as "
-                    f"{set_aside(self.path).name}, and its other rows go on")
+                copy = set_aside(self.path)
+                say(f"{self.path}: lines {unreadable[:8]} ({len(unreadable)} in all) cannot be "
+                    f"read; the file is kept as {copy.name}, and its other rows go on")
             if len(self.rows) < expected:
-                say(f"{self.path}: {expected - len(self.rows)} of the {expected} rows up to step {upto} are missing; "
-                    "the run goes on without them")
+                say(f"{self.path}: {expected - len(self.rows)} of the {expected} rows up to step "
+                    f"{upto} are missing; the run goes on without them")
             self._rewrite()
             # TensorBoard's writer knows local files only; metrics.jsonl has it all.
-            self.board = None if self.remote else _Board(epath.Path(workdir) / "tensorboard", self.rows)
+            folder = epath.Path(workdir) / "tensorboard"
+            self.board = None if self.remote else _Board(folder, self.rows)
 
     def write(self, row: dict) -> None:
         self.rows.append({name: plain(value) for name, value in row.items()})
@@ -52,7 +57,7 @@ class Writer:
             self.board.write(self.rows[-1])
 
     def flush(self) -> None:
-        """All rows are on disk after this; the loop calls it before every save."""
+        """Write all rows to disk, as the loop does before every save."""
         if self.active:
             self._rewrite() if self.remote else self.board.flush()
 
@@ -66,7 +71,7 @@ class Writer:
 
 
 class _Board:
-    """TensorBoard events, written anew from the rows at every start."""
+    """TensorBoard events, written again from the rows at every start."""
 
     def __init__(self, folder, rows):
         shutil.rmtree(folder, ignore_errors=True)
@@ -87,14 +92,15 @@ class _Board:
 
 
 def read_rows(workdir) -> list[dict]:
-    """The rows of a workdir's metrics.jsonl; what cannot be read is left out."""
+    """Return the rows of a workdir's metrics.jsonl, except those that cannot be read."""
     return parsed(workdir)[0]
 
 
 def parsed(workdir) -> tuple[list[dict], list[int]]:
-    """Read metrics.jsonl: its rows, and the numbers of the lines that are none.
+    """Return the rows of metrics.jsonl, and the numbers of the lines that cannot be read.
 
-    A last line torn by a kill has no end, and does not count; nor do empty lines and byte-order marks.
+    A last line torn by a kill has no end, and does not count. Nor do empty lines and byte-order
+    marks.
     """
     path, rows, unreadable = epath.Path(workdir) / NAME, [], []
     with storage(path):
@@ -115,22 +121,23 @@ def parsed(workdir) -> tuple[list[dict], list[int]]:
 
 def set_aside(path):
     """Copy a damaged file to NAME.damaged (or NAME.damaged.2, ...) beside it."""
-    copies = (path.parent / f"{path.name}.damaged{f'.{i}' if i > 1 else ''}" for i in itertools.count(1))
+    endings = itertools.chain([""], (f".{i}" for i in itertools.count(2)))
+    copies = (path.parent / f"{path.name}.damaged{ending}" for ending in endings)
     copy = next(copy for copy in copies if not copy.exists())
     copy.write_bytes(path.read_bytes())
     return copy
 
 
 def check_not_lost(workdir, save_every: int, chunk: int) -> None:
-    """Refuse to begin anew over the rows of a run whose checkpoints are gone.
+    """Refuse to start from scratch over the rows of a run whose checkpoints are gone.
 
-    A run killed before its first checkpoint was whole may begin anew: its rows end at the second
-    save, which waits for the first.
+    A run killed before its first checkpoint was whole may start: its rows end at the second save,
+    which waits for the first.
     """
     rows, second = read_rows(workdir), -(-2 * max(save_every, chunk) // chunk) * chunk
     last = max((row["step"] for row in rows), default=0)
     tested = any(name.startswith("test/") for row in rows for name in row)
     if last > second or tested or rows and (workdir / "summary.json").exists():
-        raise UserError(f"{workdir}: {NAME} has rows up to step {last}, but there is no checkpoint to go "
-                        "on from; put one back (perhaps from its folder damaged), use a new --workdir, "
-                        f"or, to begin anew here, remove {NAME}")
+        raise UserError(f"{workdir}: {NAME} has rows up to step {last}, but there is no checkpoint "
+                        "to go on from; put one back (perhaps from its folder damaged), use a new "
+                        f"--workdir, or, to start from scratch here, remove {NAME}")

@@ -1,4 +1,7 @@
-"""The model card (Mitchell et al. 2019, in short) beside the checkpoints of a run: what it is, how good, and how to use it."""
+"""The model card (Mitchell et al. 2019, in short) beside a run's checkpoints.
+
+It says what the model is, how good it is, and how to use it.
+"""
 import json
 
 import jax
@@ -18,7 +21,8 @@ run = karpjax.restore("{workdir}")       # the newest checkpoint; which="best" f
 outputs = run.{use}(inputs)
 ```
 
-The card says what the run measured, not what it is fit for: whom the data speaks for, and whom not, is for you to add.
+The card says what the run measured, not what it is fit for: whom the data speaks for, and whom \
+not, is for you to add.
 
 ## Config
 
@@ -33,19 +37,25 @@ The card says what the run measured, not what it is fit for: whom the data speak
 ```
 """
 
+
 def model_card(exp, step: int, metrics: dict | None, workdir) -> str:
-    """Markdown for the state at `step`; metrics are its evaluation's, None where it had none.
+    """Return the card, in Markdown, for the state at `step`.
 
     exp      the Experiment (karpjax/run/experiment.py)
-    workdir  as `restore` is to be told
+    metrics  of the evaluation at that step; None if it had none
+    workdir  the path for `restore`
     """
     config = exp.config.to_dict()
-    names = [config.get(part, {}).get(key) for part, key in (("data", "name"), ("data", "dir"), ("env", "name"))]
+    sources = (("data", "name"), ("data", "dir"), ("env", "name"))
+    names = [config.get(part, {}).get(key) for part, key in sources]
     data = next(filter(None, names), "its own data")
     model = config.get("model", {}).get("name", type(exp.task.model).__name__)
-    rows = [f"| {name} | {value:.4g} |" for name, value in sorted((metrics or {}).items()) if value is not None]
+    rows = [f"| {name} | {value:.4g} |" for name, value in sorted((metrics or {}).items())
+            if value is not None]
     return TEMPLATE.format(
-        title=f"{model} on {data}", model=model, data=data, task=config["task"] or exp.task_file["path"], step=step,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(exp.abstract.params)), workdir=workdir,
-        metrics="\n".join(rows) or "| not evaluated | |", use="act" if "env" in config else "predict",
+        title=f"{model} on {data}", model=model, data=data, step=step, workdir=workdir,
+        task=config["task"] or exp.task_file["path"],
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(exp.abstract.params)),
+        metrics="\n".join(rows) or "| not evaluated | |",
+        use="act" if "env" in config else "predict",
         config=json.dumps(config, indent=2), table=parameter_table(exp.abstract.params))

@@ -1,9 +1,11 @@
 """How steps become compiled programs: many in a scan, one at a time, or split for pmap.
 
-    scan   up to config.steps_per_dispatch steps, with the source that feeds them, are one program: for accelerators, where
-           a Python call between steps costs more than the step, and for convolution-free networks on the CPU
-    step   one step a program. The CPU's default: a convolution inside a loop is 7-20x slower there (jax-ml/jax#12868)
-    pmap   config.parallel = "pmap": the batch is made by one program, the step runs under jax.pmap
+    scan   up to config.steps_per_dispatch steps, with the source that feeds them, are one program:
+           for accelerators, where a Python call between steps costs more than the step, and for
+           networks without convolutions on the CPU
+    step   one step a program. The CPU's default: a convolution inside a loop is 7-20x slower there
+           (jax-ml/jax#12868)
+    pmap   config.parallel = "pmap": one program makes the batch, the step runs under jax.pmap
 
 They compute the same, but round differently, so a run keeps the dispatch it began with.
 """
@@ -21,11 +23,26 @@ from karpjax.run.progress import Clock
 
 
 def default_dispatch() -> str:
+    """Return the dispatch of a config that names none."""
     return "step" if jax.default_backend() == "cpu" else "scan"
 
 
+def make_programs(exp) -> "Programs":
+    """Return the programs of an Experiment, by its config.parallel and config.dispatch."""
+    pmapped = exp.config.parallel == "pmap"
+    # Convolutions must not stand in a loop over the chunk, and pmap's step is given its batch.
+    if pmapped or (exp.config.dispatch == "step" and exp.source.steps_per_chunk > 1):
+        return SplitPrograms(exp, pmapped)
+    return WholePrograms(exp)
+
+
+# -------------------------------------------------------------------------- the pure functions
+
 def acting_variables(state, mesh=None, precision: str = "fp32") -> dict:
-    """What a rollout acts with: parameters in the precision of the loss, or its ratios would start off 1, and whole."""
+    """Return the variables that a rollout acts with: gathered, in the precision of the loss.
+
+    In another precision than the loss, its ratios would not start at 1.
+    """
     params = state.params
     if mesh is not None and mesh.shape["fsdp"] > 1:
         params = sharding.constrain(params, sharding.replicated(mesh))
@@ -33,152 +50,243 @@ def acting_variables(state, mesh=None, precision: str = "fp32") -> dict:
 
 
 def make_program(source, train_step, *, steps: int, mesh=None, precision: str = "fp32"):
-    """(state, arrays) -> (state, metrics, bad): `steps` steps, and the source that feeds them, as one pure function.
+    """Return (state, arrays) -> (state, metrics, bad): `steps` steps with their source, pure.
 
     steps    a multiple of source.steps_per_chunk; 1 leaves no loop in the program
     metrics  the step's, stacked: each (steps,)
     bad      the last batch that was not finite (zeros when all were), for replay
     """
-    if steps % source.steps_per_chunk:
-        raise UserError(f"a program of {steps} steps: expected a multiple of the source's chunk, {source.steps_per_chunk}")
+    chunk_steps = source.steps_per_chunk
+    if steps % chunk_steps:
+        raise UserError(f"a program of {steps} steps: expected a multiple of the source's chunk, "
+                        f"{chunk_steps}")
+
+    def advance(arrays, state):
+        return source.advance(arrays, state.source, acting_variables(state, mesh, precision))
+
+    def one_chunk(arrays, carry):
+        state, bad = carry
+        source_state, chunk = advance(arrays, state)
+
+        def batch(i):
+            return sharding.constrain_batch(mesh, source.batch(arrays, chunk, i))
+
+        def one_step(state, i):
+            return train_step(state, batch(i))
+
+        state = state.replace(source=source_state)
+        state, values = scan(one_step, state, chunk_steps, unroll=False)
+        # Made again once a chunk, not kept in each step: small steps would feel that.
+        wrong = values["skipped_in_a_row"] > 0                                            # (chunk,)
+        last = chunk_steps - 1 - jnp.argmax(wrong[::-1]) if chunk_steps > 1 else jnp.int32(0)
+        return (state, where(wrong.any(), batch(last), bad)), values
 
     def program(state, arrays):
-        begin = lambda state: source.advance(arrays, state.source, acting_variables(state, mesh, precision))
-        like = jax.eval_shape(lambda: source.batch(arrays, begin(state)[1], jnp.int32(0)))
+        like = jax.eval_shape(lambda: source.batch(arrays, advance(arrays, state)[1], jnp.int32(0)))
         bad = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-
-        def one_chunk(carry, _):
-            state, bad = carry
-            source_state, chunk = begin(state)
-            batch = lambda i: sharding.constrain_batch(mesh, source.batch(arrays, chunk, i))
-            state, values = scan(lambda state, i: train_step(state, batch(i)), state.replace(source=source_state),
-                                 source.steps_per_chunk, unroll=False)
-            # Made again once a chunk, not kept in each step: small steps would feel that.
-            wrong = values["skipped_in_a_row"] > 0                                              # (chunk,)
-            last = source.steps_per_chunk - 1 - jnp.argmax(wrong[::-1]) if source.steps_per_chunk > 1 else jnp.int32(0)
-            return (state, where(wrong.any(), batch(last), bad)), values
-
-        (state, bad), values = scan(one_chunk, (state, bad), steps // source.steps_per_chunk, unroll=False)
-        return state, jax.tree.map(lambda x: x.reshape(steps), values), sharding.constrain_batch(mesh, bad)
+        (state, bad), values = scan(lambda carry, _: one_chunk(arrays, carry), (state, bad),
+                                    steps // chunk_steps, unroll=False)
+        values = jax.tree.map(lambda x: x.reshape(steps), values)
+        return state, values, sharding.constrain_batch(mesh, bad)
 
     return program
 
 
+# ------------------------------------------------------------------------ the compiled programs
+
 class Programs:
-    """The compiled programs of a run: run(state, arrays, n) -> (state, metrics, bad), as make_program's.
+    """The compiled programs of a run: subclasses make a dispatch of n steps of them.
+
+        programs.compile(state, arrays, n)                      # if it is not compiled yet
+        state, metrics, bad = programs.run(state, arrays, n)    # as make_program's
 
     n          steps: a multiple of the source's chunk, at most `longest`
+    compiled   the programs so far
     compiling  a clock of the seconds spent compiling
     """
+    longest: int
 
-    def __init__(self, experiment):
-        self.exp, self.compiling = experiment, Clock()
-        config, source = experiment.config, experiment.source
-        # Convolutions must not stand in a loop over the chunk, and pmap's step takes its batch from outside.
-        self.split = config.parallel == "pmap" or (config.dispatch == "step" and source.steps_per_chunk > 1)
-        # A host-fed source hands over one batch a dispatch: a longer program would train on it again and again.
-        self.longest = source.steps_per_chunk if config.dispatch == "step" or self.split or source.streamed else \
-            -(-config.steps_per_dispatch // source.steps_per_chunk) * source.steps_per_chunk
-        self.compiled = {}
+    def __init__(self, exp):
+        self.exp, self.compiled, self.compiling = exp, {}, Clock()
 
     def compile(self, state, arrays, n: int) -> None:
         """Compile what a dispatch of n steps needs, if it is not there yet."""
-        key = "split" if self.split else n
-        if key not in self.compiled:
-            with self.compiling:
-                self.compiled[key] = self._split(state) if self.split else self._whole(state, arrays, n)
+        raise NotImplementedError
 
     def run(self, state, arrays, n: int):
-        return self._run_split(state, arrays, n) if self.split else self.compiled[n](state, arrays)
+        """Return (state, metrics, bad) after n steps."""
+        raise NotImplementedError
 
-    def _whole(self, state, arrays, n: int):
-        if self.exp.config.debug_nans:  # a jitted function with its arguments intact: jax runs it again, operation by operation
-            return jax.jit(make_program(self.exp.source, self.exp.train_step(), steps=n, mesh=self.exp.mesh,
-                                        precision=self.exp.config.precision))
-        return self.lower(state, arrays, n).compile()
+    def cost(self, steps: int, seconds: float) -> dict:
+        """Return {"flops_per_step"}, with "mfu" if the device's peak is known, or {}."""
+        try:
+            flops = self.flops_per_step()
+        # At the end of a run that must not lose its summary for a count that backends may refuse.
+        except Exception as error:
+            print(f"FLOPs were not counted: {type(error).__name__}: {str(error)[:200]}")
+            flops = 0
+        if not flops:
+            return {}
+        mesh = self.exp.mesh
+        peak = PEAK_FLOPS.get(mesh.devices.flat[0].device_kind)
+        if not peak or not seconds:
+            return {"flops_per_step": flops}
+        mfu = flops * steps / seconds / (peak * mesh.size)
+        return {"flops_per_step": flops, "mfu": round(mfu, 4)}
+
+    def flops_per_step(self) -> float:
+        """Return the FLOPs of one step on all devices by XLA's count, 0 if not counted.
+
+        XLA counts a loop's body once, so a program of many steps counts as one, with its share of
+        the source. A loop of micro-batches would count as one of them, and what a GPU's libraries
+        compute as nothing: there the step is counted on its own, before it is compiled.
+        """
+        exp = self.exp
+        if exp.config.accumulate > 1 or exp.mesh.devices.flat[0].platform == "gpu":
+            return step_flops(exp)
+        program = next((p for p in self.compiled.values() if hasattr(p, "cost_analysis")), None)
+        return (program.cost_analysis() or {}).get("flops", 0) * exp.mesh.size if program else 0
+
+
+class WholePrograms(Programs):
+    """A dispatch is one program: the source and all its steps, a scan of them or a single one."""
+
+    def __init__(self, exp):
+        super().__init__(exp)
+        config, chunk = exp.config, exp.source.steps_per_chunk
+        # A streamed source hands over one batch a dispatch: a longer program would repeat it.
+        one_chunk = config.dispatch == "step" or exp.source.streamed
+        self.longest = chunk if one_chunk else -(-config.steps_per_dispatch // chunk) * chunk
+
+    def compile(self, state, arrays, n: int) -> None:
+        """Compile the program of n steps, if it is not there yet."""
+        if n in self.compiled:
+            return
+        with self.compiling:
+            if self.exp.config.debug_nans:
+                # Without donation: jax runs it again on the same arguments, operation by operation.
+                self.compiled[n] = jax.jit(self.program(n))
+            else:
+                self.compiled[n] = self.lower(state, arrays, n).compile()
+
+    def run(self, state, arrays, n: int):
+        """Return (state, metrics, bad) after n steps, donating the state."""
+        return self.compiled[n](state, arrays)
 
     def lower(self, state, arrays, n: int):
-        """The program of n steps, lowered; the state may be abstract."""
-        program = make_program(self.exp.source, self.exp.train_step(), steps=n, mesh=self.exp.mesh,
-                               precision=self.exp.config.precision)
-        return jax.jit(program, donate_argnums=0, out_shardings=(self.exp.shardings, None, None)).lower(state, arrays)
+        """Return the program of n steps, lowered, for a state that may be abstract."""
+        jitted = jax.jit(self.program(n), donate_argnums=0,
+                         out_shardings=(self.exp.shardings, None, None))
+        return jitted.lower(state, arrays)
 
-    def _split(self, state):
-        source, mesh = self.exp.source, self.exp.mesh
+    def program(self, n: int):
+        """Return the function of n steps."""
+        exp = self.exp
+        return make_program(exp.source, exp.train_step(), steps=n, mesh=exp.mesh,
+                            precision=exp.config.precision)
 
-        @functools.partial(jax.jit, out_shardings=(self.exp.shardings, None))
-        def begin(state, arrays):
-            variables = acting_variables(state, mesh, self.exp.config.precision)
-            source_state, chunk = source.advance(arrays, state.source, variables)
-            return state.replace(source=source_state), chunk
 
-        pmapped = self.exp.config.parallel == "pmap"
-        rows = lambda x: x.reshape(mesh.size, -1, *x.shape[1:]) if pmapped else x
-        batch = jax.jit(lambda arrays, chunk, i: jax.tree.map(
-            rows, sharding.constrain_batch(mesh, source.batch(arrays, chunk, i))))
-        if pmapped:
-            # The source's state stays outside: environments may be sharded, pmap's state is replicated.
-            inner = self.exp.train_step(axis_name="devices")
-            mapped = jax.pmap(inner, axis_name="devices", in_axes=(None, 0), out_axes=None, devices=list(mesh.devices.flat))
+class SplitPrograms(Programs):
+    """A dispatch is one chunk, by three programs that Python calls: advance, batch and step.
 
-            def step(state, batch):
-                new, values = mapped(state.replace(source={}), batch)
-                return new.replace(source=state.source), values
-        else:
-            step = jax.jit(self.exp.train_step(), donate_argnums=0, out_shardings=(self.exp.shardings, None))
-        return begin, batch, step
+    pmapped  whether the step runs under jax.pmap; else it is jitted, as dispatch="step" has it
+    """
 
-    def _run_split(self, state, arrays, n):
-        begin, make_batch, step = self.compiled["split"]
-        state, chunk = begin(state, arrays)
+    def __init__(self, exp, pmapped: bool):
+        super().__init__(exp)
+        self.pmapped, self.longest = pmapped, exp.source.steps_per_chunk
+
+    def compile(self, state, arrays, n: int) -> None:
+        """Make the three jitted functions, which are compiled as they are first called."""
+        if not self.compiled:
+            with self.compiling:
+                step = self.pmapped_step() if self.pmapped else self.jitted_step()
+                self.compiled = {"advance": self.advance(), "batch": self.batch(), "step": step}
+
+    def run(self, state, arrays, n: int):
+        """Return (state, metrics, bad) after n steps, the whole chunk."""
+        state, chunk = self.compiled["advance"](state, arrays)
         rows, bad = [], None
         for i in range(n):
-            batch = make_batch(arrays, chunk, i)
-            state, values = step(state, batch)
-            if self.exp.mesh.size > 1 and jax.default_backend() == "cpu":  # queued programs starve each other: see loop.py
+            batch = self.compiled["batch"](arrays, chunk, i)
+            state, values = self.compiled["step"](state, batch)
+            # Queued collective programs starve each other of threads on the CPU: see in_flight.py.
+            if self.exp.mesh.size > 1 and jax.default_backend() == "cpu":
                 jax.block_until_ready(state)
-            bad = where(values["skipped_in_a_row"] > 0, batch, jax.tree.map(jnp.zeros_like, batch) if bad is None else bad)
+            bad = jax.tree.map(jnp.zeros_like, batch) if bad is None else bad
+            bad = where(values["skipped_in_a_row"] > 0, batch, bad)
             rows.append(values)
-        if self.exp.config.parallel == "pmap":  # (devices, rows, ...) -> (B, ...)
+        if self.pmapped:  # (devices, rows, ...) -> (B, ...)
             bad = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), bad)
         return state, jax.tree.map(lambda *x: jnp.stack(x), *rows), bad
 
-    def cost(self, steps: int, seconds: float) -> dict:
-        """FLOPs of one step on all devices by XLA's count, and MFU where the device's peak is known.
+    def advance(self):
+        """Return (state, arrays) -> (state, chunk)."""
+        source, mesh, precision = self.exp.source, self.exp.mesh, self.exp.config.precision
 
-        XLA counts a loop's body once, so a program of many steps counts as one, with its share of the source; a loop of
-        micro-batches would count as one of them, and what a GPU's libraries compute as nothing: there the step is counted
-        apart, before it is compiled.
-        """
-        program = next((p for p in self.compiled.values() if hasattr(p, "cost_analysis")), None)
-        try:
-            if self.exp.config.accumulate > 1 or self.exp.mesh.devices.flat[0].platform == "gpu":
-                flops = step_flops(self.exp)
-            else:
-                flops = (program.cost_analysis() or {}).get("flops", 0) * self.exp.mesh.size if program else 0
-        except Exception as error:  # at the end of a run that must not lose its summary for a count that backends may refuse
-            print(f"FLOPs were not counted: {type(error).__name__}: {str(error)[:200]}")
-            flops = 0
-        peak = PEAK_FLOPS.get(self.exp.mesh.devices.flat[0].device_kind)
-        mfu = {"mfu": round(flops * steps / seconds / (peak * self.exp.mesh.size), 4)} if peak and seconds else {}
-        return {"flops_per_step": flops, **mfu} if flops else {}
+        @functools.partial(jax.jit, out_shardings=(self.exp.shardings, None))
+        def advance(state, arrays):
+            variables = acting_variables(state, mesh, precision)
+            source_state, chunk = source.advance(arrays, state.source, variables)
+            return state.replace(source=source_state), chunk
 
+        return advance
+
+    def batch(self):
+        """Return (arrays, chunk, i) -> batch, for pmap with an axis of the devices in front."""
+        source, mesh = self.exp.source, self.exp.mesh
+
+        def by_device(x):
+            return x.reshape(mesh.size, -1, *x.shape[1:]) if self.pmapped else x
+
+        @jax.jit
+        def batch(arrays, chunk, i):
+            rows = sharding.constrain_batch(mesh, source.batch(arrays, chunk, i))
+            return jax.tree.map(by_device, rows)
+
+        return batch
+
+    def jitted_step(self):
+        """Return (state, batch) -> (state, metrics), which donates the state."""
+        return jax.jit(self.exp.train_step(), donate_argnums=0,
+                       out_shardings=(self.exp.shardings, None))
+
+    def pmapped_step(self):
+        """Return the same under jax.pmap, for a batch with an axis of the devices in front."""
+        mapped = jax.pmap(self.exp.train_step(axis_name="devices"), axis_name="devices",
+                          in_axes=(None, 0), out_axes=None,
+                          devices=list(self.exp.mesh.devices.flat))
+
+        def step(state, batch):
+            # The source's state stays outside: environments may be sharded, pmap's is replicated.
+            new, values = mapped(state.replace(source={}), batch)
+            return new.replace(source=state.source), values
+
+        return step
+
+
+# ----------------------------------------------------------------------------- counting FLOPs
 
 def step_flops(exp) -> float:
-    """Floating-point operations of one step on the whole batch, without its source, as XLA counts them; 0: not counted.
+    """Return the FLOPs of one step on the whole batch, without its source, 0 if not counted.
 
-    XLA counts a loop's body once, so what is counted has no loop of steps or of micro-batches. It is never compiled. It is
-    counted as the CPU's program: plugins (CUDA, TPU) count none before compilation.
+    They are XLA's count. It counts a loop's body once, so the step that is counted has no loop of
+    steps or micro-batches. It is lowered for the CPU and never compiled: plugins (CUDA, TPU) count
+    none before compilation.
     """
     def batch(state, arrays):
-        return exp.source.batch(arrays, exp.source.advance(arrays, state.source, state.variables)[1], 0)
+        _, chunk = exp.source.advance(arrays, state.source, state.variables)
+        return exp.source.batch(arrays, chunk, 0)
 
-    state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), exp.abstract)  # without the slice's shardings
-    step = make_train_step(exp.task.loss, exp.optimizer, ema_decay=exp.config.ema_decay, precision=exp.config.precision)
+    # Without the shardings of a slice that is not here.
+    state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), exp.abstract)
+    step = make_train_step(exp.task.loss, exp.optimizer, ema_decay=exp.config.ema_decay,
+                           precision=exp.config.precision)
     try:
         cpu = jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX_PLATFORMS leaves it out
         return 0.0
     with jax.default_device(cpu):
-        found = jax.jit(step).lower(state, jax.eval_shape(batch, state, exp.source.arrays)).cost_analysis()
-    return (found or {}).get("flops", 0.0)
+        rows = jax.eval_shape(batch, state, exp.source.arrays)
+        costs = jax.jit(step).lower(state, rows).cost_analysis()
+    return (costs or {}).get("flops", 0.0)

@@ -1,4 +1,4 @@
-"""Weights of other projects into a checkpoint, and a run's weights into a file for other projects."""
+"""Weights of other projects into a checkpoint, a run's weights into a file for other projects."""
 import jax
 
 from karpjax import weights
@@ -7,7 +7,7 @@ from karpjax.core.errors import UserError
 from karpjax.core.sharding import make_mesh
 from karpjax.core.trees import split_variables
 from karpjax.datasets.text import read_tokenizer
-from karpjax.models.layers.transformer import merged
+from karpjax.models.layers.transformer import merge_lora
 from karpjax.run.checkpoint import FOLDER, Checkpoints, absolute
 from karpjax.run.experiment import assemble
 from karpjax.run.init_from import load_weights
@@ -17,19 +17,26 @@ from karpjax.run.workdir import checkpoint_meta, open_workdir, saved_config
 from karpjax.weights import archs
 
 
-def published(file, arch: str, workdir, heads: int = 0, decoder_heads: int = 0, tokenizer: str = "") -> dict:
-    """A checkpoint of a published architecture. The head of a file that has none, of a bare encoder, is drawn anew."""
+def published(file, arch: str, workdir, heads: int = 0, decoder_heads: int = 0,
+              tokenizer: str = "") -> dict:
+    """Write a checkpoint of a published architecture, and return a summary.
+
+    A file that has no head, as of a bare encoder, gets a fresh one.
+    """
     arrays = archs.by_our_names(arch, files.read_arrays(file), file)
-    config = archs.config_for(arch, arrays, heads, decoder_heads, read_tokenizer(tokenizer) if tokenizer else "")
+    tokens = read_tokenizer(tokenizer) if tokenizer else ""
+    config = archs.config_for(arch, arrays, heads, decoder_heads, tokens)
     ours = sum("/" in name for name in arrays)  # theirs have dots
-    bare = config.task == "classify" and "head/kernel" not in arrays and ours > len(arrays) / 2
+    headless = config.task == "classify" and "head/kernel" not in arrays
+    bare = headless and ours > len(arrays) / 2
     return into_workdir(config, None, file, workdir, anew=("head/.*",) if bare else ())
 
 
 def into_workdir(config, task_file, file, workdir, anew=()) -> dict:
-    """A checkpoint at step 0 that holds the weights; nothing is written before all of them have found their place.
+    """Write a checkpoint at step 0 that holds a file's weights, and return a summary.
 
     anew    regular expressions on names of ours that the file lacks
+    Nothing is written before every array has its place.
     """
     folder = absolute(workdir) / FOLDER
     if folder.exists() and any(path.name.isdigit() for path in folder.iterdir()):
@@ -38,28 +45,34 @@ def into_workdir(config, task_file, file, workdir, anew=()) -> dict:
     if anew:
         state, _ = load_weights(file, exp.fresh_state(), exp.task, anew)
     else:
-        variables = weights.to_karpjax(exp.task.model, exp.abstract.variables, files.read_arrays(file), file)
+        like = exp.abstract.variables
+        variables = weights.to_karpjax(exp.task.model, like, files.read_arrays(file), file)
         state = exp.fresh_state()
-        place = lambda new, old: jax.device_put(new, old.sharding)
-        params, model_state = split_variables(jax.tree.map(place, variables, exp.abstract.variables))
-        state = state.replace(params=params, model_state=model_state, ema=jax.tree.map(place, variables["params"], state.ema)
-                              if state.ema else state.ema)
+        params, model_state = split_variables(jax.tree.map(_placed, variables, like))
+        if state.ema:
+            state = state.replace(ema=jax.tree.map(_placed, variables["params"], state.ema))
+        state = state.replace(params=params, model_state=model_state)
     workdir = open_workdir(workdir, exp, saved_config(workdir))
     exp.config.dispatch = exp.config.dispatch or default_dispatch()
-    saves = Checkpoints(workdir, exp.config.keep, exp.config.best)
-    saves.save(0, state, checkpoint_meta(exp, seconds={}), None)
-    saves.wait()
-    saves.close()
+    checkpoints = Checkpoints(workdir, exp.config.keep, exp.config.best)
+    checkpoints.save(0, state, checkpoint_meta(exp, seconds={}), None)
+    checkpoints.wait()
+    checkpoints.close()
     for name, text in exp.source.files.items():
         files.write_whole(workdir / name, text)
-    return {"step": 0, "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)), "workdir": str(workdir),
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return {"step": 0, "parameters": parameters, "workdir": str(workdir),
             "model": exp.config.model.to_dict(), **({"anew": list(anew)} if anew else {})}
 
 
+def _placed(new, old):
+    return jax.device_put(new, old.sharding)
+
+
 def into_file(workdir, to, which: str, names: str = "") -> dict:
-    """PyTorch's names and layouts, from the newest or the best checkpoint."""
+    """Write the newest or the best checkpoint under PyTorch's names, and return a summary."""
     files.check_new(to)
     run = restore(workdir, which=which)
-    arrays = weights.to_pytorch(*merged(run.model, run.variables), names)
+    arrays = weights.to_pytorch(*merge_lora(run.model, run.variables), names)
     files.write_arrays(to, arrays)
     return {"step": run.step, "arrays": len(arrays), "file": to}

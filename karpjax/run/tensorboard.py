@@ -1,7 +1,8 @@
-"""TensorBoard's event files: numbers by name and step, written without TensorFlow, torch or tensorboard.
+"""TensorBoard's event files: numbers by name and step, without TensorFlow, torch or tensorboard.
 
-A file is TFRecords (length, its checksum, data, its checksum) of `Event` messages (tensorflow/core/util/event.proto). Of the
-protocol buffers only the four fields of a scalar are needed here, so they are written by hand.
+A file is TFRecords (length, its checksum, data, its checksum) of `Event` messages
+(tensorflow/core/util/event.proto). Only the four fields of a scalar are needed, so the protocol
+buffers are written by hand.
 """
 import pathlib
 import socket
@@ -12,7 +13,7 @@ import numpy as np
 
 
 class Events:
-    """Appends events to a new file in a folder; buffered until flush."""
+    """A new event file in a folder, buffered until flush."""
 
     def __init__(self, folder):
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
@@ -20,8 +21,10 @@ class Events:
         self._record(field(3, b"brain.Event:2"))  # the version, which readers expect first
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Append the scalars of a step, by name."""
         with np.errstate(over="ignore"):  # beyond float32: infinity
-            values = b"".join(field(1, field(1, name.encode()) + b"\x15" + np.array(value, "<f4").tobytes())
+            values = b"".join(field(1, field(1, name.encode()) + b"\x15" +
+                                    np.array(value, "<f4").tobytes())
                               for name, value in scalars.items())
         self._record(b"\x10" + varint(step) + field(5, values))
 
@@ -38,12 +41,12 @@ class Events:
 
 
 def field(number: int, data: bytes) -> bytes:
-    """Encode a field of text, bytes or a message."""
+    """Return a field of text, bytes or a message, encoded."""
     return bytes([number << 3 | 2]) + varint(len(data)) + data
 
 
 def varint(n: int) -> bytes:
-    """Encode n >= 0 in groups of seven bits, the lowest first."""
+    """Return n >= 0 in groups of seven bits, the lowest first."""
     groups = []
     while n > 127:
         groups.append(n & 127 | 128)
@@ -52,7 +55,7 @@ def varint(n: int) -> bytes:
 
 
 def masked_crc(data: bytes) -> bytes:
-    """Compute the CRC-32C of the data, rotated and shifted as TFRecord has it."""
+    """Return the CRC-32C of the data, rotated and shifted as TFRecord has it."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = TABLE[(crc ^ byte) & 255] ^ crc >> 8
@@ -61,7 +64,7 @@ def masked_crc(data: bytes) -> bytes:
 
 
 def _table() -> list[int]:
-    """Tabulate the polynomial of Castagnoli, bits reversed."""
+    """Return the table of Castagnoli's polynomial, bits reversed."""
     table = []
     for crc in range(256):
         for _ in range(8):

@@ -1,7 +1,8 @@
-"""A data set too large for device memory: read, decoded and batched on the host by grain, a few batches ahead.
+"""A data set too large for device memory, read, decoded and batched on the host by grain.
 
-Row r of the run's stream is the r-th element of a seeded, endless shuffle, so the batch of a step is a pure function of
-(seed, step): a resume, on another number of hosts too, needs nothing but the step. Each process reads its own rows.
+Row r of the run's stream is the r-th element of a seeded, endless shuffle. So the batch of a step
+is a pure function of (seed, step). A resume, on another number of hosts too, needs nothing but the
+step. Each process reads its own rows.
 """
 from collections.abc import Callable
 
@@ -19,23 +20,29 @@ class Loader(Source):
     train     records by index, with len(): a TFDS data source, a list, anything with __getitem__
     splits    {"test": records}
     decode    record -> {"image": ..., "label": ...} of numpy arrays of fixed shape
-    prepare, view, augment, mix    as in karpjax.sources.Arrays, on the device
-    ahead     batches that may wait in host memory, beside the one in use; `threads` decode them
+    preprocess, view, augment, mix    as in karpjax.sources.Arrays, on the device
+    prefetch  batches that may wait in host memory, beside the one in use
+    threads   number that read and decode them
     """
     streamed = True
 
     @old_names.old_keywords(prepare="preprocess", ahead="prefetch")
-    def __init__(self, train, *, batch_size: int, splits: dict | None = None, decode: Callable = lambda record: record,
-                 preprocess: Callable | None = None, view: Callable | None = None, augment: Callable | None = None,
+    def __init__(self, train, *, batch_size: int, splits: dict | None = None,
+                 decode: Callable = lambda record: record, preprocess: Callable | None = None,
+                 view: Callable | None = None, augment: Callable | None = None,
                  mix: Callable | None = None, prefetch: int = 2, threads: int = 16):
-        self.records, self.batch_size, self.decode = {"train": train, **(splits or {})}, batch_size, decode
+        self.records = {"train": train, **(splits or {})}
+        self.batch_size, self.decode = batch_size, decode
         self.splits, self.num_examples = tuple(self.records)[1:], len(train)
-        self._preprocess, self._view, self._augment, self._mix = preprocess or unchanged, view or unchanged, augment, mix
+        self._preprocess, self._view = preprocess or unchanged, view or unchanged
+        self._augment, self._mix = augment, mix
         self.prefetch, self.threads = prefetch, threads
         first = decode(train[0])
-        self.example = jax.tree.map(np.asarray, self.preprocess({name: jnp.asarray(v)[None] for name, v in first.items()}))
-        self.arrays = {name: jax.ShapeDtypeStruct((batch_size, *np.shape(v)), jnp.asarray(v).dtype)
-                       for name, v in {**first, **numbers(0, 0, 1)}.items()}
+        raw = {name: jnp.asarray(value)[None] for name, value in first.items()}
+        self.example = jax.tree.map(np.asarray, self.preprocess(raw))
+        self.arrays = {name: jax.ShapeDtypeStruct((batch_size, *np.shape(value)),
+                                                  jnp.asarray(value).dtype)
+                       for name, value in {**first, **row_numbers(0, 0, 1)}.items()}
         self.expected, self.iterator = None, None  # (step, seed) that the iterator gives next
 
     def init(self, key):
@@ -46,45 +53,57 @@ class Loader(Source):
 
     def batch(self, arrays, chunk, i):
         batch = {**self._preprocess(arrays), "weight": ones(self.batch_size)}
-        return augmented(batch, self._augment, self._mix, jax.random.wrap_key_data(chunk["key"]))
+        key = jax.random.wrap_key_data(chunk["key"])
+        return augmented(batch, self._augment, self._mix, key)
 
     def preprocess(self, batch):
         return self._view(self._preprocess(batch))
 
     def next_batch(self, step, seed):
         if (step, seed) != self.expected:  # the first step of a run, or of a resumed one
-            import grain  # here and below: it takes a third of a second, and no other source needs it
+            import grain  # here and below: a third of a second, and no other source needs it
             order = grain.MapDataset.range(len(self.records["train"])).seed(seed).shuffle().repeat()
             self.iterator = self._batches("train", order, step)
         self.expected = (step + 1, seed)
         return next(self.iterator)
 
     def first(self, n):
-        rows = [self.decode(self.records["train"][i]) for i in range(min(n, len(self.records["train"])))]
+        train = self.records["train"]
+        rows = [self.decode(train[i]) for i in range(min(n, len(train)))]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def eval_batches(self, split):
         import grain
         n = len(self.records[split])
-        padded = grain.MapDataset.range(-(-n // self.batch_size) * self.batch_size).map(lambda i: min(i, n - 1))
-        for batch in self._batches(split, padded, 0):
+        padded_length = -(-n // self.batch_size) * self.batch_size
+        order = grain.MapDataset.range(padded_length).map(lambda i: min(i, n - 1))
+        for batch in self._batches(split, order, 0):
             yield {**batch, "weight": (batch["index"] < n).astype(np.float32)}
 
     def _batches(self, split, order, start):
-        """This process's rows of the batches from step `start` of an order (a dataset of record numbers) on."""
-        import grain
-        rows, processes, process = self.batch_size // jax.process_count(), jax.process_count(), jax.process_index()
+        """Return an iterator over this process's batches from step `start` on.
 
-        def read(k):  # this process's k-th row is the row of the global batch that local_rows says: dropout is drawn by row
-            row = k // rows * self.batch_size + process * rows + k % rows
-            record = int(order[row])
-            return {**self.decode(self.records[split][record]), **numbers(row, record, len(self.records[split]))}
+        order    a dataset of row numbers, in the order in which they are drawn
+        """
+        import grain
+        processes, process = jax.process_count(), jax.process_index()
+        rows = self.batch_size // processes
+
+        def read(k):
+            # This process's k-th row is the row of the global batch that local_rows gives it:
+            # dropout is drawn by row.
+            draw = k // rows * self.batch_size + process * rows + k % rows
+            row = int(order[draw])
+            numbers = row_numbers(draw, row, len(self.records[split]))
+            return {**self.decode(self.records[split][row]), **numbers}
 
         mine = grain.MapDataset.range(start * rows, len(order) // processes).map(read)
-        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.prefetch * rows)
+        options = grain.ReadOptions(num_threads=self.threads,
+                                    prefetch_buffer_size=self.prefetch * rows)
         return iter(mine.to_iter_dataset(options).batch(rows))
 
 
-def numbers(draw: int, record: int, n: int) -> dict:
-    """What a row carries beside its data, see karpjax.sources.source."""
-    return {"index": np.uint32(draw % 2**32), "row": np.uint32(record), "epoch": np.uint32(draw // n % 2**32)}
+def row_numbers(draw: int, row: int, n: int) -> dict:
+    """Return the numbers that a row carries beside its data, see karpjax.sources.source."""
+    return {"index": np.uint32(draw % 2**32), "row": np.uint32(row),
+            "epoch": np.uint32(draw // n % 2**32)}

@@ -1,9 +1,10 @@
-"""A random permutation of 0..n-1 that is computed one index at a time, so an epoch's order costs no memory and no sort.
+"""A random permutation of 0..n-1, computed one index at a time.
 
-The swap-or-not shuffle (Hoang, Morris and Rogaway 2012): in each round x is paired with (k - x) mod n, and a coin that both
-ends of the pair compute alike decides whether they change places. Every data order is then a pure function of (key, epoch,
-position): a resume needs no permutation and no iterator, and devices need not talk to each other (a Feistel network needs a
-loop until all indices are below n, on all devices).
+So an epoch's order costs no memory and no sort. The method is the swap-or-not shuffle (Hoang,
+Morris and Rogaway 2012). In each round x is paired with (k - x) mod n. A coin that both ends of the
+pair compute alike decides whether they swap. Every data order is then a pure function of (key,
+epoch, position). A resume needs no permutation and no iterator, and devices need not communicate.
+A Feistel network would need a loop until all indices are below n, on all devices.
 """
 import jax
 import jax.numpy as jnp
@@ -11,17 +12,21 @@ from jaxtyping import Array, UInt32
 
 from karpjax.core.trees import mix
 
-# Each element moves with probability 1/2 a round; after 2 log2(n) rounds pairs of elements look independent. 48 serves
-# sets of 16 million; it is arithmetic on B integers, one fused kernel.
+# Each element moves with probability 1/2 a round. After 2 log2(n) rounds pairs of elements look
+# independent: 48 serves sets of 16 million. It is arithmetic on B integers, one fused kernel.
 ROUNDS = 48
 
 
-def shuffled(position: UInt32[Array, "B"], epoch: UInt32[Array, "B"], key, n: int) -> UInt32[Array, "B"]:
-    """The element at `position` (< n) of the permutation of that epoch; positions of one epoch map one to one."""
+def shuffled(position: UInt32[Array, "B"], epoch: UInt32[Array, "B"], key,
+             n: int) -> UInt32[Array, "B"]:
+    """Return the element at `position` (< n) of the permutation of `epoch`.
+
+    Positions of one epoch map one to one.
+    """
     words = jax.random.key_data(key)                                     # (2,)
     seed = mix(words[0] ^ mix(words[1] ^ mix(epoch)))                    # (B,), one an epoch
 
-    @jax.jit                                                             # traced and lowered once; XLA inlines its calls
+    @jax.jit                                       # traced and lowered once; XLA inlines its calls
     def a_round(x, salt):
         round_key = mix(seed + salt)                                     # (B,)
         partner = (round_key % n + (n - x)) % n                          # n < 2^31: no overflow

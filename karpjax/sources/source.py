@@ -96,6 +96,7 @@ def local_rows(batch_size: int) -> slice:
 def augmented(batch: dict, augment, mix, key) -> dict:
     """augment(example, key) -> example on every row, then mix(batch, keys) -> batch on them all; one key a draw and kind."""
     each, together = jax.random.split(key)
+    batch = {**batch, "record": batch["row"]}  # version 1's name, which its losses may read
     if augment is not None:
         batch = {**batch, **jax.vmap(augment)({k: v for k, v in batch.items() if k not in ("index", "weight")},
                                               example_keys(each, batch["index"]))}

@@ -1,10 +1,12 @@
-"""Rows of tokens: from sets that karpjax.prepare made of texts, or the bytes of one file.
+"""Rows of tokens, from sets that karpjax.prepare made of texts, or the bytes of one file.
 
-    config.data = dict(name="imdb_packed", train="train[:99%]", validation="train[99%:]", batch_size=64)
+    config.data = dict(name="imdb_packed", train="train[:99%]", validation="train[99%:]",
+                       batch_size=64)
     config.data = dict(path="", length=64, batch_size=32)
 
-The second is for first steps: rows of bytes of a text file, by default the first volume of Jane Austen's "Pride and Prejudice"
-(1813, public domain), 231 kB; the last tenth is the test split, the tenth before it validation.
+The second is for first steps: rows of bytes of a text file. The default is the first volume of Jane
+Austen's "Pride and Prejudice" (1813, public domain), 231 kB. The last tenth is the test split, the
+tenth before it validation.
 """
 import pathlib
 
@@ -16,37 +18,44 @@ from karpjax.datasets.tfds import open_splits, prepared_builder
 from karpjax.datasets.tokenizer import BYTES, vocabulary_of
 from karpjax.sources.arrays import Arrays
 from karpjax.sources.records import source_of
-from karpjax.sources.source import SpecOnly, Source
+from karpjax.sources.source import Source, SpecOnly
 
 EMBEDDED = pathlib.Path(__file__).parent.parent / "data" / "pride_and_prejudice.txt"
-PREPARED = ("name", "data_dir", "train", "validation", "test", "batch_size", "on_device", "described")
+PREPARED = ("name", "data_dir", "train", "validation", "test", "batch_size", "on_device",
+            "described")
 BYTES_OF_A_FILE = ("path", "length", "batch_size", "described")
 
 
 def text(data, augment=None) -> Source:
-    """A source of {"tokens": (B, T) int32}, and its `vocabulary`. From config.data, a dict of either:
+    """Return a source of {"tokens": (B, T) int32}, which also has a `vocabulary`.
 
-    name, data_dir, train, validation, test, batch_size, on_device    as for images (images.py), of a set that was prepared
-        with python -m karpjax.prepare --format=text. Packed sets add "segments" (B, T), the number of each token's document in
-        its row from 1, 0 where there is none; sets with labels "label" (B,), and `classes`
+    data is config.data, a dict of either:
+
+    name, data_dir, train, validation, test, batch_size, on_device    as for images (images.py), of
+        a set that was prepared with python -m karpjax.prepare --format=text. Packed sets add
+        "segments" (B, T), the number of each token's document in its row from 1, 0 for padding.
+        Sets with labels add "label" (B,), and `classes`
     path ("": the embedded novel), length, batch_size                 bytes
     """
     return prepared_text(data, augment) if "name" in data else bytes_of_a_file(data, augment)
 
 
 def prepared_text(data, augment=None) -> Source:
+    """Return the source of a prepared set."""
     check_keys(data, PREPARED, "config.data", required=("name", "train", "batch_size"))
     try:
         builder = prepared_builder(data.name, data.get("data_dir", ""))
     except UserError as error:
-        if not data.get("described"):
+        spec = data.get("described")
+        if not spec:
             raise
-        return with_vocabulary(SpecOnly({"tokens": np.zeros((1, data.described["length"]), np.uint16)}, as_integers, error),
-                               data.described)
+        example = {"tokens": np.zeros((1, spec["length"]), np.uint16)}
+        return with_vocabulary(SpecOnly(example, as_integers, error), spec)
     features, metadata = builder.info.features, builder.info.metadata or {}
     if "tokens" not in features or "tokenizer" not in metadata:
-        raise UserError(f"data set {data.name!r}: expected tokens and their tokenizer, found the features {sorted(features)}; "
-                        f"prepare its texts with python -m karpjax.prepare --format=text --from=tfds:{data.name} --name=...")
+        raise UserError(f"data set {data.name!r}: expected tokens and their tokenizer, found the "
+                        f"features {sorted(features)}; prepare its texts with python -m "
+                        f"karpjax.prepare --format=text --from=tfds:{data.name} --name=...")
     names = [name for name in ("tokens", "segments", "label") if name in features]
 
     def decode(record):
@@ -54,47 +63,61 @@ def prepared_text(data, augment=None) -> Source:
 
     length = features["tokens"].shape[0]
     row_bytes = 2 * length * (1 + ("segments" in features)) + 8
-    source = source_of(data, *open_splits(builder, data), decode, row_bytes, preprocess=as_integers, augment=augment)
+    source = source_of(data, *open_splits(builder, data), decode, row_bytes,
+                       preprocess=as_integers, augment=augment)
     classes = features["label"].num_classes if "label" in features else 0
-    return with_vocabulary(source, {"length": length, "classes": classes, "tokenizer": metadata["tokenizer"]})
+    spec = {"length": length, "classes": classes, "tokenizer": metadata["tokenizer"]}
+    return with_vocabulary(source, spec)
 
 
 def bytes_of_a_file(data, augment=None) -> Source:
+    """Return the source of a file's bytes."""
     check_keys(data, BYTES_OF_A_FILE, "config.data", required=("length", "batch_size"))
-    path, spec = pathlib.Path(data.get("path", "") or EMBEDDED), {"length": data.length, "classes": 0, "tokenizer": ""}
+    path = pathlib.Path(data.get("path", "") or EMBEDDED)
+    spec = {"length": data.length, "classes": 0, "tokenizer": ""}
     if not path.is_file():
-        missing = UserError(f"config.data.path: no text file {str(path)!r}; leave it empty for the embedded novel")
+        error = UserError(f"config.data.path: no text file {str(path)!r}; leave it empty for the "
+                          "embedded novel")
         if not data.get("described"):
-            raise missing
-        return with_vocabulary(SpecOnly({"tokens": np.zeros((1, data.length), np.uint8)}, as_integers, missing), spec)
+            raise error
+        example = {"tokens": np.zeros((1, data.length), np.uint8)}
+        return with_vocabulary(SpecOnly(example, as_integers, error), spec)
     tokens = np.frombuffer(path.read_bytes(), np.uint8)
     rows = len(tokens) // data.length
     if rows < 10:
-        raise UserError(f"{path}: {len(tokens)} bytes make {rows} rows of {data.length}, expected at least 10; "
-                        "use a longer text or a smaller config.data.length")
+        raise UserError(f"{path}: {len(tokens)} bytes make {rows} rows of {data.length}, expected "
+                        "at least 10; use a longer text or a smaller config.data.length")
     tokens = tokens[:rows * data.length].reshape(rows, data.length)
     tenth = rows // 10
-    source = Arrays({"tokens": tokens[:-2 * tenth]}, batch_size=data.batch_size, preprocess=as_integers, augment=augment,
-                    splits={"validation": {"tokens": tokens[-2 * tenth:-tenth]}, "test": {"tokens": tokens[-tenth:]}})
+    splits = {"validation": {"tokens": tokens[-2 * tenth:-tenth]},
+              "test": {"tokens": tokens[-tenth:]}}
+    source = Arrays({"tokens": tokens[:-2 * tenth]}, batch_size=data.batch_size,
+                    preprocess=as_integers, augment=augment, splits=splits)
     return with_vocabulary(source, spec)
 
 
 def as_integers(batch: dict) -> dict:
-    """Stored as uint8 or uint16, read as int32."""
-    integers = {name: jnp.asarray(batch[name], jnp.int32) for name in ("tokens", "segments", "label") if name in batch}
+    """Convert a batch stored as uint8 or uint16 to int32."""
+    integers = {name: jnp.asarray(batch[name], jnp.int32)
+                for name in ("tokens", "segments", "label") if name in batch}
     return {**batch, **integers}
 
 
 def with_vocabulary(source: Source, spec: dict) -> Source:
-    """What a checkpoint must know of the texts goes along: the length of a row, the classes, the tokenizer."""
-    source.vocabulary = vocabulary_of(spec["tokenizer"]) if spec["tokenizer"] else BYTES
-    source.classes, source.encode = spec["classes"], lambda texts: source.vocabulary.encode(texts, spec["length"])
+    """Add the facts about the texts that a checkpoint keeps: row length, classes, tokenizer."""
+    tokenizer, length = spec["tokenizer"], spec["length"]
+    source.vocabulary = vocabulary_of(tokenizer) if tokenizer else BYTES
+    source.classes = spec["classes"]
+    source.encode = lambda texts: source.vocabulary.encode(texts, length)
     source.spec = {**spec, "fingerprint": source.vocabulary.fingerprint}
-    source.files = {"tokenizer.json": spec["tokenizer"]} if spec["tokenizer"] else {}
+    source.files = {"tokenizer.json": tokenizer} if tokenizer else {}
     return source
 
 
 def unigram_entropy(tokens: np.ndarray) -> float:
-    """Entropy in nats of the token frequencies: the loss of the best predictor that ignores context."""
+    """Return the entropy of the token frequencies, in nats.
+
+    It is the loss of the best predictor that ignores context.
+    """
     p = np.bincount(tokens.reshape(-1)) / tokens.size
     return float(-np.sum(p[p > 0] * np.log(p[p > 0])))

@@ -1,11 +1,13 @@
-"""Classification of texts: cross-entropy on a set that was prepared a document a row (karpjax/datasets/text.py).
+"""Classification of texts: cross-entropy on a set of one document a row (karpjax/datasets/text.py).
 
-    config.task = "classify_text"; config.model (name="text_classifier"), config.data (karpjax/sources/text.py),
+    config.task = "classify_text"; config.model (name="text_classifier"),
+    config.data (karpjax/sources/text.py),
     config.label_smoothing
 
-From a pretrained encoder: config.init_from = a masked_text run, config.init_skip = its head and ours; learning rates that fall
-with depth: config.optimizer.layer_decay; a linear probe: config.optimizer.freeze all but the head. Metrics: "accuracy". What it
-gives: configs/imdb_sentiment.py.
+From a pretrained encoder: config.init_from = a masked_text run, config.init_skip = its head and
+ours. Learning rates that fall with depth: config.optimizer.layer_decay. A linear probe:
+config.optimizer.freeze for all but the head. Metrics: "accuracy". What to expect:
+configs/imdb_sentiment.py.
 """
 import jax.numpy as jnp
 import optax
@@ -16,22 +18,27 @@ from karpjax.core.trees import split_variables
 
 
 def build(config) -> kj.Task:
+    """Build the task: tokens (B, T) -> logits (B, C)."""
     check_own_keys(config, "label_smoothing")
     source, smoothing = kj.sources.text(config.data), config.get("label_smoothing", 0.0)
     if not source.classes:
-        raise kj.UserError(f"data set {config.data.get('name', '')!r} has no labels; prepare its texts without --pack, from "
-                           'lines {"text": ..., "label": ...}')
-    model = kj.models.make_model(config.model, vocabulary=source.vocabulary.size, classes=source.classes)
+        raise kj.UserError(f"data set {config.data.get('name', '')!r} has no labels; prepare its "
+                           'texts without --pack, from lines {"text": ..., "label": ...}')
+    model = kj.models.make_model(config.model, vocabulary=source.vocabulary.size,
+                                 classes=source.classes)
 
     def logits_of(params, model_state, tokens, key=None):
-        return kj.apply(model, params, model_state, tokens, key, segments=source.vocabulary.segments(tokens))   # (B, C)
+        segments = source.vocabulary.segments(tokens)                                # (B, T)
+        return kj.apply(model, params, model_state, tokens, key, segments=segments)  # (B, C)
 
     def loss(params, model_state, batch, key):
         logits, model_state = logits_of(params, model_state, batch["tokens"], key)
-        target = jnp.eye(source.classes)[batch["label"]]                                                  # (B, C)
-        xent = optax.softmax_cross_entropy(logits, optax.smooth_labels(target, smoothing if key is not None else 0.0))
-        correct = (logits.argmax(-1) == batch["label"]).astype(jnp.float32)                               # (B,)
-        return {"xent": kj.mean(xent, batch["weight"])}, {"accuracy": kj.mean(correct, batch["weight"])}, model_state
+        target = jnp.eye(source.classes)[batch["label"]]                             # (B, C)
+        target = optax.smooth_labels(target, smoothing if key is not None else 0.0)
+        xent = optax.softmax_cross_entropy(logits, target)                           # (B,)
+        correct = (logits.argmax(-1) == batch["label"]).astype(jnp.float32)          # (B,)
+        metrics = {"accuracy": kj.mean(correct, batch["weight"])}
+        return {"xent": kj.mean(xent, batch["weight"])}, metrics, model_state
 
     def predict(variables, tokens):
         return logits_of(*split_variables(variables), tokens)[0]

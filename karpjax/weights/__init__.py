@@ -1,12 +1,13 @@
-"""Weights of other projects: PyTorch's names and layouts, from safetensors, npz or .pth files, and back.
+"""Weights of other projects: PyTorch's names and layouts, read from files and written.
 
-    arrays = convert.read("resnet20.safetensors")                          # {"layer1.0.conv1.weight": (16, 16, 3, 3), ...}
-    variables = convert.to_karpjax(model, like, arrays, "resnet20")        # {"params": ..., "batch_stats": ...}
-    convert.write("mine.npz", convert.to_pytorch(model, variables))
+    arrays = files.read_arrays("resnet20.safetensors")  # {"layer1.0.conv1.weight": array, ...}
+    variables = weights.to_karpjax(model, like, arrays, "resnet20")  # {"params": ..., ...}
+    files.write_arrays("mine.npz", weights.to_pytorch(model, variables))
 
-A table says which array is which; both directions read it, and a trip there and back changes no bit. An architecture has one
-for each project whose files it takes; a file is read by the one that knows most of its names. The command is
-karpjax/convert.py: python -m karpjax.convert --help.
+`files` is karpjax.core.files: safetensors, npz and .pth. A table lists which array is which. Both
+directions read it, and a trip there and back changes no bit. An architecture has a table for each
+project whose files it takes. A file is read by the table that knows most of its names. The command
+is karpjax/convert.py: python -m karpjax.convert --help.
 """
 import jax
 import numpy as np
@@ -20,69 +21,84 @@ from karpjax.models.resnet import ResNet
 from karpjax.models.resnet_cifar import CifarResNet
 from karpjax.models.vit import MAE, Patches, ViT
 from karpjax.weights import bert, efficientnet_lite, resnet, resnet_cifar, vit
-from karpjax.weights.names import cleaned, ours_of, places
+from karpjax.weights.names import clean_arrays, ours_of, places
 
-__all__ = ["read", "to_karpjax", "to_pytorch", "translated", "write"]
+__all__ = ["to_karpjax", "to_pytorch", "translated"]
 
 SUFFIXES = KINDS + PICKLES
-# The first is that of what we write.
-TABLES = {CifarResNet: {"akamaster": resnet_cifar.TABLE}, EfficientNetLite0: {"lukemelas": efficientnet_lite.TABLE},
+# We write by the first of each.
+TABLES = {CifarResNet: {"akamaster": resnet_cifar.TABLE},
+          EfficientNetLite0: {"lukemelas": efficientnet_lite.TABLE},
           ResNet: {"torchvision": resnet.TORCHVISION, "huggingface": resnet.HUGGINGFACE},
           Encoder: {"bert": bert.BERT, "roberta": bert.ROBERTA},
-          ViT: {"huggingface": vit.HUGGINGFACE, "timm": vit.TIMM}, MAE: {"huggingface": vit.HUGGINGFACE}}
+          ViT: {"huggingface": vit.HUGGINGFACE, "timm": vit.TIMM},
+          MAE: {"huggingface": vit.HUGGINGFACE}}
 
 
 def to_karpjax(model, like: dict, arrays: dict, where) -> dict:
-    """The model's variables, as `like` has them (arrays or shapes), from {PyTorch's name: array}; `where` is for errors.
+    """Return a model's variables from {PyTorch's name: array}.
 
-    Every array must have its place and every place its array, of the same shape, or the error lists what differs.
+    like    the variables as arrays or shapes
+    where   the arrays' origin, for errors
+
+    A UserError lists the arrays that are missing, left over or of another shape.
     """
-    wanted, found = by_name(like), named(model, arrays, where)
-    table = places(table_for(model, found), wanted)
-    expected = {name: shape for ours, place in table.items() for name, shape in place.shapes(wanted[ours].shape).items()}
-    check_names({name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in expected.items()},
-                {name: array.shape for name, array in found.items()}, where,
-                fix=f"are these weights of config.model = {model.__class__.__name__} with these options?")
-    loaded = {name: place.ours(found).astype(wanted[name].dtype) for name, place in table.items()}
+    wanted = by_name(like)
+    theirs = name_arrays(model, arrays, where)
+    table = places(table_for(model, theirs), wanted)
+    expected = {name: jax.ShapeDtypeStruct(shape, np.float32) for ours, place in table.items()
+                for name, shape in place.shapes(wanted[ours].shape).items()}
+    check_names(expected, {name: array.shape for name, array in theirs.items()}, where,
+                fix=f"are these weights of config.model = {model.__class__.__name__} with these "
+                    "options?")
+    loaded = {name: place.ours(theirs).astype(wanted[name].dtype)
+              for name, place in table.items()}
     return jax.tree.map_with_path(lambda path, _: loaded[variable_name(path)], like)
 
 
 def translated(model, arrays: dict, where) -> dict[str, np.ndarray]:
-    """{our name: array} of all that a file holds, also of what this model lacks; their own names where there is no place."""
-    found = named(model, arrays, where)
-    table = table_for(model, found)
-    ours = ours_of(table, found)
+    """Return {our name: array} of all that a file holds, also of what this model lacks.
+
+    Arrays without a place in the table keep their own names.
+    """
+    theirs = name_arrays(model, arrays, where)
+    table = table_for(model, theirs)
+    ours = ours_of(table, theirs)
     whole = {name: place for name, place in places(table, set(ours.values())).items()
-             if all(part in found for part in place.names)}
+             if all(part in theirs for part in place.names)}
     used = {part for place in whole.values() for part in place.names}
-    return {**{name: place.ours(found) for name, place in whole.items()},
-            **{name: array for name, array in found.items() if name not in used}}
+    return {**{name: place.ours(theirs) for name, place in whole.items()},
+            **{name: array for name, array in theirs.items() if name not in used}}
 
 
 def to_pytorch(model, variables: dict, names: str = "") -> dict:
-    """{PyTorch's name: numpy array} of a model's variables.
+    """Return {PyTorch's name: numpy array} of a model's variables.
 
-    names   of which project; "": the first in TABLES that has a name for each
+    names   the project whose names to take; "": the first in TABLES that has a name for each
     """
     tables, ours = tables_of(model), by_name(variables)
     if names:
         check_choice(names, tables, "--names")
     else:
-        names = next((each for each, table in tables.items() if covers(table, ours)), next(iter(tables)))
+        complete = [each for each, table in tables.items() if covers(table, ours)]
+        names = (complete or list(tables))[0]
     return {name: array for our, place in places(tables[names], ours).items()
             for name, array in place.theirs(np.asarray(ours[our])).items()}
 
 
-def named(model, arrays: dict, where) -> dict:
-    """Their arrays by the names of the tables, of numbers that float32 holds."""
-    found = cleaned(arrays, where, prefix_of(model))
-    inexact = [f"{name} {array.dtype}" for name, array in found.items() if not np.can_cast(array.dtype, np.float32)]
+def name_arrays(model, arrays: dict, where) -> dict:
+    """Return their arrays by the tables' names, or raise if float32 cannot hold one."""
+    theirs = clean_arrays(arrays, where, prefix_of(model))
+    inexact = [f"{name} {array.dtype}" for name, array in theirs.items()
+               if not np.can_cast(array.dtype, np.float32)]
     if inexact:
-        raise UserError(f"{where}: expected float32 or less, found {', '.join(inexact)}; store them as float32")
-    return found
+        raise UserError(f"{where}: expected float32 or less, found {', '.join(inexact)}; store "
+                        "them as float32")
+    return theirs
 
 
 def covers(table: list, ours: dict) -> bool:
+    """Return whether a table has a row for each of our variables."""
     try:
         return bool(places(table, ours))
     except UserError:
@@ -90,31 +106,33 @@ def covers(table: list, ours: dict) -> bool:
 
 
 def prefix_of(model) -> str:
-    """What the names of a bare encoder's file lack."""
+    """Return the prefix that the names of a bare encoder's file lack."""
     if isinstance(model, Encoder):
         return "roberta" if model.offset else "bert"
     return "vit" if isinstance(model, Patches) else ""
 
 
-def table_for(model, found: dict) -> list:
-    """Of the model's tables the one that knows most of these names."""
-    return max(tables_of(model).values(), key=lambda table: len(ours_of(table, found)))
+def table_for(model, theirs: dict) -> list:
+    """Return the model's table that knows most of these names."""
+    return max(tables_of(model).values(), key=lambda table: len(ours_of(table, theirs)))
 
 
 def tables_of(model) -> dict[str, list]:
-    """{project: table} for a model that has PyTorch's names."""
+    """Return {project: table} for a model that has PyTorch's names."""
     if isinstance(model, Encoder):
         forms = [form for form, fields in (("bert", BERT), ("roberta", ROBERTA))
-                 if all(getattr(model, name) == value for name, value in fields.items() if name != "transform")]
+                 if all(getattr(model, name) == value for name, value in fields.items()
+                        if name != "transform")]
         if not forms or isinstance(model, MaskedLM) and not model.transform:
-            raise UserError(f"config.model: only an encoder in BERT's or RoBERTa's form has PyTorch's names, with {BERT} or "
-                            f"{ROBERTA}, and a context")
+            raise UserError("config.model: only an encoder in BERT's or RoBERTa's form has "
+                            f"PyTorch's names, with {BERT} or {ROBERTA}, and a context")
         return {form: TABLES[Encoder][form] for form in forms}
     if isinstance(model, ViT) and model.pool != "cls":
-        raise UserError(f"config.model.pool = {model.pool!r}: expected 'cls' for PyTorch's names, whose ViT classifies "
-                        "from the class token")
+        raise UserError(f"config.model.pool = {model.pool!r}: expected 'cls' for PyTorch's names, "
+                        "whose ViT classifies from the class token")
     for architecture, tables in TABLES.items():
         if isinstance(model, architecture):
             return tables
-    raise UserError(f"no table of PyTorch's names for the model {type(model).__name__}; there are tables for "
-                    f"{', '.join(architecture.__name__ for architecture in TABLES)} (karpjax/weights)")
+    known = ", ".join(architecture.__name__ for architecture in TABLES)
+    raise UserError(f"no table of PyTorch's names for the model {type(model).__name__}; there are "
+                    f"tables for {known} (karpjax/weights)")

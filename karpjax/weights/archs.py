@@ -1,9 +1,10 @@
-"""Published architectures by name: the model, and what its input was when it learned.
+"""Published architectures by name: the model, and the input that it was trained on.
 
     python -m karpjax.convert --from=resnet50.pth --arch=resnet50 --to=runs/resnet50
 
-What a file's own shapes say (width, layers, patch, classes, positions) is read from it. The number of heads is none of these:
-it is that of the published size of this width, or must be told. Input, for pixels 0 to 255: (x - mean) / std.
+Width, layers, patch, classes and positions are read from the shapes in a file. The number of heads
+is not in them: it is that of the published size of this width, or must be given. Input, for pixels
+0 to 255: (x - mean) / std.
 """
 from collections.abc import Callable
 import dataclasses
@@ -16,12 +17,12 @@ from karpjax.models import MODELS, make_model
 from karpjax.models.encoder import BERT, ROBERTA
 from karpjax.weights import translated
 
-IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])  # torchvision, timm's ResNets, DeiT, MAE
-HALF = dict(mean=[127.5], std=[127.5])                                        # Google's ViTs
+# torchvision, timm's ResNets, DeiT, MAE
+IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+HALF = dict(mean=[127.5], std=[127.5])                      # Google's ViTs
 LITE = dict(mean=[127.0], std=[128.0])
 
-
-# width: heads, of the sizes that their papers name.
+# {width: heads} of the sizes that their papers name.
 VIT_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 DECODER_HEADS = {512: 16}
 TEXT_HEADS = {128: 2, 256: 4, 512: 8, 768: 12, 1024: 16}
@@ -29,11 +30,14 @@ TEXT_HEADS = {128: 2, 256: 4, 512: 8, 768: 12, 1024: 16}
 
 @dataclasses.dataclass(frozen=True)
 class Arch:
-    """task     of the checkpoint
+    """A published architecture.
+
+    task     of the checkpoint
     model    fields of config.model that all of this name share
-    shapes   (arrays by our names, heads, decoder_heads) -> the other fields; heads of 0 are looked up
-    recipe   of the input
-    size     of the square images, where the arrays do not say
+    shapes   (arrays by our names, heads, decoder_heads) -> the other fields; heads of 0 are looked
+             up
+    recipe   of the input: mean and std
+    size     of the square images, if the arrays do not say
     """
     task: str
     model: dict
@@ -43,86 +47,111 @@ class Arch:
 
 
 def of_vit(arrays: dict, heads: int, _=0) -> dict:
-    patch, width = (arrays["patch/kernel"].shape[i] for i in (0, -1))
-    return dict(patch=patch, layers=blocks(arrays, "block"), width=width, heads=heads or published_heads(VIT_HEADS, width))
+    """Return a ViT's fields by its arrays' shapes."""
+    patch, *_, width = arrays["patch/kernel"].shape
+    return dict(patch=patch, layers=count_blocks(arrays, "block"), width=width,
+                heads=heads or published_heads(VIT_HEADS, width))
 
 
 def of_deit(arrays: dict, heads: int, _=0) -> dict:
+    """Return a DeiT's fields by its arrays' shapes."""
     return {**of_vit(arrays, heads), "distilled": "dist" in arrays}
 
 
 def of_mae(arrays: dict, heads: int, decoder_heads: int) -> dict:
+    """Return an MAE's fields by its arrays' shapes."""
     width = arrays["decoder_embed/kernel"].shape[1]
-    return {**of_vit(arrays, heads), "decoder_layers": blocks(arrays, "decoder_block"), "decoder_width": width,
-            "decoder_heads": decoder_heads or published_heads(DECODER_HEADS, width, "--decoder_heads")}
+    decoder_heads = decoder_heads or published_heads(DECODER_HEADS, width, "--decoder_heads")
+    return {**of_vit(arrays, heads), "decoder_layers": count_blocks(arrays, "decoder_block"),
+            "decoder_width": width, "decoder_heads": decoder_heads}
 
 
 def of_encoder(arrays: dict, heads: int, _=0, offset: int = 0) -> dict:
+    """Return a text encoder's fields by its arrays' shapes."""
     width = arrays["embed/embedding"].shape[1]
-    return dict(layers=blocks(arrays, "block"), width=width, heads=heads or published_heads(TEXT_HEADS, width),
+    return dict(layers=count_blocks(arrays, "block"), width=width,
+                heads=heads or published_heads(TEXT_HEADS, width),
                 context=len(arrays["position/embedding"]) - offset)
 
 
 def published_heads(known: dict, width: int, flag: str = "--heads") -> int:
+    """Return the heads of the published size of this width, or ask for the flag."""
     if width not in known:
-        raise UserError(f"the file is of width {width}, of which no published size is known here, and arrays do not say their "
-                        f"number of heads; give {flag}=N")
+        raise UserError(f"the file is of width {width}, of which no published size is known here, "
+                        f"and arrays do not say their number of heads; give {flag}=N")
     return known[width]
 
 
 ARCHS = {
-    **{f"resnet{depth}": Arch("classify", dict(name="resnet", depth=depth), recipe=IMAGENET)      # torchvision's, timm's and
-       for depth in (18, 34, 50, 101, 152)},                                                      # Hugging Face's
-    **{f"resnet{depth}_cifar": Arch("classify", dict(name="resnet_cifar", depth=depth), recipe=IMAGENET, size=32)
-       for depth in (20, 32, 44, 56, 110)},                                                       # akamaster's
+    # torchvision's, timm's and Hugging Face's files
+    **{f"resnet{depth}": Arch("classify", dict(name="resnet", depth=depth), recipe=IMAGENET)
+       for depth in (18, 34, 50, 101, 152)},
+    # akamaster's
+    **{f"resnet{depth}_cifar": Arch("classify", dict(name="resnet_cifar", depth=depth),
+                                    recipe=IMAGENET, size=32)
+       for depth in (20, 32, 44, 56, 110)},
     "efficientnet_lite0": Arch("classify", dict(name="efficientnet_lite0"), recipe=LITE),
-    "vit": Arch("classify", dict(name="vit", eps=1e-12), of_vit, HALF),                           # Hugging Face's files
+    # Hugging Face's
+    "vit": Arch("classify", dict(name="vit", eps=1e-12), of_vit, HALF),
     "vit_timm": Arch("classify", dict(name="vit"), of_vit, HALF),
-    "deit": Arch("classify", dict(name="vit"), of_deit, IMAGENET),                                # timm's and Facebook's files
+    # timm's and Facebook's
+    "deit": Arch("classify", dict(name="vit"), of_deit, IMAGENET),
     "vit_mae": Arch("masked_image", dict(name="mae", eps=1e-12), of_mae, IMAGENET),
     "bert": Arch("masked_text", dict(name="masked_lm", **BERT), of_encoder),
-    "roberta": Arch("masked_text", dict(name="masked_lm", **ROBERTA), functools.partial(of_encoder, offset=ROBERTA["offset"])),
+    "roberta": Arch("masked_text", dict(name="masked_lm", **ROBERTA),
+                    functools.partial(of_encoder, offset=ROBERTA["offset"])),
 }
 
 
-def find(arch: str) -> Arch:
+def find_arch(arch: str) -> Arch:
+    """Return the architecture of a name."""
     if arch not in ARCHS:
-        raise UserError(f"--arch={arch}: no such architecture{did_you_mean(arch, ARCHS)}; there are {', '.join(ARCHS)}")
+        raise UserError(f"--arch={arch}: no such architecture{did_you_mean(arch, ARCHS)}; there "
+                        f"are {', '.join(ARCHS)}")
     return ARCHS[arch]
 
 
 def by_our_names(arch: str, arrays: dict, where) -> dict:
-    """The arrays of a file of this architecture, whose sizes are not known yet."""
-    form = dict(find(arch).model)
+    """Return the arrays of a file of this architecture, whose sizes are not known yet."""
+    form = dict(find_arch(arch).model)
     fields = MODELS[form["name"]].__dataclass_fields__
-    return translated(make_model(form, **({"classes": 1} if "classes" in fields else {})), arrays, where)
+    model = make_model(form, **({"classes": 1} if "classes" in fields else {}))
+    return translated(model, arrays, where)
 
 
-def config_for(arch: str, arrays: dict, heads: int = 0, decoder_heads: int = 0, tokenizer: str = ""):
-    """The config of a checkpoint of `arrays` (by our names), whose data is not at hand; tokenizer: its JSON, for texts."""
-    found = find(arch)
+def config_for(arch: str, arrays: dict, heads: int = 0, decoder_heads: int = 0,
+               tokenizer: str = ""):
+    """Return the config of a checkpoint of `arrays` (by our names), whose data is not at hand.
+
+    tokenizer   its JSON, for texts
+    """
+    known = find_arch(arch)
     try:
-        model = {**found.model, **(found.shapes(arrays, heads, decoder_heads) if found.shapes else {})}
+        sizes = known.shapes(arrays, heads, decoder_heads) if known.shapes else {}
     except KeyError as error:
-        raise UserError(f"the file has no array for our {error}, which every {arch} has; is it of another --arch?") from error
-    if found.task == "masked_text":
+        raise UserError(f"the file has no array for our {error}, which every {arch} has; is it of "
+                        "another --arch?") from error
+    model = {**known.model, **sizes}
+    data = dict(name="", train="", batch_size=1)
+    if known.task == "masked_text":
         if not tokenizer:
-            raise UserError(f"--arch={arch} needs --tokenizer=tokenizer.json, which lies beside the weights: tokens are "
-                            "meaningless without it")
-        described = dict(length=model["context"], classes=0, tokenizer=tokenizer,
-                         fingerprint=vocabulary_of(tokenizer).fingerprint)
-        data = dict(name="", train="", batch_size=1, described=described)
+            raise UserError(f"--arch={arch} needs --tokenizer=tokenizer.json, which lies beside "
+                            "the weights: tokens are meaningless without it")
+        spec = dict(length=model["context"], classes=0, tokenizer=tokenizer,
+                    fingerprint=vocabulary_of(tokenizer).fingerprint)
     else:
-        size = found.size
+        size = known.size
         if "position" in arrays:
             side = round((len(arrays["position"]) - 1 - ("dist" in arrays)) ** 0.5)
             size = side * model["patch"]
         classes = arrays["head/bias"].shape[0] if "head/bias" in arrays else 1
-        data = dict(name="", train="", batch_size=1, resize=[size, size], **found.recipe,
-                    described=dict(classes=classes, shape=[size, size, 3]))
-    return config(task=found.task, model=model, data=data, best="", optimizer=dict(name="sgd", learning_rate=0.1))
+        data |= dict(resize=[size, size], **known.recipe)
+        spec = dict(classes=classes, shape=[size, size, 3])
+    return config(task=known.task, model=model, data={**data, "described": spec}, best="",
+                  optimizer=dict(name="sgd", learning_rate=0.1))
 
 
-def blocks(arrays: dict, name: str) -> int:
-    numbers = {int(key.split("/")[0].removeprefix(name)) for key in arrays if key.startswith(name) and key[len(name)].isdigit()}
-    return max(numbers, default=-1) + 1
+def count_blocks(arrays: dict, name: str) -> int:
+    """Return the number of blocks of that name, as of block0/..., block1/..."""
+    numbers = [key.split("/")[0].removeprefix(name) for key in arrays if key.startswith(name)]
+    return max((int(number) for number in numbers if number.isdigit()), default=-1) + 1

@@ -5,13 +5,15 @@ EMBED = {"embedding": ("weight", (0, 1))}
 
 
 def encoder(name: str) -> list:
+    """Return the rows of an encoder, whose arrays start with `name`."""
     layer = f"{name}.encoder.layer.{{i}}"
+    qkv = tuple(f"{layer}.attention.self.{x}" for x in ("query", "key", "value"))
     return [
         ("embed",                  f"{name}.embeddings.word_embeddings",       EMBED),
         ("position",               f"{name}.embeddings.position_embeddings",   EMBED),
         ("type",                   f"{name}.embeddings.token_type_embeddings", EMBED),
         ("norm_embed",             f"{name}.embeddings.LayerNorm",             NORM),
-        ("block{i}/attention/qkv", tuple(f"{layer}.attention.self.{x}" for x in ("query", "key", "value")), DENSE),
+        ("block{i}/attention/qkv", qkv,                                        DENSE),
         ("block{i}/attention/out", f"{layer}.attention.output.dense",          DENSE),
         ("block{i}/norm_attention", f"{layer}.attention.output.LayerNorm",     NORM),
         ("block{i}/mlp/up",        f"{layer}.intermediate.dense",              DENSE),

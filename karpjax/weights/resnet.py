@@ -1,4 +1,7 @@
-"""ImageNet ResNets: the names of torchvision, which timm has too, and of Hugging Face's ResNetForImageClassification."""
+"""ImageNet ResNets: the names of torchvision and of Hugging Face's ResNetForImageClassification.
+
+timm has torchvision's.
+"""
 from karpjax.weights.names import CONV, DENSE, NORM
 
 TORCHVISION = [
@@ -13,12 +16,15 @@ TORCHVISION = [
 
 
 def stage(s: int) -> list:
-    """Stage 1 is their 0, and so are a block's layers."""
-    ours, theirs = f"stage{s}_block{{b}}", f"resnet.encoder.stages.{s - 1}.layers.{{b}}"
-    return [(f"{ours}/shortcut", f"{theirs}.shortcut.convolution", CONV),
-            (f"{ours}/shortcut_norm", f"{theirs}.shortcut.normalization", NORM),
-            *[row for i in (1, 2, 3) for row in ((f"{ours}/conv{i}", f"{theirs}.layer.{i - 1}.convolution", CONV),
-                                                 (f"{ours}/norm{i}", f"{theirs}.layer.{i - 1}.normalization", NORM))]]
+    """Return the rows of Hugging Face's stage: it counts stages and a block's layers from 0."""
+    ours = f"stage{s}_block{{b}}"
+    theirs = f"resnet.encoder.stages.{s - 1}.layers.{{b}}"
+    rows = [(f"{ours}/shortcut", f"{theirs}.shortcut.convolution", CONV),
+            (f"{ours}/shortcut_norm", f"{theirs}.shortcut.normalization", NORM)]
+    for i in (1, 2, 3):
+        rows += [(f"{ours}/conv{i}", f"{theirs}.layer.{i - 1}.convolution", CONV),
+                 (f"{ours}/norm{i}", f"{theirs}.layer.{i - 1}.normalization", NORM)]
+    return rows
 
 
 HUGGINGFACE = [

@@ -1,13 +1,17 @@
-"""ViT, DeiT and MAE: the names of Hugging Face's ViTForImageClassification and ViTMAEForPreTraining, as in published files, and
-of timm."""
+"""ViT, DeiT and MAE: the names of Hugging Face's published files and of timm.
+
+Hugging Face's are those of ViTForImageClassification and ViTMAEForPreTraining.
+"""
 from karpjax.weights.names import CONV, DENSE, NORM
 
 TOKEN, POSITIONS = (None, None, 0), (None, 0, 1)
 
 
 def blocks(ours: str, theirs: str) -> list:
+    """Return the rows of Hugging Face's transformer blocks."""
+    qkv = tuple(f"{theirs}.attention.attention.{x}" for x in ("query", "key", "value"))
     return [
-        (f"{ours}/attention/qkv",  tuple(f"{theirs}.attention.attention.{x}" for x in ("query", "key", "value")), DENSE),
+        (f"{ours}/attention/qkv",  qkv,                                DENSE),
         (f"{ours}/attention/out",  f"{theirs}.attention.output.dense", DENSE),
         (f"{ours}/norm_attention", f"{theirs}.layernorm_before",       NORM),
         (f"{ours}/norm_mlp",       f"{theirs}.layernorm_after",        NORM),
@@ -17,22 +21,23 @@ def blocks(ours: str, theirs: str) -> list:
 
 
 HUGGINGFACE = [
-    ("",              "vit.embeddings",            {"cls": ("cls_token", TOKEN),
-                                                    "position": ("position_embeddings", POSITIONS)}),
+    ("",              "vit.embeddings", {"cls": ("cls_token", TOKEN),
+                                         "position": ("position_embeddings", POSITIONS)}),
     ("patch",         "vit.embeddings.patch_embeddings.projection", CONV),
     *blocks("block{i}", "vit.encoder.layer.{i}"),
-    ("norm",          "vit.layernorm",             NORM),
-    ("head",          "classifier",                DENSE),
-    ("",              "decoder",                   {"mask": ("mask_token", TOKEN),
-                                                    "decoder_position": ("decoder_pos_embed", POSITIONS)}),
-    ("decoder_embed", "decoder.decoder_embed",     DENSE),
+    ("norm",          "vit.layernorm",         NORM),
+    ("head",          "classifier",            DENSE),
+    ("",              "decoder",        {"mask": ("mask_token", TOKEN),
+                                         "decoder_position": ("decoder_pos_embed", POSITIONS)}),
+    ("decoder_embed", "decoder.decoder_embed", DENSE),
     *blocks("decoder_block{i}", "decoder.decoder_layers.{i}"),
-    ("decoder_norm",  "decoder.decoder_norm",      NORM),
-    ("decoder_head",  "decoder.decoder_pred",      DENSE),
+    ("decoder_norm",  "decoder.decoder_norm",  NORM),
+    ("decoder_head",  "decoder.decoder_pred",  DENSE),
 ]
 
 TIMM = [
-    ("",                        "",                     {"cls": ("cls_token", TOKEN), "dist": ("dist_token", TOKEN),
+    ("",                        "",                     {"cls": ("cls_token", TOKEN),
+                                                         "dist": ("dist_token", TOKEN),
                                                          "position": ("pos_embed", POSITIONS)}),
     ("patch",                   "patch_embed.proj",     CONV),
     ("block{i}/attention/qkv",  "blocks.{i}.attn.qkv",  DENSE),

@@ -68,7 +68,7 @@ KINDS = {
     # An epoch has 22 steps.
     "ema": Kind("digits_cnn.py", {"model.width": 4, "ema_decay": 0.9, "log_every": 5,
                                   "optimizer.learning_rate.warmup_steps": 10}, 30, 60),
-    # Fed from the host; an epoch has 3 steps.
+    # Streamed from the host. An epoch has 3 steps.
     "folder": Kind("finetune_imagefolder.py", {
         "model": dict(name="cnn", width=4), "data.dir": "pictures", "data.batch_size": 8,
         "data.validation": "train[:8]", "data.mean": [128.0], "data.std": [64.0],
@@ -157,7 +157,7 @@ def machine() -> dict:
             **{flag: flag in flags for flag in ("avx2", "avx512f")}}
 
 
-# ------------------------------------------------------------------------------------- making them
+# -------------------------------------------------------------------------------------- making them
 
 def inputs_for(name: str, example):
     """Return a few inputs of a kind, as a user gives them to `predict`."""
@@ -217,7 +217,7 @@ def make_kind(name: str, mesh, scratch: pathlib.Path) -> None:
     assert rows_of(again) == rows_of(whole), name
     assert json.loads((again / "summary.json").read_text())["resumed"]
 
-    run = karpjax.restore(part)  # what training itself measured says whether this is right
+    run = karpjax.restore(part)  # compared with the numbers of training itself
     assert run.step == kind.at
     for split in {key.split("/")[0] for key in run.metrics}:
         measured = make_evaluator(run.task, mesh)(run.variables, split)

@@ -15,7 +15,7 @@ from karpjax.core import sharding
 from karpjax.core.trees import path_name
 from karpjax.launch.local import free_port
 from karpjax.run.experiment import assemble
-from karpjax.run.programs import Programs
+from karpjax.run.programs import make_programs
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RTOL, ATOL = 1e-5, 1e-6
@@ -50,7 +50,7 @@ def run(config, task_file, mesh, steps: int = 12, change=lambda experiment: expe
     """Train `steps` steps without the loop."""
     config.dispatch = config.dispatch or "step"
     experiment = change(assemble(config, task_file, mesh))
-    programs, state, source = Programs(experiment), experiment.fresh_state(), experiment.source
+    programs, state, source = make_programs(experiment), experiment.fresh_state(), experiment.source
     placed = None if source.streamed else sharding.put(source.arrays, sharding.replicated(mesh))
     rows, step = [], 0
     while step < steps:
@@ -58,7 +58,7 @@ def run(config, task_file, mesh, steps: int = 12, change=lambda experiment: expe
         n = min(programs.longest, steps - step)
         programs.compile(state, arrays, n)
         state, values, bad = programs.run(state, arrays, n)
-        rows.append(jax.device_get(values))  # waits: see loop.py on devices of the CPU
+        rows.append(jax.device_get(values))  # waits: see run/in_flight.py on devices of the CPU
         step += n
     metrics = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     flops = next((p.cost_analysis()["flops"] for p in programs.compiled.values() if hasattr(p, "cost_analysis")), 0.0)

@@ -1,5 +1,9 @@
-"""G1: the number of devices changes nothing. 1, 2, 8 devices and 2 x 4 with fsdp give the same losses and parameters."""
+"""G1: the number of devices changes nothing.
+
+1, 2, 8 devices and 2 x 4 with fsdp give the same losses and parameters.
+"""
 import functools
+import operator
 
 from guarantees.harness import differences, mesh_of, reference, run, uneven
 from guarantees.registry import TASKS, config_of
@@ -29,27 +33,32 @@ def test_same_losses_and_parameters(name, mesh):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_the_batch_is_sharded(name):
-    """On 8 devices each does about an eighth of the arithmetic (the optimizer, on every device, is what is left)."""
+    """Each of 8 devices does about an eighth of the arithmetic.
+
+    The optimizer, on every device, is the rest.
+    """
     assert trained(name, (2, 4)).flops < 0.5 * reference(name).flops
 
 
 def test_mutant_unsharded_batch(monkeypatch):
-    """The same numbers on every device, each doing all the work: only the arithmetic shows it."""
+    """Every device does all the work and gets the same numbers: only the arithmetic shows it."""
     one = reference("masked_text").flops
     monkeypatch.setattr(sharding, "batch_sharding", sharding.replicated)
     assert run(*config_of("masked_text"), mesh_of(8), steps=1).flops > 0.5 * one
 
 
 def mean_of_means(parts: int):
-    """The classic bug: a mean on each device, then the mean of those."""
+    """Build the classic bug: a mean on each device, then the mean of those."""
     def change(experiment):
         experiment = uneven(experiment)
         task = experiment.task
 
         def loss(params, model_state, batch, key):
             split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
-            each = [task.loss(params, model_state, jax.tree.map(lambda x: x[j], split), key) for j in range(parts)]
-            means = [sum(ratio(*pair, empty=0.0) for pair in losses.values()) for losses, _, _ in each]
+            rows = [jax.tree.map(operator.itemgetter(j), split) for j in range(parts)]
+            each = [task.loss(params, model_state, row, key) for row in rows]
+            means = [sum(ratio(*pair, empty=0.0) for pair in losses.values())
+                     for losses, _, _ in each]
             return {"loss": (sum(means) / parts, jnp.float32(1))}, {}, each[-1][2]
         experiment.task = type(task)(task.model, task.source, loss, inputs=task.inputs)
         return experiment
@@ -66,13 +75,21 @@ def test_mutant_mean_of_means(name):
 
 
 def test_gradients_in_shard_map_are_summed_already():
-    """A trap, kept in sight: pmean(grad(loss)(replicated params)) inside jax.shard_map is n times too large; the step does not
-    do this, and whoever writes a shard_map loss by hand must not either."""
+    """In jax.shard_map, pmean(grad(loss)(replicated params)) is n times too large.
+
+    A trap, kept in sight. The step does not do this, and whoever writes a shard_map loss by hand
+    must not either.
+    """
     from jax.sharding import PartitionSpec as P
     mesh, x = mesh_of(8), jnp.arange(16.0)
-    loss = lambda w, x: jnp.mean(w * x)
-    by_hand = jax.shard_map(lambda w, x: jax.lax.pmean(jax.grad(loss)(w, x), ("data", "fsdp")), mesh=mesh,
+
+    def loss(w, x):
+        return jnp.mean(w * x)
+
+    by_hand = jax.shard_map(lambda w, x: jax.lax.pmean(jax.grad(loss)(w, x), ("data", "fsdp")),
+                            mesh=mesh,
                             in_specs=(P(), P(("data", "fsdp"))), out_specs=P())
     right = jax.grad(loss)(2.0, x)
     assert jnp.allclose(by_hand(2.0, x), 8 * right)
-    assert jnp.allclose(jax.jit(jax.grad(loss))(2.0, sharding.put(x, sharding.batch_sharding(mesh))), right)
+    assert jnp.allclose(jax.jit(jax.grad(loss))(
+        2.0, sharding.put(x, sharding.batch_sharding(mesh))), right)

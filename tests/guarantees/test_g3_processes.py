@@ -1,6 +1,7 @@
-"""G3: several processes equal one; SIGTERM to one of two makes both save the same step, exit 75 and go on to the same end.
+"""G3: several processes equal one. SIGTERM to one of two makes both save the same step, exit 75 and
+reach the same end.
 
-And a run goes on with other processes and devices than it was stopped on, as if it had kept them (elastic).
+A run continues with other processes and devices than before, as if it had kept them (elastic).
 """
 import os
 import signal
@@ -26,18 +27,25 @@ def test_processes_equal_one(name, processes, tmp_path, never_stopped):
 
 
 def unequal(one, two) -> list:
-    """(step, name, here, there) of the logged metrics of two runs that differ beyond rounding."""
+    """Return (step, name, here, there) of the logged metrics of two runs that differ beyond
+    rounding."""
     (rows_one, _), (rows_two, _) = record_of(one), record_of(two)
     assert [row.keys() for row in rows_one] == [row.keys() for row in rows_two]
-    # Evaluation divides counts of a few hundred examples: one that flips would show, rounding does not.
-    return [(a["step"], key, a[key], b[key]) for a, b in zip(rows_one, rows_two) for key in a
+    # Evaluation divides counts of a few hundred examples: one that flips shows, rounding does not.
+    return [(a["step"], key, a[key], b[key])
+            for a, b in zip(rows_one, rows_two, strict=True) for key in a
             if not np.allclose(a[key] or 0.0, b[key] or 0.0, rtol=RTOL, atol=ATOL)]
 
 
-@pytest.mark.parametrize("name,mutant", [("digits", ""), ("digits_host", ""), ("digits", "keyed_by_process")])
+@pytest.mark.parametrize("name,mutant",
+                         [("digits", ""), ("digits_host", ""), ("digits", "keyed_by_process")])
 def test_elastic(name, mutant, tmp_path):
-    """8 devices, then two processes of 2, then 2 devices, then 8; each but the last is stopped by SIGTERM."""
-    whole, parts, flags = tmp_path / "whole", tmp_path / "parts", (f"--mutant={mutant}", "--slow=0.3")
+    """A run moves from 8 devices to two processes of 2, to 2 devices, to 8.
+
+    SIGTERM stops each but the last.
+    """
+    whole, parts, flags = tmp_path / "whole", tmp_path / "parts", (f"--mutant={mutant}",
+                                                                   "--slow=0.3")
     finished(child(name, whole, "--devices=8"))
     for after, start in ((1, lambda: [child(name, parts, "--devices=8", *flags)]),
                          (4, lambda: two(name, parts, *flags, devices=2)),

@@ -1,7 +1,7 @@
 """G4: k accumulated micro-batches equal one big batch, with unequal weights and several losses.
 
-BatchNorm and dropout excepted: they see micro-batches, as everywhere. So the tasks that need them run without (`exact` in the
-registry), and those that cannot are not here.
+BatchNorm and dropout are excepted: they see micro-batches, as everywhere. Tasks that need them run
+without (`exact` in the registry). Tasks that cannot are not here.
 """
 from guarantees.harness import differences, mesh_of, named, reference, run, uneven
 from guarantees.registry import TASKS, config_of
@@ -18,7 +18,7 @@ EXACT = [name for name, entry in TASKS.items() if entry.exact is not None]
 
 @pytest.mark.parametrize("name", EXACT)
 def test_accumulated_equals_whole(name):
-    """The micro-batches are of two devices, the whole is of one."""
+    """The micro-batches run on two devices, the whole batch on one."""
     whole = reference(name, exact=True)
     parts = run(*config_of(name, exact=True, accumulate=4), mesh_of(2), change=uneven)
     assert differences(parts.metrics, whole.metrics) == []
@@ -26,21 +26,28 @@ def test_accumulated_equals_whole(name):
 
 
 def two_losses(params, model_state, batch, key):
-    """Two losses over different counts: squares over every example, absolute values over the few that are flagged."""
+    """Return two losses over different counts: squares over every example, absolute values over the
+    few that are flagged."""
     y = batch["x"] @ params["w"]                                                      # (B,)
-    return ({"square": kj.mean((y - batch["y"]) ** 2, batch["weight"]), "absolute": kj.mean(jnp.abs(y), batch["flag"])},
+    return ({"square": kj.mean((y - batch["y"]) ** 2, batch["weight"]),
+             "absolute": kj.mean(jnp.abs(y), batch["flag"])},
             {"mean": kj.mean(y, batch["flag"])}, model_state)
 
 
 def two_loss_batch(flags):
     rng = np.random.default_rng(0)
-    return {"x": rng.normal(size=(16, 5)).astype(np.float32), "y": rng.normal(size=16).astype(np.float32),
-            "weight": rng.integers(0, 4, 16).astype(np.float32), "flag": np.asarray(flags, np.float32)}
+    return {"x": rng.normal(size=(16, 5)).astype(np.float32),
+            "y": rng.normal(size=16).astype(np.float32),
+            "weight": rng.integers(0, 4, 16).astype(np.float32),
+            "flag": np.asarray(flags, np.float32)}
 
 
 @pytest.mark.parametrize("flags", [[1, 1, 0, 1] + [0] * 12, [0] * 16], ids=["few", "none"])
 def test_two_losses_against_the_formula(flags):
-    """Against autodiff of the formula itself, written without the step; a loss whose count is 0 is 0."""
+    """Gradients equal autodiff of the formula itself, written without the step.
+
+    A loss whose count is 0 is 0.
+    """
     batch, w = two_loss_batch(flags), jnp.arange(5.0) / 5
 
     def formula(w):
@@ -50,9 +57,11 @@ def test_two_losses_against_the_formula(flags):
 
     value, grad = jax.value_and_grad(formula)(w)
     for k in (1, 2, 8):
-        # A fresh array each: the optimizer is plain descent of rate 1, so the change is the gradient.
+        # A fresh array each: the optimizer is plain descent of rate 1, so the change is the
+        # gradient.
         state = kj.TrainState.create({"params": {"w": w}}, optax.sgd(1.0), jax.random.key(0))
-        state, metrics = jax.jit(kj.make_train_step(two_losses, optax.sgd(1.0), accumulate=k))(state, batch)
+        state, metrics = jax.jit(kj.make_train_step(two_losses, optax.sgd(1.0), accumulate=k))(
+            state, batch)
         np.testing.assert_allclose(metrics["loss"], value, rtol=1e-6)
         np.testing.assert_allclose(w - state.params["w"], grad, rtol=1e-5, atol=1e-6)
         assert np.isnan(metrics["mean"]) == (sum(flags) == 0)
@@ -64,17 +73,20 @@ def test_mutant_mean_of_means():
 
     def divides_too_early(params, model_state, batch, key):
         losses, metrics, model_state = two_losses(params, model_state, batch, key)
-        return {n: (t / jnp.maximum(c, 1), jnp.float32(1)) for n, (t, c) in losses.items()}, metrics, model_state
+        means = {n: (t / jnp.maximum(c, 1), jnp.float32(1)) for n, (t, c) in losses.items()}
+        return means, metrics, model_state
 
     def trained(loss, k):
         state = kj.TrainState.create({"params": {"w": w}}, optax.sgd(1.0), jax.random.key(0))
-        return named(jax.jit(kj.make_train_step(loss, optax.sgd(1.0), accumulate=k))(state, batch)[0])
+        return named(jax.jit(kj.make_train_step(loss, optax.sgd(1.0), accumulate=k))(
+            state, batch)[0])
     assert differences(trained(two_losses, 4), trained(two_losses, 1)) == []
     assert differences(trained(divides_too_early, 4), trained(two_losses, 1)) != []
 
 
 def test_counting_costs_nothing():
-    """The pass that counts before it accumulates holds no network: about as many FLOPs as one big batch."""
+    """The counting pass before accumulation holds no network: about as many FLOPs as one big batch.
+    """
     config, task_file = config_of("masked_text", exact=True)
     whole = run(config, task_file, mesh_of(1), steps=1).flops
     parts = run(*config_of("masked_text", exact=True, accumulate=4), mesh_of(1), steps=1).flops

@@ -1,5 +1,7 @@
-"""G5: the jit and the pmap build agree for every loss without dropout or statistics across examples; with them pmap means
-per device, here and everywhere."""
+"""G5: the jit and pmap builds agree for every loss without dropout or statistics across examples.
+
+With them, pmap means per device, as everywhere.
+"""
 from guarantees.harness import differences, mesh_of, reference, run, uneven
 from guarantees.registry import TASKS, config_of
 import pytest
@@ -9,7 +11,7 @@ EXACT = [name for name, entry in TASKS.items() if entry.exact is not None]
 
 @pytest.mark.parametrize("name", EXACT)
 def test_pmap_equals_jit(name):
-    """Eight devices by pmap, and one by jit, which G1 holds equal to eight by jit."""
+    """Eight devices by pmap equal one by jit, which G1 holds equal to eight by jit."""
     jit = reference(name, exact=True)
     pmap = run(*config_of(name, exact=True, parallel="pmap"), mesh_of(8), change=uneven)
     assert differences(pmap.metrics, jit.metrics) == []
@@ -17,7 +19,7 @@ def test_pmap_equals_jit(name):
 
 
 def test_batch_statistics_are_per_device_under_pmap():
-    """BatchNorm on 2 of 16 images is another network: the builds differ, and the docs say so."""
+    """BatchNorm on 2 of 16 images is another network: the builds differ, as documented."""
     jit = run(*config_of("poly"), mesh_of(8), steps=2)
     pmap = run(*config_of("poly", parallel="pmap"), mesh_of(8), steps=2)
     assert differences({"loss": pmap.metrics["loss"]}, {"loss": jit.metrics["loss"]}) != []

@@ -1,4 +1,7 @@
-"""G6: a checkpoint restores on another topology, bit by bit; a missing or unexpected name is an error that lists both."""
+"""G6: a checkpoint restores on another topology, bit by bit.
+
+A missing or unexpected name is an error that lists both.
+"""
 import functools
 
 from guarantees.harness import mesh_of, named
@@ -13,7 +16,10 @@ from karpjax.run.experiment import assemble
 
 @pytest.fixture(scope="module")
 def on_eight(tmp_path_factory):
-    """Return the workdir of a task trained for 4 steps on 8 devices, the state sharded over two; nothing is drawn."""
+    """Return the workdir of a task trained for 4 steps on 8 devices, the state sharded over two.
+
+    Nothing is drawn.
+    """
     @functools.cache
     def run(name):
         workdir = tmp_path_factory.mktemp(name)
@@ -22,7 +28,7 @@ def on_eight(tmp_path_factory):
         return workdir
     with pytest.MonkeyPatch.context() as patch:
         for name in ("curves", "show"):
-            patch.setattr(loop.report, name, lambda *drawn: None)
+            patch.setattr(loop.pictures, name, lambda *drawn: None)
         yield run
 
 
@@ -34,15 +40,18 @@ def assembled(name, *mesh):
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("mesh", [(1, 2), (1, 1)], ids=str)
 def test_on_fewer_devices(name, mesh, on_eight):
-    """8 -> 2 -> 1: the whole state, with the checksums of the devices that saved it."""
+    """From 8 devices to 2 to 1 the whole state restores, with the checksums of the devices that
+    saved it."""
     experiment = assembled(name, *mesh)
     state, meta = checkpoint.Checkpoints(on_eight(name)).restore(experiment.abstract)
-    assert {leaf.sharding.mesh.size for leaf in jax.tree.leaves(state.params)} == {mesh[0] * mesh[1]}
-    assert checkpoint.fingerprint(checkpoint.to_tree(state)) == meta["fingerprint"] and meta["step"] == 4
+    assert {leaf.sharding.mesh.size
+            for leaf in jax.tree.leaves(state.params)} == {mesh[0] * mesh[1]}
+    assert checkpoint.fingerprint(checkpoint.to_tree(state)) == meta["fingerprint"]
+    assert meta["step"] == 4
 
 
 def test_from_one_device_back_to_fsdp(on_eight, tmp_path):
-    """8 with fsdp -> 1 -> 8 with fsdp: what one device saved is split again."""
+    """From 8 devices with fsdp to 1 and back, the state that one device saved is split again."""
     one, eight = (assembled("ppo", *mesh) for mesh in ((1, 1), (4, 2)))
     state, meta = checkpoint.Checkpoints(on_eight("ppo")).restore(one.abstract)
     saves = checkpoint.Checkpoints(tmp_path)
@@ -55,7 +64,8 @@ def test_from_one_device_back_to_fsdp(on_eight, tmp_path):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_in_two_lines(name, on_eight):
-    """Without config or task file, on one device: parameters as saved, and predictions of the right shape."""
+    """Without config or task file, on one device, parameters are as saved and predictions have the
+    right shape."""
     run = karpjax.restore(on_eight(name))
     saved = named(checkpoint.Checkpoints(on_eight(name)).restore(assembled(name, 1, 1).abstract)[0])
     key = "ema" if run.config.ema_decay else "params"
@@ -66,10 +76,11 @@ def test_in_two_lines(name, on_eight):
 
 
 def dropped(tree: dict) -> dict:
-    """The same variables with one parameter renamed."""
+    """Return the same variables with one parameter renamed."""
     params = dict(tree["params"])
     first = sorted(params)[0]
-    return {**tree, "params": {**{k: v for k, v in params.items() if k != first}, "renamed": params[first]}}
+    return {**tree, "params": {**{k: v for k, v in params.items() if k != first},
+                               "renamed": params[first]}}
 
 
 def load_with_a_dropped_name(workdir):
@@ -80,7 +91,8 @@ def load_with_a_dropped_name(workdir):
 
 
 def test_names_must_agree(on_eight):
-    with pytest.raises(karpjax.UserError, match="missing in the checkpoint: .*renamed.*unexpected in it: .*conv0/kernel"):
+    with pytest.raises(karpjax.UserError, match="missing in the checkpoint: .*renamed.*"
+                                                "unexpected in it: .*conv0/kernel"):
         load_with_a_dropped_name(on_eight("digits"))
 
 

@@ -1,8 +1,10 @@
-"""G8: every config in configs/ compiles for a TPU slice and fits its memory, by the TPU's own compiler, without a TPU.
+"""G8: every config in configs/ compiles for a TPU slice and fits its memory, by the TPU's own
+compiler, without a TPU.
 
-In processes of their own: libtpu stays out of this one, and the CPU's test flags out of the TPU's programs. The configs are
-compiled with few optimisations, in less than half the time, which is a lighter check: what precompile tells a user is of the
-full ones. KARPJAX_TEST_TPU_FULL=1 compiles them so here.
+Compilation runs in other processes: libtpu stays out of this one, and the CPU's test flags out of
+the TPU's programs. The configs are compiled with few optimisations, in less than half the time.
+This check is lighter: precompile tells a user of the full ones. KARPJAX_TEST_TPU_FULL=1 compiles
+them so here.
 """
 import ast
 import importlib.util
@@ -24,15 +26,19 @@ from karpjax.run import cli
 
 TOPOLOGY = "--topology=v5e:2x2"
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
-# What a config needs to be told: of the billion parameters two layers, for four chips; experiments/pods has all of them.
+# Flags that a config needs. Of the billion parameters two layers are compiled, for four chips.
+# experiments/pods compiles all of them.
 FLAGS = {"connect_four_supervised.py": ["", "--config.data.file={data}/games.npz"],
          "connect_four_value.py": ["", "--config.data.file={data}/games.npz"],
          "finetune_imagefolder.py": [":resnet50", "--config.data.dir={data}/pictures"],
-         "mlm_1b_v5e256.py": ["", "--config.data.name=imdb_packed", "--config.data.train=train+unsup",
-                              "--config.data.validation=", "--config.data.batch_size=16", "--config.mesh.fsdp=4",
-                              "--config.model.layers=2"]}
-MICRO_BATCHES = ["--config=configs/digits_cnn.py", "--config.dispatch=step", "--config.accumulate=4"]
-needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+         "mlm_1b_v5e256.py": ["", "--config.data.name=imdb_packed",
+                              "--config.data.train=train+unsup",
+                              "--config.data.validation=", "--config.data.batch_size=16",
+                              "--config.mesh.fsdp=4", "--config.model.layers=2"]}
+MICRO_BATCHES = ["--config=configs/digits_cnn.py", "--config.dispatch=step",
+                 "--config.accumulate=4"]
+needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
+                                  reason="libtpu is not installed")
 
 COMPILE = """
 import json, os, sys, traceback
@@ -44,13 +50,17 @@ if not os.environ.get("KARPJAX_TEST_TPU_FULL"):
     jax.config.update("jax_optimization_level", "O1")
 right = step.strided, step.scan
 # The first quarter of the rows, not every fourth: other chips hold them.
-rows = lambda x, j, k: step.lax.dynamic_index_in_dim(x.reshape(k, -1, *x.shape[1:]), j, keepdims=False)
-unrolled = lambda body, carry, length, unroll: right[1](body, carry, length, unroll=True)
+def rows(x, j, k):
+    return step.lax.dynamic_index_in_dim(x.reshape(k, -1, *x.shape[1:]), j, keepdims=False)
+def unrolled(body, carry, length, unroll):
+    return right[1](body, carry, length, unroll=True)
+mutants = {"rows cross chips": (rows, right[1]), "unrolled": (right[0], unrolled)}
 for name, *flags in map(json.loads, sys.argv[1:]):
-    step.strided, step.scan = {"rows cross chips": (rows, right[1]), "unrolled": (right[0], unrolled)}.get(name, right)
+    step.strided, step.scan = mutants.get(name, right)
     try:
         options = cli.parse(flags, "", config=True, topology=str)
-        print(json.dumps(precompile(options.config, options.task_file, options.topology)), flush=True)
+        report = precompile(options.config, options.task_file, options.topology)
+        print(json.dumps(report), flush=True)
     except Exception:
         print(json.dumps({"fits": False, "error": traceback.format_exc()}), flush=True)
 """
@@ -62,12 +72,14 @@ def get_config():
 
 def build(config):
     n = 2**28                                                            # of 64 bytes: 16 GiB
-    source = kj.sources.arrays({"image": np.broadcast_to(np.zeros((8, 8, 1), np.uint8), (n, 8, 8, 1)),
-                                "label": np.broadcast_to(np.uint8(0), n)}, batch_size=config.data.batch_size)
+    images = np.broadcast_to(np.zeros((8, 8, 1), np.uint8), (n, 8, 8, 1))
+    source = kj.sources.arrays({"image": images, "label": np.broadcast_to(np.uint8(0), n)},
+                               batch_size=config.data.batch_size)
     model = kj.models.make_model(config.model, classes=2)
     def loss(params, model_state, batch, key):
         logits, model_state = kj.apply(model, params, model_state, batch["image"] / 255.0, key)
-        return {"nll": kj.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))}, {}, model_state
+        nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        return {"nll": kj.mean(nll)}, {}, model_state
     return kj.Task(model, source, loss)
 """
 TOO_WIDE = """
@@ -83,7 +95,8 @@ def get_config():
     return kj.config(data=dict(batch_size=2**16), dispatch="step")
 
 def build(config):
-    source = kj.sources.arrays({"x": np.zeros((2**16, 4), np.float32)}, batch_size=config.data.batch_size)
+    source = kj.sources.arrays({"x": np.zeros((2**16, 4), np.float32)},
+                               batch_size=config.data.batch_size)
     model = Wide()
     def loss(params, model_state, batch, key):
         y, model_state = kj.apply(model, params, model_state, batch["x"], key)
@@ -92,7 +105,8 @@ def build(config):
 """
 UNTIL = """
 def until(x):
-    small = jax.lax.while_loop(lambda y: jnp.abs(y).max() > 1, lambda y: y / 2, jax.lax.stop_gradient(x))
+    small = jax.lax.while_loop(lambda y: jnp.abs(y).max() > 1, lambda y: y / 2,
+                               jax.lax.stop_gradient(x))
     return x + small
 
 """
@@ -100,9 +114,10 @@ def until(x):
 
 def python(*arguments):
     own = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
-    env = {**{name: value for name, value in os.environ.items() if name not in own}, "PYTHONPATH": python_path(),
-           "JAX_PLATFORMS": "cpu"}
-    return subprocess.run([sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True, timeout=3600)
+    env = {**{name: value for name, value in os.environ.items() if name not in own},
+           "PYTHONPATH": python_path(), "JAX_PLATFORMS": "cpu"}
+    return subprocess.run([sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True,
+                          text=True, timeout=3600)
 
 
 def command(*flags):
@@ -110,27 +125,37 @@ def command(*flags):
 
 
 def missing(config: str) -> str:
-    """What the config needs and is not installed; "": nothing."""
+    """Return the package that the config needs and that is not installed, "" for none."""
     text = (ROOT / "configs" / config).read_text()
-    return next((name for name in ("gymnax", "brax") if f"{name}:" in text and not importlib.util.find_spec(name)), "")
+    return next((name for name in ("gymnax", "brax") if f"{name}:" in text
+                 and not importlib.util.find_spec(name)), "")
 
 
 def asked_for(request) -> set:
-    """Return the configs of this run's tests, and the one that the micro-batches are compared with."""
-    return {"digits_cnn.py", *(item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec"))}
+    """Return the configs of this run's tests, and the one that the micro-batches are compared with.
+    """
+    return {"digits_cnn.py", *(item.callspec.params.get("name") for item in request.session.items
+                               if hasattr(item, "callspec"))}
 
 
 @pytest.fixture(scope="module")
 def compiled(request):
-    """{config's file: report}, with micro-batches and their mutants; one process for all."""
-    flags_of = lambda name: [flag.format(data=os.environ["TFDS_DATA_DIR"]) for flag in FLAGS.get(name, [""])]
-    jobs = {name: [f"--config=configs/{name}{flags_of(name)[0]}", *flags_of(name)[1:]] for name in CONFIGS if not missing(name)}
+    """Return {config's file: report}, with micro-batches and their mutants, from one process for
+    all."""
+    def flags_of(name):
+        return [flag.format(data=os.environ["TFDS_DATA_DIR"])
+                for flag in FLAGS.get(name, [""])]
+
+    jobs = {name: [f"--config=configs/{name}{flags_of(name)[0]}", *flags_of(name)[1:]]
+            for name in CONFIGS if not missing(name)}
     jobs |= {name: MICRO_BATCHES for name in ("micro-batches", "rows cross chips", "unrolled")}
-    jobs = {name: flags for name, flags in jobs.items() if name not in CONFIGS or name in asked_for(request)}
-    done = python("-c", COMPILE, *[json.dumps([name, TOPOLOGY, *flags]) for name, flags in jobs.items()])
+    jobs = {name: flags for name, flags in jobs.items() if name not in CONFIGS
+            or name in asked_for(request)}
+    done = python("-c", COMPILE,
+                  *[json.dumps([name, TOPOLOGY, *flags]) for name, flags in jobs.items()])
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(lines) == len(jobs), done.stderr[-3000:]
-    return dict(zip(jobs, lines))
+    return dict(zip(jobs, lines, strict=True))
 
 
 @needs_libtpu
@@ -141,13 +166,16 @@ def test_config_fits_a_tpu_slice(compiled, name):
     report = compiled[name]
     assert report["fits"], report.get("error") or report
     assert report["flops"] > 0
-    assert "all-reduce" in report["collectives"]  # the batch is split over the chips, the gradients are summed
+    # the batch is split over the chips, the gradients are summed
+    assert "all-reduce" in report["collectives"]
 
 
 def micro_batches_are_right(micro: dict, whole: dict) -> bool:
-    """Only sums cross chips, and the loop over them is a loop, although this machine's own backend unrolls it."""
+    """Return whether only sums cross chips, and the loop over micro-batches is one (this machine's
+    own backend unrolls it)."""
     assert micro["fits"], micro.get("error") or micro
-    return set(micro["collectives"]) == {"all-reduce"} and micro["memory"]["code"] < 1.2 * whole["memory"]["code"]
+    return set(micro["collectives"]) == {"all-reduce"} \
+        and micro["memory"]["code"] < 1.2 * whole["memory"]["code"]
 
 
 @needs_libtpu
@@ -165,7 +193,7 @@ def test_mutant_micro_batches(compiled, mutant):
 
 @needs_libtpu
 def test_mutant_model_too_large():
-    """The compiler refuses it, and says by how much."""
+    """The compiler refuses the model and reports by how much."""
     done = command("--config=configs/digits_cnn.py", "--config.model.width=8192")
     assert done.returncode == 1, done.stderr
     assert "\ndoes not fit RESOURCE_EXHAUSTED" in done.stdout and "15.75G" in done.stdout
@@ -184,19 +212,21 @@ def test_mutant_data_too_large(tmp_path):
 def test_a_billion_parameters():
     config = cli.parse(["--config=configs/mlm_1b_v5e256.py"], "", config=True).config
     model = kj.models.make_model(config.model, vocabulary=32_768)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 512), jnp.int32))
+    shapes = jax.eval_shape(model.init, jax.random.key(0),
+                            jax.ShapeDtypeStruct((1, 512), jnp.int32))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == 1_075_136_512
 
 
 @pytest.mark.full
 @needs_libtpu
 def test_what_does_not_fit_is_told_what_would(tmp_path):
-    """And it does."""
+    """The flag that the command suggests makes the program fit."""
     config = tmp_path / "too_wide.py"
     config.write_text(TOO_WIDE)
     done = command(f"--config={config}")
     assert done.returncode == 1, done.stderr
-    flag = re.search(r"^would fit    with (--config.accumulate=\d+): [\d,.]+ MiB a chip$", done.stdout, re.M)
+    flag = re.search(r"^would fit    with (--config.accumulate=\d+): [\d,.]+ MiB a chip$",
+                     done.stdout, re.M)
     assert flag, done.stdout
     done = command(f"--config={config}", flag[1])
     assert done.returncode == 0 and "\nfits" in done.stdout, done.stdout
@@ -206,13 +236,15 @@ def test_what_does_not_fit_is_told_what_would(tmp_path):
 def test_batch_that_chips_do_not_divide():
     done = command("--config=configs/digits_cnn.py", "--config.data.batch_size=30")
     assert done.returncode == 2
-    assert "batch size must be a multiple of devices x accumulate = 4 x 1, found 30; use 28 or 32" in done.stderr
+    assert "batch size must be a multiple of devices x accumulate = 4 x 1, found 30; " \
+           "use 28 or 32" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_without_libtpu():
     done = python("-c", f"import sys; sys.modules['libtpu'] = None\nimport runpy\nsys.argv[1:] = "
-                        f"['{TOPOLOGY}', '--config=configs/digits_cnn.py']\nrunpy.run_module('karpjax.precompile', run_name='__main__')")
+                        f"['{TOPOLOGY}', '--config=configs/digits_cnn.py']\n"
+                        "runpy.run_module('karpjax.precompile', run_name='__main__')")
     assert done.returncode == 2
     assert 'pip install "karpjax[precompile]"' in done.stderr and "Traceback" not in done.stderr
 
@@ -220,28 +252,36 @@ def test_without_libtpu():
 @pytest.mark.full
 @needs_libtpu
 def test_command_says_where_the_memory_goes_and_what_a_step_takes():
-    """Of a chip's own work: fsdp splits the state over chips, and the step is well below a second."""
+    """fsdp splits the state over chips, and a chip's own step is well below a second."""
     said = {}
     for fsdp in (1, 4):
-        done = command("--config=configs/poly.py", f"--config.mesh.fsdp={fsdp}", "--config.model.width=64")
+        done = command("--config=configs/poly.py", f"--config.mesh.fsdp={fsdp}",
+                       "--config.model.width=64")
         assert done.returncode == 0, done.stderr
         said[fsdp] = {line[:13].strip(): line[13:] for line in done.stdout.splitlines()}
     params = {fsdp: float(lines["a chip holds"].split()[1]) for fsdp, lines in said.items()}
     assert params[4] < 0.5 * params[1]
-    assert 0 < float(said[1]["one step"].split()[0]) < 1000 and "what collectives take is not in it" in said[1]["one step"]
+    assert 0 < float(said[1]["one step"].split()[0]) < 1000
+    assert "what collectives take is not in it" in said[1]["one step"]
 
 
 @pytest.mark.full
 @needs_libtpu
 def test_a_step_with_loops_is_estimated_where_their_turns_are_known(tmp_path):
-    """The digits' random crops are a loop over pictures; how often this network halves depends on what it sees."""
+    """The digits' random crops are a loop over pictures.
+
+    How often the other network halves depends on its input.
+    """
     done = command("--config=configs/digits_cnn.py")
-    assert done.returncode == 0 and re.search(r"^one step     [\d.]+ ms", done.stdout, re.M), done.stdout + done.stderr
+    assert done.returncode == 0 and re.search(r"^one step     [\d.]+ ms", done.stdout,
+                                              re.M), done.stdout + done.stderr
     config = tmp_path / "until.py"
     config.write_text(TOO_WIDE.replace("2**18", "8").replace(
         "jnp.tanh(", "until(").replace("class Wide", UNTIL + "class Wide"))
     done = command(f"--config={config}")
-    assert done.returncode == 0 and "\none step     not estimated: there is a loop" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 \
+        and "\none step     not estimated: there is a loop" in done.stdout, done.stdout \
+        + done.stderr
 
 
 def table(*flags) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
@@ -255,7 +295,8 @@ def test_a_table_of_slices_and_batches(tmp_path):
     done, rows = table("--config=configs/poly.py", "--topologies=v5e:2x2", "--batches=64,128",
                        f"--plot={tmp_path / 'slices.png'}")
     assert done.returncode == 0, done.stderr
-    assert [row[:4] for row in rows] == [["v5e:2x2", "4", "64", "16"], ["v5e:2x2", "4", "128", "32"]]
+    assert [row[:4] for row in rows] == [["v5e:2x2", "4", "64", "16"],
+                                         ["v5e:2x2", "4", "128", "32"]]
     assert all("ms" in row for row in rows)
     assert (tmp_path / "slices.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -263,16 +304,21 @@ def test_a_table_of_slices_and_batches(tmp_path):
 @pytest.mark.full
 @needs_libtpu
 def test_the_largest_batch(tmp_path):
-    """Of what does not fit the halves, until one does; of what fits the doubles, until one does not."""
-    config, found = tmp_path / "too_wide.py", {}
+    """A batch that does not fit is halved until one does.
+
+    One that fits is doubled until one does not.
+    """
+    config, largest = tmp_path / "too_wide.py", {}
     config.write_text(TOO_WIDE)
     for batch in (2**16, 2**13):
-        done, rows = table(f"--config={config}", "--topologies=v5e:2x2", f"--config.data.batch_size={batch}")
+        done, rows = table(f"--config={config}", "--topologies=v5e:2x2",
+                           f"--config.data.batch_size={batch}")
         assert done.returncode == 0, done.stderr
         fits = {int(row[2]): "yes" in row for row in rows}
-        assert len(fits) > 1 and list(fits)[0] == batch and list(fits.values()).count(fits[batch]) == len(fits) - 1
-        found[batch] = max(size for size in fits if fits[size])
-    assert found[2**16] == found[2**13]
+        assert len(fits) > 1 and list(fits)[0] == batch
+        assert list(fits.values()).count(fits[batch]) == len(fits) - 1
+        largest[batch] = max(size for size in fits if fits[size])
+    assert largest[2**16] == largest[2**13]
 
 
 def test_bad_list_of_batches():
@@ -283,10 +329,15 @@ def test_bad_list_of_batches():
 @pytest.mark.full
 @needs_libtpu
 def test_cycles_of_a_loop_are_those_of_its_turns():
-    """What experiments/pods found, and the command's words rest on: ten times those of a tenth, no fewer than written out."""
+    """A loop costs ten times one of a tenth of its turns, and no less than written out.
+
+    experiments/pods measured this, and the command's words rest on it.
+    """
     done = python("experiments/pods/calibrate.py", "--quick", "--log=/dev/null")
     assert done.returncode == 0, done.stderr
-    rows = [ast.literal_eval(line) for line in done.stdout.splitlines() if line.startswith("{'topology'")]
+    rows = [ast.literal_eval(line) for line in done.stdout.splitlines()
+            if line.startswith("{'topology'")]
     product, ten, hundred, written_out, *collectives = [row["cycles"] for row in rows]
     assert product > 0 and set(collectives) == {0}
-    assert hundred / ten == pytest.approx(10, rel=0.05) and 0.95 < ten / written_out < 3    # a loop has copies of its own
+    # a loop has copies of its own
+    assert hundred / ten == pytest.approx(10, rel=0.05) and 0.95 < ten / written_out < 3

@@ -1,4 +1,5 @@
-"""G9: a non-finite loss never corrupts the state: the step is skipped and counted, its batch kept, and the run stops."""
+"""G9: a non-finite loss never corrupts the state: the step is skipped and counted, its batch kept,
+and the run stops."""
 from guarantees.harness import mesh_of, run
 from guarantees.registry import TASKS, config_of
 import jax
@@ -15,26 +16,35 @@ KEPT = ("params/", "model_state/", "opt_state/", "ema/")
 
 
 def poisoned_from(first: int, value: float):
-    """From step `first` on, every floating entry of the batch is `value`."""
+    """Make every floating entry of the batch `value` from step `first` on."""
     def change(experiment):
         make = experiment.train_step
 
         def train_step(axis_name=None):
             inner = make(axis_name)
-            poison = lambda x, bad: jnp.where(bad, value, x) if jnp.issubdtype(x.dtype, jnp.floating) else x
-            return lambda state, batch: inner(state, jax.tree.map(lambda x: poison(x, state.step >= first), batch))
+
+            def poison(x, bad):
+                return jnp.where(bad, value, x) if jnp.issubdtype(x.dtype, jnp.floating) else x
+            return lambda state, batch: inner(
+                state, jax.tree.map(lambda x: poison(x, state.step >= first), batch))
         experiment.train_step = train_step
         return experiment
     return change
 
 
 def changed_by_poison(name, value) -> list[str]:
-    """Train 4 good steps (of every task a whole chunk), then 4 poisoned ones: what of the state they changed."""
+    """Train 4 good steps (of every task a whole chunk), then 4 poisoned ones.
+
+    Return the names that they changed.
+    """
     overrides = {"dispatch": "scan", "steps_per_dispatch": 4}
-    clean = run(*config_of(name, **overrides), mesh_of(2), steps=4, change=poisoned_from(4, value))  # one program for both
+    # One program serves both.
+    clean = run(*config_of(name, **overrides), mesh_of(2), steps=4, change=poisoned_from(4, value))
     bad = run(*config_of(name, **overrides), mesh_of(2), steps=8, change=poisoned_from(4, value))
-    assert bad.metrics["skipped"].tolist() == bad.metrics["skipped_in_a_row"].tolist() == [0, 0, 0, 0, 1, 2, 3, 4]
-    return [n for n in clean.state if n.startswith(KEPT) and not np.array_equal(clean.state[n], bad.state[n])]
+    assert bad.metrics["skipped"].tolist() == bad.metrics["skipped_in_a_row"].tolist() == [
+        0, 0, 0, 0, 1, 2, 3, 4]
+    return [n for n in clean.state if n.startswith(KEPT)
+            and not np.array_equal(clean.state[n], bad.state[n])]
 
 
 @pytest.mark.parametrize("name, value", [*((name, np.nan) for name in TASKS), ("digits", np.inf)])
@@ -43,7 +53,7 @@ def test_skipped_without_a_trace(name, value):
 
 
 def test_mutant_no_guard(monkeypatch):
-    """Without the check the state is corrupted, and the comparison above says so."""
+    """Without the check the state is corrupted, and the comparison above reports it."""
     monkeypatch.setattr(step, "all_finite", lambda tree: jnp.bool_(True))
     with pytest.raises(AssertionError):
         assert changed_by_poison("digits", np.nan) == []
@@ -56,7 +66,7 @@ from tiny import MLP
 
 def build(config):
     x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
-    x[13] = np.nan                                   # one bad example of 64: in every epoch of 4 steps one bad batch
+    x[13] = np.nan  # one bad example of 64: in every epoch of 4 steps one bad batch
     source = kj.sources.arrays({"x": x, "label": (x[:, 0] > 0).astype(np.int32)}, batch_size=16)
     model = MLP(width=8, layers=1, classes=2)
     def loss(params, model_state, batch, key):
@@ -68,7 +78,8 @@ def build(config):
 
 
 def config(**values):
-    return kj.config(steps=12, log_every=1, eval_every=4, save_every=2, **values), {"path": "bad.py", "text": TASK}
+    return kj.config(steps=12, log_every=1, eval_every=4, save_every=2,
+                     **values), {"path": "bad.py", "text": TASK}
 
 
 def test_the_run_stops_and_keeps_the_batch(tmp_path):
@@ -81,7 +92,7 @@ def test_the_run_stops_and_keeps_the_batch(tmp_path):
 
 
 def test_the_run_goes_on_where_it_may(tmp_path):
-    """Limit 2: single bad steps are skipped and counted, and what is saved is finite."""
+    """With limit 2, single bad steps are skipped and counted, and the saved state is finite."""
     settings, task_file = config(nonfinite_limit=2)
     summary = loop.fit(settings, tmp_path, task_file=task_file, mesh=mesh_of(1))
     assert summary["skipped"] == 3  # 12 steps are 3 epochs

@@ -4,6 +4,7 @@ from jax import lax
 
 
 def gelu(x):
-    """Elementwise. The barrier keeps what it computes: a TPU's compiler would compute erf anew in each matrix product and
-    convolution that reads it, and take five times as long to compile a transformer layer."""
+    """Return x Phi(x), elementwise."""
+    # The barrier keeps the result: a TPU's compiler would compute erf again in each matrix product
+    # and convolution that reads it, and take five times as long to compile a transformer layer.
     return lax.optimization_barrier(nn.gelu(x, approximate=False))

@@ -1,4 +1,5 @@
-"""Processes that do not meet, or do not come with the same things: one line on each, in time, and nothing trained."""
+"""Processes that do not meet, or come with different inputs, are refused in time, with one line,
+and train nothing."""
 import os
 import subprocess
 import sys
@@ -10,13 +11,15 @@ import pytest
 from karpjax.launch.local import free_port
 
 DIGITS = [f"--config={ROOT}/configs/digits_cnn.py", "--config.model.width=4"]
-BYTES = [f"--config={ROOT}/configs/mlm_tiny.py", "--config.data.path=novel.txt", "--config.model.width=16"]
+BYTES = [f"--config={ROOT}/configs/mlm_tiny.py", "--config.data.path=novel.txt",
+         "--config.model.width=16"]
 
 
 def start(process: int, port: int, *flags: str, processes: int = 2, cwd=ROOT):
     env = {**os.environ, "PYTHONPATH": python_path(), "JAX_PLATFORMS": "cpu"}
     own = [f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process={process}"]
-    return subprocess.Popen([sys.executable, "-m", "karpjax.train", *own, *flags], cwd=cwd, env=env, text=True,
+    return subprocess.Popen([sys.executable, "-m", "karpjax.train", *own, *flags], cwd=cwd,
+                            env=env, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
@@ -54,13 +57,16 @@ def test_other_data_under_the_same_name_is_named(tmp_path):
 
 def test_jax_used_too_early(tmp_path):
     config = tmp_path / "early.py"
-    config.write_text((ROOT / "configs/digits_cnn.py").read_text() + "\nimport jax.numpy as jnp\nTABLE = jnp.ones(3) + 1\n")
+    config.write_text((ROOT / "configs/digits_cnn.py").read_text()
+                      + "\nimport jax.numpy as jnp\nTABLE = jnp.ones(3) + 1\n")
     process = start(0, free_port(), f"--config={config}", f"--workdir={tmp_path}/run", processes=1)
     refused(process, "a config file must not compute")
 
 
 def test_no_cluster_in_the_environment(tmp_path):
-    process = subprocess.Popen([sys.executable, "-m", "karpjax.train", *DIGITS, f"--workdir={tmp_path}/run", "--distributed"],
-                               env={**os.environ, "PYTHONPATH": python_path(), "JAX_PLATFORMS": "cpu"}, text=True,
+    process = subprocess.Popen([sys.executable, "-m", "karpjax.train", *DIGITS,
+                                f"--workdir={tmp_path}/run", "--distributed"],
+                               env={**os.environ, "PYTHONPATH": python_path(),
+                                    "JAX_PLATFORMS": "cpu"}, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     refused(process, "--distributed", "--coordinator=HOST:PORT")

@@ -1,0 +1,134 @@
+"""Policy gradients refuse wrong environments, configs and numbers in one line."""
+from guarantees.harness import mesh_of
+from guarantees.registry import config_of
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rl_helpers import config_for, Contextual
+
+import karpjax as kj
+from karpjax.envs.spaces import Box
+from karpjax.run.experiment import assemble
+from karpjax.run.loop import fit
+from karpjax.tasks import ppo
+
+
+def test_without_a_baseline_there_is_no_value_network():
+    def names(task, **values):
+        return set(assemble(config_for(task, **values), None, mesh_of(1)).abstract.params)
+    assert names("reinforce", baseline=False) == {"policy", "policy_torso"}
+    both = {"policy", "policy_torso", "value", "value_torso"}
+    assert names("reinforce", baseline=True) == both
+    shared = dict(name="actor_critic", width=8, shared=True)
+    assert names("ppo", model=shared) == {"policy", "torso", "value"}
+
+
+def test_only_a_policy_acts(tmp_path):
+    config, task_file = config_of("poly", steps=4, eval_every=4, save_every=4)
+    fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
+    with pytest.raises(kj.UserError, match="learned no policy; use run.predict"):
+        kj.restore(tmp_path).act(np.zeros((1, 8, 8, 1)))
+
+
+# -------------------------------------------------------------------- environments that are refused
+
+def with_step(**changes):
+    class Changed(Contextual):
+        def step(self, state, action, key):
+            state, out = super().step(state, action, key)
+            return state, out._replace(**{name: change(getattr(out, name))
+                                          for name, change in changes.items()})
+    return Changed()
+
+
+def without(name):
+    class Lacks:
+        pass
+    for part in {"reset", "step", "actions", "max_steps"} - {name}:
+        setattr(Lacks, part, getattr(Contextual, part))
+    return Lacks()
+
+
+def with_actions(actions):
+    env = Contextual()
+    env.actions = actions
+    return env
+
+
+def with_a_key():
+    env = Contextual()
+    env.reset = lambda key: ({"obs": jnp.zeros(4), "key": key}, jnp.zeros(4))
+    return env
+
+
+@pytest.mark.parametrize("env, says", [
+    (without("max_steps"), "lacks max_steps"), (without("step"), "lacks step"),
+    (with_actions(3), r"expected Discrete\(n\)"),
+    (with_actions(Box(-1.0, 1.0)), "expected Discrete"),
+    (with_actions(Box((-np.inf,), (np.inf,))), "finite"),
+    (with_actions(Box((1.0,), (1.0,))), "low below high"), (with_a_key(), "keeps a PRNG key"),
+    (with_step(reward=lambda r: r[None]), "returns a reward of"),
+    (with_step(obs=lambda o: o[:2]), "returns an observation of"),
+    (with_step(terminated=jnp.float32), "returns terminated of"),
+], ids=lambda x: x if isinstance(x, str) else "")
+def test_an_environment_that_breaks_the_protocol(env, says):
+    with pytest.raises(kj.UserError, match=says):
+        ppo.build(config_for("ppo"), env=env)
+
+
+@pytest.mark.full
+def test_an_environment_that_returns_nan(tmp_path, monkeypatch):
+    """The run skips the step, keeps its batch and the checkpoint before it, and stops."""
+    from karpjax.core.errors import NotFinite
+    from karpjax.envs.cartpole import CartPole
+    step = CartPole.step
+
+    def broken(self, state, action, key):
+        state, out = step(self, state, action, key)
+        return state, out._replace(reward=jnp.where(state["time"] >= 12, jnp.nan, out.reward))
+    monkeypatch.setattr(CartPole, "step", broken)
+    config = config_for("a2c", num_steps=4, num_envs=8, steps=40, save_every=1, eval_every=40,
+                        log_every=1, dispatch="step")
+    with pytest.raises(NotFinite, match="was not finite"):
+        fit(config, tmp_path, mesh=mesh_of(1))
+    saved = kj.restore(tmp_path)
+    assert saved.step >= 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved.params))
+    assert np.isnan(np.load(next((tmp_path / "nonfinite").glob("*.npz")))["target"]).any()
+
+
+# ------------------------------------------------------------------------- configs that are refused
+
+@pytest.mark.parametrize("change, says", [
+    (dict(env="cartpole"), "expected dict"),
+    (dict(discount=1.5), "config.discount: expected 0 to 1"),
+    (dict(data=dict(minibatches=0)), "config.data.minibatches: expected at least 1"),
+    (dict(data=dict(epochs=0)), "config.data.epochs"),
+    (dict(data=dict(normalize="obs")), "in brackets"),
+    (dict(clip=0.0), "config.clip: expected more than 0"),
+    (dict(target_kl=-1.0), "config.target_kl: expected 0"),
+    (dict(target_kl=0.01, accumulate=2), "config.accumulate = 1"),
+    (dict(overfit=True), "config.overfit repeats"),
+    (dict(env=dict(name="cartpol")), "did you mean 'cartpole'"),
+    (dict(env=dict(name="cartpole", max_step=3)), "max_step"),
+    (dict(data=dict(minibatches=3)), "use a num_steps that 3 divides"),
+    (dict(data=dict(normalize=("rewards",))), "rewards"),
+    (dict(data=dict(epoch=2)), "epoch"),
+    (dict(model=dict(name="actor_critic", torso="mpl")), "config.model.torso"),
+    (dict(clipp=0.2), "clip"),
+    (dict(normalize_advantages="no"),
+     "config.normalize_advantages: expected True or False, found 'no'"),
+])
+def test_bad_input(change, says):
+    with pytest.raises(kj.UserError, match=says):
+        assemble(config_for("ppo", **change), None, mesh_of(1))
+
+
+@pytest.mark.parametrize("key", ["discount", "gae_lambda", "clip", "target_kl", "env"])
+def test_a_key_that_is_missing(key):
+    config = config_for("ppo")
+    with config.unlocked():
+        del config[key]
+    with pytest.raises(kj.UserError, match=f"config.{key} is missing"):
+        ppo.build(config)

@@ -1,0 +1,94 @@
+"""The three runs hold what they say: no pair of guarantee and task is lost, the stamp is not stale, costs are watched."""
+import datetime
+import json
+import subprocess
+import sys
+
+import pytest
+
+import three_runs
+from three_runs import ROOT
+
+PAIRS = json.loads((ROOT / "tests" / "guarantees" / "pairs.json").read_text())
+
+
+def collected(*flags: str) -> set[tuple[str, str]]:
+    """Return the pairs that a run of these flags holds, as pytest collects them."""
+    code = ("import sys, pytest, three_runs\n"
+            "class Plugin:\n"
+            "    def pytest_collection_finish(self, session):\n"
+            "        print('PAIRS', sorted({pair for item in session.items if (pair := three_runs.pair_of(item))}))\n"
+            "pytest.main([*sys.argv[1:], '--collect-only', '-n0', '-p', 'no:cacheprovider'], plugins=[Plugin()])\n")
+    path = f"{ROOT / 'tests'}"
+    done = subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {path!r})\n{code}", "tests/guarantees", *flags],
+                          cwd=ROOT, capture_output=True, text=True)
+    line = next(line for line in done.stdout.splitlines() if line.startswith("PAIRS"))
+    return set(eval(line.removeprefix("PAIRS ")))
+
+
+@pytest.fixture(scope="module")
+def full():
+    return collected("--full")
+
+
+def test_no_pair_is_lost(full):
+    """tests/guarantees/pairs.json is the list. A new task or config adds to it."""
+    assert {guarantee: sorted(name for g, name in full if g == guarantee) for guarantee in PAIRS} == PAIRS
+    assert sum(map(len, PAIRS.values())) == len(full)
+
+
+def test_every_task_is_in_every_guarantee():
+    """G4 and G5 need a task that can do without BatchNorm and dropout. G7 is in every test, G8 of configs."""
+    from guarantees.registry import TASKS
+    exact = sorted(name for name, entry in TASKS.items() if entry.exact is not None)
+    assert all(PAIRS[guarantee] == sorted(TASKS) for guarantee in ("g1", "g2", "g3", "g6", "g9"))
+    assert PAIRS["g4"] == PAIRS["g5"] == exact
+    assert PAIRS["g8"] == sorted(path.name for path in (ROOT / "configs").glob("*.py"))
+
+
+def test_the_default_run_holds_the_core_and_the_pairs_of_the_day(full):
+    expected = {pair for pair in full if three_runs.in_core(pair)} | three_runs.drawn(full, three_runs.git("rev-parse", "HEAD"))
+    assert collected() == expected and len(expected) == sum(map(three_runs.in_core, full)) + three_runs.DRAWN
+
+
+def test_a_task_has_all_its_guarantees(full):
+    assert collected("--task=poly") == {pair for pair in full if pair[1] == "poly"} and len({p for p in full if p[1] == "poly"}) == 5
+
+
+def test_every_pair_comes_round(full):
+    """Within 400 commits: each is drawn at least once."""
+    seen = set().union(*(three_runs.drawn(full, f"commit {i}") for i in range(400)))
+    assert seen == {pair for pair in full if not three_runs.in_core(pair) and pair[0] != "g8"}
+
+
+def test_the_last_full_run_is_not_stale():
+    if not three_runs.git("rev-parse", "HEAD"):
+        pytest.skip("outside git")
+    date = datetime.date.fromisoformat(three_runs.git("log", "-1", "--format=%cs"))
+    assert not three_runs.stale(three_runs.read(three_runs.STAMP), three_runs.trees(), date)
+
+
+def test_mutant_stale():
+    stamp = {"trees": {"karpjax/core": "1"}, "date": "2026-01-01"}
+    days = lambda n: datetime.date(2026, 1, 1) + datetime.timedelta(days=n)
+    assert "run python -m pytest tests --full" in three_runs.stale(stamp, {"karpjax/core": "2"}, days(15))
+    assert not three_runs.stale(stamp, {"karpjax/core": "2"}, days(14)) and not three_runs.stale(stamp, stamp["trees"], days(99))
+
+
+def test_mutant_slow():
+    """A run of 1.3 times the seconds is noticed, on a machine that is as fast; a new test is not held against the others."""
+    file = {"machine_seconds": 1.0, "tests": {"a": 100.0, "b": 20.0}}
+    costs = three_runs.Costs()
+    costs.seconds = {"a": 130.0, "b": 26.0, "new": 999.0}
+    assert "2 tests took 156 CPU seconds" in costs.too_slow(file, machine=1.0)
+    assert not costs.too_slow(file, machine=1.3)
+    costs.seconds = {"a": 110.0, "b": 26.0}
+    assert not costs.too_slow(file, machine=0.5)
+
+
+def test_costs_are_measured():
+    """Of this process and of the processes that it started."""
+    costs = three_runs.Costs()
+    costs.start()
+    subprocess.run([sys.executable, "-c", "sum(range(30_000_000))"], check=True)
+    assert three_runs.processor_seconds() - costs.started > 0.2
