@@ -11,7 +11,7 @@ from command import python_path
 from guarantees.registry import TASKS
 import pytest
 
-from karpjax.__main__ import commands as commands_of_karpjax
+from karpjax.__main__ import command_files
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -112,8 +112,7 @@ def missing(text: str, folder: pathlib.Path) -> list[str]:
     names = re.findall(r"python -m karpjax\.([a-z]\w*(?:\.\w+)?)", text) \
         + re.findall(r"^karpjax ([a-z.]+) --", text, re.M) \
         + re.findall(r"`karpjax ([a-z.]+)[ `]", text)
-    known = commands_of_karpjax()
-    wrong += [f"karpjax {name}" for name in names if name not in known]
+    wrong += [f"karpjax {name}" for name in set(names) - set(command_files())]
     for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S):
         compile(block, "README.md", "exec")
     return wrong
@@ -127,7 +126,7 @@ def test_mutant_readme(text):
 
 
 def test_readmes_blocks_are_the_two_commands():
-    """.ci/run and a newcomer take the first two shell blocks: install and train, install and test."""
+    """CI and a newcomer run the first two shell blocks: install and train, install and test."""
     train, test = blocks("sh")[:2]
     assert "pip install -q -e .\n" in train and "train --config=configs/digits_cnn.py" in train
     assert 'pip install -q -e ".[test]"\n' in test and test.endswith("python -m pytest tests\n")
