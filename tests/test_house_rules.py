@@ -11,9 +11,15 @@ from command import python_path
 from guarantees.registry import TASKS
 import pytest
 
+from karpjax.__main__ import command_files
+
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
 README = (ROOT / "README.md").read_text()
+READMES = [*sorted(ROOT.glob("*.md")), *(
+    file for folder in ("karpjax", "configs", "experiments", "tests")
+    for file in sorted((ROOT / folder).glob("**/README.md")))]
+PICTURES = 300 * 1024                       # bytes of README's pictures, all together
 FILES = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
 
 
@@ -90,15 +96,45 @@ def test_readme_task_trains_as_readme_says(tmp_path):
     assert summary["device"]["count"] == 8 and summary["test/accuracy"] > 0.8
 
 
-def test_readme_commands_exist():
-    """Commands and files that README names exist, and its Python blocks are Python."""
-    for name in re.findall(r"python -m (karpjax\.\w+)", README):
-        module = ROOT / name.replace(".", "/")
-        assert module.with_suffix(".py").exists() or (module / "__main__.py").exists(), name
-    for path in re.findall(r"`((?:configs|experiments|tests|notebooks)/[\w/.]+)`", README):
-        assert (ROOT / path).exists(), path
-    for block in blocks("python"):
+@pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_readmes_name_what_exists(file):
+    """Every link, file and command of a README is there, and its Python blocks are Python."""
+    wrong = missing(file.read_text(), file.parent)
+    assert not wrong, "\n".join(wrong)
+
+
+def missing(text: str, folder: pathlib.Path) -> list[str]:
+    """Return the links, files and commands of a README that are not there."""
+    wrong = [link for link in re.findall(r"\]\(([^)#\s]+)\)", text)
+             if "://" not in link and not (folder / link).exists()]
+    named = re.findall(r"`((?:configs|experiments|tests|notebooks|karpjax)/[\w/]+\.\w+)`", text)
+    wrong += [path for path in named if not (ROOT / path).exists()]
+    names = re.findall(r"python -m karpjax\.([a-z]\w*(?:\.\w+)?)", text) \
+        + re.findall(r"^karpjax ([a-z.]+) --", text, re.M) \
+        + re.findall(r"`karpjax ([a-z.]+)[ `]", text)
+    wrong += [f"karpjax {name}" for name in set(names) - set(command_files())]
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S):
         compile(block, "README.md", "exec")
+    return wrong
+
+
+@pytest.mark.parametrize("text", ["[a](nowhere.py)", "`configs/nowhere.py`",
+                                  "python -m karpjax.nowhere --x", "karpjax nowhere --x",
+                                  "`karpjax nowhere`"])
+def test_mutant_readme(text):
+    assert missing(text, ROOT)
+
+
+def test_readmes_blocks_are_the_two_commands():
+    """CI and a newcomer run the first two shell blocks: install and train, install and test."""
+    train, test = blocks("sh")[:2]
+    assert "pip install -q -e .\n" in train and "train --config=configs/digits_cnn.py" in train
+    assert 'pip install -q -e ".[test]"\n' in test and test.endswith("python -m pytest tests\n")
+
+
+def test_readmes_pictures_are_small():
+    links = [ROOT / link for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)]
+    assert links and sum(link.stat().st_size for link in links) <= PICTURES
 
 
 def test_every_task_is_in_the_registry():
@@ -131,6 +167,7 @@ STUDIES = {
     "experiments/bert_curve/run.py": ["--quick"],
     "experiments/imdb/run.py": ["--quick", "--size=tiny", "--shares", "10"],
     "experiments/mae/run.py": ["--quick"],
+    "experiments/pictures/run.py": ["--quick"],
     "experiments/masked_ablation/run.py": ["--quick"],
     "experiments/finetune/run.py": ["--quick"],
     "experiments/policy_gradients/run.py": ["--quick", "--only=a2c_cartpole,ppo_pendulum",

@@ -6,6 +6,7 @@
 Writes strip.png and curves.png, and one line a run in results.jsonl. The last panel of the strip shows three rows of
 experiments/mae/reconstructions.png, which that study's run left.
 """
+import json
 import pathlib
 import sys
 
@@ -17,7 +18,7 @@ from PIL import Image
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
-from experiments.runs import Log, command, trained  # noqa: E402
+from experiments.runs import Log, command, config_of, trained  # noqa: E402
 import karpjax  # noqa: E402
 
 RUNS = {
@@ -26,9 +27,9 @@ RUNS = {
     "ppo_cartpole": {"steps": 4, "data.minibatches": 1, "data.epochs": 1, "steps_per_dispatch": 2},
     "ppo_reacher": {"steps": 4, "data.minibatches": 1, "data.epochs": 1, "steps_per_dispatch": 2},
 }
-EPISODES = {"ppo_cartpole": (0, 120, 240, 360, 480), "ppo_reacher": (0, 6, 12, 18, 49)}
+TIMES = (0, 4, 8, 12, 16, 49)                    # steps of the arm's episode
 GREEN, RED = "#2a7d3f", "#c0392b"
-COLOURS = 48                                     # of a PNG's palette: a third of the bytes
+COLOURS = 256                                    # of a PNG's palette: half of the bytes
 
 
 def study(options, workdir: pathlib.Path):
@@ -45,12 +46,11 @@ def strip(workdir: pathlib.Path) -> Figure:
     figure = Figure(figsize=(10, 2.3), layout="constrained")
     parts = figure.subfigures(1, 4, width_ratios=(3, 2, 2, 2))
     digits(parts[0], karpjax.restore(workdir / "digits_cnn"))
-    for part, (name, times), title in zip(parts[1:3], EPISODES.items(), ("CartPole, PPO", "arm to a point, PPO"),
-                                          strict=True):
-        part.suptitle(title, fontsize=9)
-        axes = part.subplots()
-        axes.imshow(overlay(frames(workdir / name / "episode.gif"), times))
-        axes.axis("off")
+    returns(parts[1], workdir / "ppo_cartpole" / "metrics.jsonl")
+    parts[2].suptitle("arm to a point, PPO", fontsize=9)
+    axes = parts[2].subplots()
+    axes.imshow(overlay(frames(workdir / "ppo_reacher" / "episode.gif"), TIMES))
+    axes.axis("off")
     reconstructions(parts[3])
     return figure
 
@@ -69,6 +69,22 @@ def digits(part, run) -> None:
         axes.imshow(images[i, :, :, 0], cmap="gray_r")
         axes.set_title(predicted[i], fontsize=7, pad=1, color=GREEN if right[i] else RED)
         axes.axis("off")
+
+
+def returns(part, file: pathlib.Path) -> None:
+    """Draw the mean return of the last episodes against environment steps."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    points = [(row["step"], row["train/return"]) for row in rows if row.get("train/return") is not None]
+    config, _ = config_of("ppo_cartpole")
+    per_step = config.data.num_envs * config.data.num_steps / (config.data.minibatches * config.data.epochs)
+    axes = part.subplots()
+    if points:
+        steps, values = np.transpose(points)
+        axes.plot(steps * per_step / 1000, values, color=GREEN)
+    axes.axhline(475, color=RED, linestyle=":", linewidth=1)
+    axes.tick_params(labelsize=7)
+    axes.set_xlabel("thousand environment steps", fontsize=7)
+    part.suptitle("CartPole, PPO: return (475: solved)", fontsize=9)
 
 
 def frames(file: pathlib.Path) -> list:
