@@ -85,7 +85,7 @@ def refused(result, *words: str) -> str:
 
 
 def changed(text: str, *pairs: tuple[str, str]) -> str:
-    """A file's text with replacements; each must apply exactly once, or the test tests nothing."""
+    """Replace parts of a file's text. Each must be there once, or the test tests nothing."""
     for old, new in pairs:
         assert text.count(old) == 1, f"{old!r} is there {text.count(old)} times"
         text = text.replace(old, new)

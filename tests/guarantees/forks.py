@@ -69,7 +69,7 @@ class Fork:
 
 
 def with_path(start) -> None:
-    """The server imports what this process could; Python 3.11 hands it no path."""
+    """Start the server with this process's path: Python 3.11 hands it none."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     try:

@@ -26,9 +26,7 @@ def mesh_of(data: int, fsdp: int = 1):
 
 
 def uneven(experiment):
-    """The same experiment with example weights of 0 to 3, by the example: a mean of means is then a
-    wrong mean.
-    """
+    """Give the examples weights of 0 to 3: a mean of means is then a wrong mean."""
     source = experiment.source
     batch = source.batch
 
@@ -108,7 +106,7 @@ def child(name: str, workdir, *flags: str, env: dict | None = None) -> Fork:
 
 
 def children(name: str, workdir, processes: int, *flags: str, devices: int = 1, **options) -> list:
-    """The processes of a run of several, `devices` simulated devices each."""
+    """Start the processes of one run, each of `devices` simulated devices."""
     flags = (f"--devices={devices}", f"--coordinator=localhost:{free_port()}",
              f"--processes={processes}", *flags)
     return [child(name, workdir, *flags, f"--process={i}", **options) for i in range(processes)]
@@ -122,9 +120,7 @@ def finished(process: Fork, code: int = 0, timeout: int = 600) -> str:
 
 
 def record_of(workdir) -> tuple[list, dict]:
-    """What must be bitwise equal: the rows of metrics.jsonl without times, and the checksum of
-    every leaf of the state.
-    """
+    """Return what must be bitwise equal: the logged rows without times, and the checksums."""
     from karpjax.run import checkpoint, metrics
     lines = (pathlib.Path(workdir) / metrics.NAME).read_text().splitlines()
     rows = [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")}
@@ -133,7 +129,5 @@ def record_of(workdir) -> tuple[list, dict]:
 
 
 def kept_in(workdir) -> list[int]:
-    """The steps whose checkpoints are there: a kill changes nothing in what is kept, the best among
-    them.
-    """
+    """Return the steps whose checkpoints are there: a kill must not change them."""
     return sorted(int(path.name) for path in (pathlib.Path(workdir) / "checkpoints").iterdir())

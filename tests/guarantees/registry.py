@@ -112,16 +112,14 @@ TASKS = {
 
 
 def config_of(name: str, exact: bool = False, **overrides):
-    """(config, record of its file) of a task; overrides as mesh={"data": 1} or
-    "optimizer.clip"=0.5.
+    """Return (config, task file) of a task, as `karpjax.load_config` does.
+
+    overrides  by path, as mesh={"data": 1} or **{"optimizer.clip": 0.5}
     """
     entry = TASKS[name]
-    path = CONFIGS / entry.file
-    values = {**CADENCE, **entry.small, **((entry.exact or {}) if exact else {}), **overrides}
-    here = lambda value: value.replace("{data}", os.environ["TFDS_DATA_DIR"]) if isinstance(value,
-        str) else value
-    config, task_file = karpjax.load_config(f"{path}:{entry.argument}",
-                                            {key: here(value) for key, value in values.items()})
+    changes = {**CADENCE, **entry.small, **((entry.exact or {}) if exact else {}), **overrides}
+    changes = {key: with_data(value) for key, value in changes.items()}
+    config, task_file = karpjax.load_config(f"{CONFIGS / entry.file}:{entry.argument}", changes)
     with config.unlocked():
         # Adam divides by the size of a gradient: where that is rounding noise, so is the update,
         # and no two orders of summation agree. A larger epsilon keeps noise noise.
@@ -130,3 +128,8 @@ def config_of(name: str, exact: bool = False, **overrides):
         if "warmup_steps" in str(config.optimizer.get("learning_rate", "")):
             config.optimizer.learning_rate.warmup_steps = 2
     return config, {**task_file, "path": f"configs/{entry.file}"}
+
+
+def with_data(value):
+    """Replace {data} in a text by the folder of what tests/stand_ins.py made."""
+    return value.replace("{data}", os.environ["TFDS_DATA_DIR"]) if isinstance(value, str) else value
