@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import karpjax as kj
-from karpjax.envs import spaces
 from karpjax.envs.protocol import auto_reset, TimeStep
 from karpjax.envs.spaces import Discrete
 from karpjax.run.experiment import assemble

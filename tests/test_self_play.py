@@ -85,7 +85,7 @@ def test_the_pool_plays_its_seats():
     for turn in range(12):
         state, chunk = begin({}, state, n(1 if turn < 6 else 2))
         rows = chunk["rows"]
-        theirs = rows["own"] == 0
+        theirs = rows["learner"] == 0
         assert not theirs[2::4].any() and not theirs[3::4].any() and theirs[0::4].any()
         assert theirs[1::4].any()
         assert (rows["value"] == (1 if turn < 6 else 2)).all()
@@ -99,8 +99,8 @@ def test_the_pool_plays_its_seats():
     assert seen[9:] == [{1}] * 3  # these joined at 6 and 9: the old ones left
     source = make_source(1.0)
     rows = source.advance({}, source.init(jax.random.key(0)), n(1))[1]["rows"]
-    assert set(rows["action"][rows["own"] == 0].tolist()) == {0, 1}
-    assert set(rows["action"][rows["own"] == 1].tolist()) == {0}
+    assert set(rows["action"][rows["learner"] == 0].tolist()) == {0, 1}
+    assert set(rows["action"][rows["learner"] == 1].tolist()) == {0}
 
 
 @pytest.mark.parametrize("pool, says", [
