@@ -1,10 +1,11 @@
 """README's pictures: three short runs, and a strip of what they and the masked autoencoder show.
 
     python experiments/pictures/run.py --workdir=runs/pictures          # three minutes on two cores
-    python experiments/pictures/run.py --quick --log=/tmp/quick.jsonl   # a few steps; pictures go beside the log
+    python experiments/pictures/run.py --quick --log=/tmp/quick.jsonl   # a few steps; pictures go
+    beside the log
 
-Writes strip.png and curves.png, and one line a run in results.jsonl. The last panel of the strip shows three rows of
-experiments/mae/reconstructions.png, which that study's run left.
+Writes strip.png and curves.png, and one line a run in results.jsonl. The last panel of the strip
+shows three rows of experiments/mae/reconstructions.png, which that study's run left.
 """
 import json
 import pathlib
@@ -35,7 +36,8 @@ COLOURS = 256                                    # of a PNG's palette: half of t
 def study(options, workdir: pathlib.Path):
     log = Log(options.log)
     for name, quick in RUNS.items():
-        log({"run": name, **trained(name, workdir / name, seed=0, **(quick if options.quick else {}))})
+        log({"run": name,
+             **trained(name, workdir / name, seed=0, **(quick if options.quick else {}))})
     folder = pathlib.Path(options.log).parent
     save(strip(workdir), folder / "strip.png")
     save_palette(Image.open(workdir / "digits_cnn" / "curves.png"), folder / "curves.png")
@@ -56,10 +58,14 @@ def strip(workdir: pathlib.Path) -> Figure:
 
 
 def digits(part, run) -> None:
-    """Draw the first test digits with their predictions, then those of the test split that are wrong."""
+    """Draw the first test digits with their predictions, then those of the test split that are
+    wrong.
+    """
     batches = list(run.task.source.eval_batches("test"))
-    images, labels, weight = (np.concatenate([batch[name] for batch in batches]) for name in ("image", "label", "weight"))
-    images, labels = images[weight > 0], labels[weight > 0]                              # (N, 8, 8, 1), (N,)
+    images, labels, weight = (np.concatenate([batch[name] for batch in batches])
+                              for name in ("image", "label", "weight"))
+    # (N, 8, 8, 1), (N,)
+    images, labels = images[weight > 0], labels[weight > 0]
     predicted = np.asarray(run.predict(images)).argmax(-1)
     right = predicted == labels
     part.suptitle(f"digits, CNN: {right.sum()} of {len(labels)} right", fontsize=9)
@@ -74,9 +80,10 @@ def digits(part, run) -> None:
 def returns(part, file: pathlib.Path) -> None:
     """Draw the mean return of the last episodes against environment steps."""
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    points = [(row["step"], row["train/return"]) for row in rows if row.get("train/return") is not None]
-    config, _ = config_of("ppo_cartpole")
-    per_step = config.data.num_envs * config.data.num_steps / (config.data.minibatches * config.data.epochs)
+    points = [(row["step"], row["train/return"]) for row in rows
+              if row.get("train/return") is not None]
+    data = config_of("ppo_cartpole")[0].data
+    per_step = data.num_envs * data.num_steps / (data.minibatches * data.epochs)
     axes = part.subplots()
     if points:
         steps, values = np.transpose(points)
@@ -98,7 +105,9 @@ def frames(file: pathlib.Path) -> list:
 
 
 def overlay(every: list, times) -> np.ndarray:
-    """Return frames on one canvas, the earlier the fainter. Their ground is white; dark strokes lie on top."""
+    """Return frames on one canvas, the earlier the fainter. Their ground is white; dark strokes lie
+    on top.
+    """
     chosen = [every[min(t * len(every) // (times[-1] + 1), len(every) - 1)] for t in times]
     strength = np.linspace(0.25, 1.0, len(chosen))
     return np.min([1 - s * (1 - frame) for s, frame in zip(strength, chosen, strict=True)], axis=0)
@@ -107,7 +116,8 @@ def overlay(every: list, times) -> np.ndarray:
 def reconstructions(part) -> None:
     """Draw three rows of what the masked autoencoder filled in."""
     part.suptitle("CIFAR-10, masked autoencoder", fontsize=9)
-    rows = imread(HERE.parent / "mae" / "reconstructions.png")[:, :, :3]                 # (256, 96, 3): 8 rows of 32
+    # (256, 96, 3): 8 rows of 32
+    rows = imread(HERE.parent / "mae" / "reconstructions.png")[:, :, :3]
     axes = part.subplots()
     axes.imshow(rows[96:192])
     axes.set_title("image      masked     filled in", fontsize=7, pad=2)
