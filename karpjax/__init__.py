@@ -1,7 +1,7 @@
 """karpjax: CNNs, masked models and policies, trained by one shared data-parallel step.
 
     config, task_file = karpjax.load_config("configs/digits_cnn.py")
-    karpjax.fit(config, "runs/digits", task_file)
+    karpjax.fit(config, "runs/digits", task_file=task_file)
     logits = karpjax.restore("runs/digits").predict(images)
 """
 import importlib

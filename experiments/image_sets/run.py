@@ -32,7 +32,7 @@ QUICK = {"steps": 4, "eval_every": 4, "save_every": 4, "model.widths": (4, 8, 8)
 
 def evaluated(run: pathlib.Path, on: str) -> dict:
     """Return the command's output, and the command."""
-    arguments = ["-m", "karpjax.evaluate", f"--workdir={run.resolve()}", f"--on={on}"]
+    arguments = ["-m", "karpjax.evaluate", f"--workdir={run.resolve()}", f"--split={on}"]
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True,
                           check=True)
     metrics = json.loads(done.stdout.splitlines()[-1])

@@ -26,7 +26,7 @@ def by_karpjax(envs, length, minibatches, epochs):
     chunk = minibatches * epochs
     config, task_file = config_of("ppo_cartpole", steps=10_000 * chunk,
                                   steps_per_dispatch=ROLLOUTS * chunk, **{
-        "data.num_envs": envs, "data.length": length, "data.minibatches": minibatches,
+        "data.num_envs": envs, "data.num_steps": length, "data.minibatches": minibatches,
         "data.epochs": epochs})
     exp = assemble(config, task_file, make_mesh(1, 1, jax.devices()[:1]))
     programs, state = make_programs(exp), exp.fresh_state()

@@ -1,7 +1,7 @@
 """Config files: Python files whose get_config() returns `karpjax.config(...)`.
 
     config, task_file = karpjax.load_config("configs/poly.py", {"model.width": 8})
-    karpjax.fit(config, "runs/poly", task_file)
+    karpjax.fit(config, "runs/poly", task_file=task_file)
 """
 from collections.abc import Mapping
 import difflib
