@@ -41,8 +41,8 @@ def prepare_stand_ins(data_dir) -> None:
                     for i, text in enumerate(part)]
             pathlib.Path(folder, f"{split}.jsonl").write_text("\n".join(rows))
         for name, pack in (("imdb_packed", True), ("imdb", False)):
-            write_dataset(name, corpora.import_texts(pathlib.Path(folder), length=32, vocabulary=300, pack=pack),
-                  data_dir)
+            texts = corpora.import_texts(pathlib.Path(folder), length=32, vocabulary=300, pack=pack)
+            write_dataset(name, texts, data_dir)
     pictures(pathlib.Path(data_dir) / "pictures")
     recorded_games(pathlib.Path(data_dir) / "games.npz")
     pretrained(pathlib.Path(data_dir))

@@ -5,10 +5,11 @@ import re
 import subprocess
 import sys
 
-from command import command, done, python_path, refused
+from command import TINY, command, done, python_path, refused
 from guarantees.harness import ROOT, mesh_of
 from guarantees.registry import config_of
 import pytest
+import tiny
 
 from karpjax.run.loop import fit
 
@@ -54,8 +55,7 @@ def test_evaluate_refuses_an_unknown_split(made):
 
 
 def test_evaluate_refuses_a_part_of_data_that_is_no_set(tmp_path):
-    config, task_file = config_of("poly", steps=2)
-    fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
+    fit(tiny.get_config(), tmp_path, task_file={"path": "tiny.py", "text": TINY}, mesh=mesh_of(1))
     refused(command("evaluate", f"--workdir={tmp_path}", "--split=train"),
             "--split=train: this run has", "no set of TFDS's")
 

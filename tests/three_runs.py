@@ -173,7 +173,8 @@ class Costs:
         if then < 60 or now < SLOWER * then:
             return ""
         return (f"{len(known)} tests took {now:.0f} CPU seconds, over {SLOWER} times the "
-                f"{then:.0f} of {TIMES.name}: find what became slow, or run --full and commit its times")
+                f"{then:.0f} of {TIMES.name}: find what became slow, or run --full and commit "
+                "its times")
 
 
 def read(path: pathlib.Path) -> dict:
@@ -206,4 +207,5 @@ def stale(stamp: dict, now: dict, commit_date: datetime.date) -> str:
     if stamp["trees"] == now or age <= STALE:
         return ""
     return (f"the last full run, {stamp['date']}, was of another {' and '.join(STAMPED)}, "
-            f"{age.days} days before this commit: run python -m pytest tests --full and commit its stamp")
+            f"{age.days} days before this commit: run python -m pytest tests --full and commit "
+            "its stamp")

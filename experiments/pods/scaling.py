@@ -55,16 +55,18 @@ def prepare(folder: pathlib.Path, rows: int, words: int) -> None:
     tokenizer of VOCABULARY."""
     rng = np.random.default_rng(0)
     pictures = ImageRows(rng.integers(0, 256, (rows * 4, 32, 32, 3), np.uint8),
-                    rng.integers(0, 10, rows * 4))
-    write_dataset("cifar10", ImageSet([str(i) for i in range(10)], (32, 32, 3), {"train": pictures}), folder)
+                         rng.integers(0, 10, rows * 4))
+    classes = [str(i) for i in range(10)]
+    write_dataset("cifar10", ImageSet(classes, (32, 32, 3), {"train": pictures}), folder)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     made_up = ["".join(rng.choice(letters, n)) for n in rng.integers(3, 12, words)]
     text = folder / "text"
     text.mkdir()
     lines = (json.dumps({"text": " ".join(rng.choice(made_up, LENGTH))}) for _ in range(rows))
     (text / "train.jsonl").write_text("\n".join(lines))
-    write_dataset("words", import_texts(text, length=LENGTH, vocabulary=VOCABULARY if words > 1000 else 300,
-                             pack=True), folder)
+    vocabulary = VOCABULARY if words > 1000 else 300
+    write_dataset("words", import_texts(text, length=LENGTH, vocabulary=vocabulary, pack=True),
+                  folder)
 
 
 def report(log: Log, name: str, file: str, topology: str, overrides: dict) -> None:

@@ -231,7 +231,9 @@ def check_outputs(outputs, model_state):
     if not losses:
         raise UserError(f"the loss function returned no loss: losses is {{}}; {expected}")
     for name, pair in {**losses, **metrics}.items():
-        shapes = [jnp.shape(x) for x in jax.tree.leaves(pair)] if isinstance(pair, tuple) else jnp.shape(pair)
+        # A pair's count may be a Count, of a value and a floor.
+        parts = jax.tree.leaves(pair) if isinstance(pair, tuple) else pair
+        shapes = [*map(jnp.shape, parts)] if isinstance(pair, tuple) else jnp.shape(pair)
         if shapes != [(), ()]:
             raise UserError(f"the loss function's {name!r} has shape {shapes}; {expected}")
     clash = (set(losses) & set(metrics)) | ((set(losses) | set(metrics)) & set(RESERVED))

@@ -142,7 +142,8 @@ class Agent:
             return {"episode.gif": [self.env.draw(state) for state in states]}
 
         return kj.Task(self.model, source, loss, evaluate=evaluate, predict=predict, inputs="obs",
-                       methods={"act": jax.jit(predict)}, show=show if hasattr(self.env, "draw") else None)
+                       methods={"act": jax.jit(predict)},
+                       show=show if hasattr(self.env, "draw") else None)
 
 
 def stats_of(variables: dict) -> dict:

@@ -34,7 +34,8 @@ class Entry:
 
 TINY_TEXT = {"model.width": 32, "model.layers": 1, "model.heads": 2, "data.batch_size": 16}
 TINY_ROLLOUT = {"data.minibatches": 2, "steps_per_dispatch": 4, "data.eval_episodes": 20}
-TINY_GAME = {**TINY_ROLLOUT, "data.num_envs": 16, "data.epochs": 2, "data.pool.size": 2, "data.pool.every": 1,
+TINY_GAME = {**TINY_ROLLOUT, "data.num_envs": 16, "data.epochs": 2,
+             "data.pool.size": 2, "data.pool.every": 1,
              "optimizer.learning_rate.init_value": 1e-4}
 TINY_PICTURES = {"data.dir": "{data}/pictures", "data.batch_size": 16, "data.resize": (12, 12),
                  "data.crop": 8, "data.validation": "train[:30]"}
