@@ -14,7 +14,7 @@ from karpjax.run import checkpoint, metrics, programs
 from karpjax.run.loop import fit
 
 FILES = {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "curves.png", "summary.json",
-         "model_card.md"}
+         "model_card.md", "confusion.png", "mistakes.png"}
 
 
 def test_what_a_workdir_holds(tmp_path):
