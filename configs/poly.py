@@ -10,10 +10,9 @@ import optax
 
 
 def get_config():
-    return kj.config(steps=500, epsilon=1.0, model=dict(name="cnn", width=32),
-                     optimizer=dict(name="adam", learning_rate=1e-3),
-                     data=dict(name="digits", train="train", validation="validation", test="test",
-                               batch_size=64))
+    data = dict(name="digits", train="train", validation="validation", test="test", batch_size=64)
+    return kj.config(steps=500, epsilon=1.0, model=dict(name="cnn", width=32), data=data,
+                     optimizer=dict(name="adam", learning_rate=1e-3))
 
 
 def build(config):

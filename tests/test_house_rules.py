@@ -45,7 +45,7 @@ def stated_lines(text: str, what: str) -> set[str]:
 def test_the_core_is_small():
     """README states the line count of karpjax/core/, which a newcomer reads in an afternoon."""
     count = sum(lines(file) for file in FILES if re.fullmatch(r"karpjax/core/\w+\.py", file))
-    assert count < 1700
+    assert count < 2000
     assert f"{count:,}" in stated_lines(README, "karpjax/core"), f"karpjax/core has {count:,} lines"
 
 

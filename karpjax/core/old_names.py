@@ -80,8 +80,6 @@ MOVED = {
     "sources.shuffle": {"mix": "core.trees"},
     "agent": {"environment": "envs"},
     "envs": {"make": "envs:make_env"},
-    "games.players": {"at_random": "envs.spaces:sample_legal",
-                      "sees": "games.players:policy_and_value"},
     "envs.adapters": {"Gymnax": "envs.gymnax", "Brax": "envs.brax", "extra": "core.errors",
                       "box": "envs.spaces:box_of"},
     "convert.archs": {"find": "weights.archs:find_arch"},
