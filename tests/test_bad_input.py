@@ -74,8 +74,8 @@ def test_value_out_of_range(tmp_path, flag, expected):
 
 def test_missing_config_file(tmp_path):
     result = command("train", "--config=configs/digits_cn.py", f"--workdir={tmp_path / 'run'}")
-    refused_untouched(tmp_path, result, "--config=configs/digits_cn.py: no such file", "configs/: ",
-                      "digits_cnn.py")
+    refused_untouched(tmp_path, result, "--config=configs/digits_cn.py: no such file",
+                      "did you mean 'digits_cnn'?")
 
 
 def test_batch_size_not_divisible_by_devices(tmp_path):

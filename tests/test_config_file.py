@@ -111,6 +111,7 @@ def test_wrong_overrides(overrides, says):
         load_config("digits_cnn", overrides)
 
 
+@pytest.mark.full
 def test_a_name_trains_from_an_empty_folder(here):
     done(command("train", "--config=digits_cnn", "--workdir=run", "--config.steps=60",
                  "--config.model.width=4",

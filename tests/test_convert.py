@@ -279,6 +279,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.full
 def test_the_workdir_is_a_run_at_step_0(folder):
     """restore, config.init_from, a loop that goes on and evaluate all see the weights."""
     arrays, run = files.read_arrays(folder / "w.safetensors"), restore(folder / "run")

@@ -86,6 +86,7 @@ def test_readme_shows_a_whole_task():
     assert len(code) <= 30, len(code)
 
 
+@pytest.mark.full
 def test_readme_task_trains_as_readme_says(tmp_path):
     """Exactly that text trains by one command on 8 simulated devices."""
     (tmp_path / "mine.py").write_text(blocks("python")[0])

@@ -87,6 +87,7 @@ def test_readme_line_runs(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["device"]["count"] == 8
 
 
+@pytest.mark.full
 def test_slurm_is_found_in_the_environment(tmp_path):
     """README's --distributed reads Slurm's variables, as srun sets them for two tasks of one node.
     """
@@ -144,6 +145,7 @@ def test_a_process_that_dies_takes_the_run_down_within_the_bound(tmp_path):
     assert "process 1 ended with code -9" in output
 
 
+@pytest.mark.full
 def test_sigterm_saves_on_all_and_the_same_command_goes_on(tmp_path):
     process = launch("local", "--processes=2", *RUN, "--config.steps=100000",
                      f"--workdir={tmp_path}")

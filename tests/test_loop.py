@@ -45,7 +45,8 @@ def unimplemented(lowered):
     raise NotImplementedError("by this plugin")
 
 
-@pytest.mark.parametrize("count", (lambda lowered: None, unimplemented))
+@pytest.mark.parametrize("count", [
+    pytest.param(lambda lowered: None, marks=pytest.mark.full), unimplemented])
 def test_a_backend_that_counts_no_flops(tmp_path, monkeypatch, count):
     """A run keeps its summary if the backend counts no FLOPs, as CUDA's and TPU's plugins before
     compilation."""
@@ -57,6 +58,7 @@ def test_a_backend_that_counts_no_flops(tmp_path, monkeypatch, count):
     assert "flops_per_step" not in summary and "mfu" not in summary
 
 
+@pytest.mark.full
 def test_flops_of_micro_batches_are_the_batch_s(tmp_path):
     whole, micro = (fit(config_of("digits", accumulate=k)[0], tmp_path / str(k), mesh=mesh_of(1))
                     for k in (1, 2))
@@ -102,7 +104,9 @@ def test_a_finished_run_started_again_changes_nothing(tmp_path):
     assert record_of(tmp_path) == before and again["test/loss"] == first["test/loss"]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "meta"])
+@pytest.mark.parametrize("damage", [
+    "flipped", "missing", *(pytest.param(each, marks=pytest.mark.full)
+                            for each in ("truncated", "meta"))])
 def test_damaged_newest_checkpoint(damage, tmp_path, capfd):
     """A run falls back to the checkpoint before, reports it, and ends as if nothing had happened.
     """
@@ -144,6 +148,7 @@ def test_no_checkpoint_is_whole(tmp_path):
     assert metrics.read_rows(tmp_path) == before
 
 
+@pytest.mark.full
 def test_init_from_takes_the_statistics_and_the_average(tmp_path):
     """The new run starts from the variables that the old one evaluated last: same validation loss.
     """

@@ -257,7 +257,8 @@ def test_start_from_a_run_that_does_not_fit(made, tmp_path, values, skip, messag
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("name, on_device", [("digits", "yes"), ("digits", "no")])
+@pytest.mark.parametrize("name, on_device", [
+    ("digits", "no"), pytest.param("digits", "yes", marks=pytest.mark.full)])
 def test_predictions_need_no_data(name, on_device, tmp_path, monkeypatch):
     """A model predicts without its data set.
 

@@ -146,7 +146,9 @@ def test_the_gathered_head_gives_the_loss_of_the_full_one():
     meet the vocabulary."""
     results = {}
     for full_head in (False, True):
-        config, _ = config_of("masked_text", exact=True, full_head=full_head)
+        config, _ = config_of("masked_text", exact=True)
+        with config.unlocked():
+            config.full_head = full_head
         task = build_task(config, load_task_module("masked_text")[0])
         variables = task.init(jax.random.key(0))
         batch = jax.tree.map(jnp.asarray, next(task.source.eval_batches("test")))
@@ -174,6 +176,7 @@ def test_a_model_that_cannot_be(fields, says):
         model.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))
 
 
+@pytest.mark.full
 def test_masked_model_beats_the_unigram_entropy(tmp_path):
     """A masked model beats the unigram entropy and writes predictions to look at."""
     done(command("train", f"--config={CONFIGS}/mlm_tiny.py", f"--workdir={tmp_path}",

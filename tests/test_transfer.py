@@ -31,6 +31,7 @@ GOLDENS = pathlib.Path(__file__).parent / "data" / "goldens"
 
 # ---------------------------------------------------------------------------------- starting points
 
+@pytest.mark.full
 def test_what_the_config_leaves_out_is_the_checkpoints(tmp_path, capsys):
     """Model and input come from the weights.
 
@@ -121,6 +122,7 @@ def test_a_vision_transformer_on_larger_pictures(tmp_path):
 
 # ----------------------------------------------------------------------- LoRA, and frozen backbones
 
+@pytest.mark.full
 def test_lora():
     """LoRA begins as the base, bit by bit.
 
@@ -247,6 +249,7 @@ def test_a_folder_that_changes_is_another_set(tmp_path):
 
 # --------------------------------------------------------------------------------- restore anywhere
 
+@pytest.mark.full
 def test_from_eight_devices_to_one_without_frameworks(tmp_path):
     """A run restores without its config file in a process that can import neither TensorFlow nor
     PyTorch."""

@@ -185,6 +185,7 @@ def test_resnet(name, depth, source):
     assert all(back[n].tobytes() == arrays[n].tobytes() for n in arrays)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("source", SOURCES)
 def test_mae(source):
     """The task's own targets and masks give three equal states of the encoder and one of the
@@ -250,6 +251,7 @@ def test_positions_are_those_of_maes_code():
     np.testing.assert_allclose(table[1 + 5], expected, rtol=1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("options,sizes,drawn_from", [
     (dict(name="masked_lm", layers=2, width=16, heads=2, dropout=0.1), dict(vocabulary=20),
      "tokens"),

@@ -19,7 +19,9 @@ def two(name, workdir, *flags, devices: int = 1):
     return children(name, workdir, 2, *flags, devices=devices)
 
 
-@pytest.mark.parametrize("name,processes", [*((name, 2) for name in TASKS), ("digits_host", 4)])
+@pytest.mark.parametrize("name,processes", [
+    *((name, 2) for name in TASKS),
+    pytest.param("digits_host", 4, marks=pytest.mark.full)])
 def test_processes_equal_one(name, processes, tmp_path, never_stopped):
     for process in children(name, tmp_path, processes):
         finished(process)
@@ -37,8 +39,9 @@ def unequal(one, two) -> list:
             if not np.allclose(a[key] or 0.0, b[key] or 0.0, rtol=RTOL, atol=ATOL)]
 
 
-@pytest.mark.parametrize("name,mutant",
-                         [("digits", ""), ("digits_host", ""), ("digits", "keyed_by_process")])
+@pytest.mark.parametrize("name,mutant", [
+    pytest.param("digits", "", marks=pytest.mark.full),
+    pytest.param("digits_host", "", marks=pytest.mark.full), ("digits", "keyed_by_process")])
 def test_elastic(name, mutant, tmp_path):
     """A run moves from 8 devices to two processes of 2, to 2 devices, to 8.
 

@@ -149,6 +149,7 @@ def test_two_processes(mutant, one):
     assert all((text == text_of(one)) == (not mutant) for text in texts), texts
 
 
+@pytest.mark.full
 def test_best_by_a_metric_of_summarize(tmp_path):
     """Two processes keep the checkpoints that one keeps, chosen by macro-F1."""
     for each in [child("metric", tmp_path / "one", "--devices=1"),
