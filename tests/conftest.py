@@ -93,6 +93,11 @@ def pytest_addoption(parser):
     three_runs.add_options(parser)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return three_runs.make_scheduler(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     three_runs.select(config, items)

@@ -121,6 +121,7 @@ def test_features(made):
                                run.predict(images), atol=1e-5)
 
 
+@pytest.mark.full
 def test_texts(tmp_path):
     config = kj.config(task="masked_text", steps=1, eval_every=1, save_every=1, mask_rate=0.3,
                        model=dict(name="masked_lm", layers=1, width=8, heads=1),

@@ -134,6 +134,7 @@ def test_readme_kubernetes_job(tmp_path):
         "parallelism"]
 
 
+@pytest.mark.full
 def test_a_process_that_dies_takes_the_run_down_within_the_bound(tmp_path):
     process = launch("local", "--processes=2", "--grace=5", *RUN, "--config.steps=100000",
                      f"--workdir={tmp_path}")

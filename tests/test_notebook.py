@@ -66,6 +66,7 @@ def test_finetune_notebook(tmp_path, kernel):
     assert number(r"\ntest accuracy ([\d.]+)", text) > 0.8 and pictures
 
 
+@pytest.mark.full
 def test_new_loss_notebook(tmp_path, kernel):
     """The new loss learns, and one device and eight agree."""
     text, pictures = executed("new_loss", tmp_path, kernel)

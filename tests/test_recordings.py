@@ -42,6 +42,7 @@ def imitation(file, **values):
                      value_coefficient=1.0, **values)
 
 
+@pytest.mark.full
 def test_imitation(recording, tmp_path):
     """A run trains on recorded games, and is restored without their file."""
     file, columns = recording

@@ -13,7 +13,7 @@ from karpjax.rl import running_stats
 from karpjax.run.experiment import assemble
 from karpjax.run.init_from import load_weights
 from karpjax.run.loop import fit
-from karpjax.run.programs import Programs
+from karpjax.run.programs import make_programs
 from karpjax.sources.rollout import EVALUATION
 from karpjax.sources.source import example_keys
 from karpjax.tasks import ppo
@@ -83,6 +83,7 @@ def test_evaluation_takes_no_more_environments_than_it_needs():
 
 # --------------------------------------------------------------------------------------------- runs
 
+@pytest.mark.full
 def test_a_run_that_starts_from_another_sees_by_its_moments(tmp_path):
     config = config_for("ppo", env=dict(name="pendulum", max_steps=15),
                         data=dict(normalize=("obs",)), steps=4, eval_every=4,
@@ -221,5 +222,5 @@ def test_the_step_only_adds_up():
     from karpjax.precompile.hlo import collectives
     exp = assemble(config_for("ppo", num_envs=16, data=dict(minibatches=2), dispatch="scan"), None,
                    mesh_of(8))
-    text = Programs(exp).lower(exp.fresh_state(), {}, 2).compile().as_text()
+    text = make_programs(exp).lower(exp.fresh_state(), {}, 2).compile().as_text()
     assert set(collectives(text)) == {"all-reduce"}

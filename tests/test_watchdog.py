@@ -14,7 +14,7 @@ from karpjax.run import watchdog
 PROGRAM = """
 import sys, time
 from karpjax.run.watchdog import Watchdog
-watchdog = Watchdog(sys.argv[1], after=1.0, process=0, processes=2)
+watch = Watchdog(sys.argv[1], after=1.0, process=0, processes=2)
 for i in range(4):
     watch.beat(f"{sys.argv[2]} {i}")
     time.sleep(float(sys.argv[3]))

@@ -242,7 +242,7 @@ def read_meta(folder) -> dict:
             file = folder.with_suffix(".json") if exported else folder / "meta" / "metadata"
             meta = json.loads(file.read_text())
         future = meta["schema"] > SCHEMA
-        meta["config"] = old_names.today(meta["config"])
+        meta["config"] = old_names.today(meta.get("config", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{folder}: its JSON cannot be read ({first_line(error)}); restore another "
                       "checkpoint") from error

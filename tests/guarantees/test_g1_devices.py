@@ -1,6 +1,6 @@
 """G1: the number of devices changes nothing.
 
-1, 2, 8 devices and 2 x 4 with fsdp give the same losses and parameters.
+1, 2 and 8 devices give the same losses and parameters. The 8 are 2 x 4, with fsdp.
 """
 import functools
 import operator
