@@ -24,7 +24,6 @@ import resource
 import subprocess
 import time
 
-import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 TASKS = set(json.loads((ROOT / "tests" / "guarantees" / "pairs.json").read_text())["g1"])
