@@ -37,7 +37,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import trap  # noqa: E402
 
 # G7: before anything that could import TensorFlow
-trap.set_up(pathlib.Path(os.environ["KARPJAX_TEST_SESSION"], "trap"))
+# G7: before anything that could import TensorFlow. A worker has its own: they share a session.
+worker = os.environ.get("PYTEST_XDIST_WORKER", "controller")
+folder = pathlib.Path(os.environ["KARPJAX_TEST_SESSION"], f"trap_{worker}")
+os.environ["KARPJAX_TEST_TRAP"] = str(folder)
+trap.set_up(folder)
 
 import jax  # noqa: E402
 

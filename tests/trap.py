@@ -32,7 +32,7 @@ def mark(folder: pathlib.Path) -> pathlib.Path:
 
 def sprung() -> bool:
     """Return whether a process of this session imported TensorFlow since the last call."""
-    file = mark(pathlib.Path(os.environ["KARPJAX_TEST_SESSION"], "trap"))
+    file = mark(pathlib.Path(os.environ["KARPJAX_TEST_TRAP"]))
     if not file.exists():
         return False
     file.unlink()

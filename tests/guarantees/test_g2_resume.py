@@ -1,8 +1,8 @@
 """G2: a run killed by SIGKILL at any moment and started again ends bitwise equal to one that was
 never stopped.
 
-Each task is killed three times: at a random moment, inside a save, at a random moment.
-experiments/kill_resume kills it twenty times.
+A task is killed three times: at a random moment, inside a save, at a random moment. In the default
+run all but one are killed once, inside a save. experiments/kill_resume kills twenty times.
 """
 import os
 import random
@@ -39,23 +39,25 @@ def kill(process, workdir, rows: int, in_a_save: bool, chance: random.Random) ->
     return process.wait() == -signal.SIGKILL
 
 
-def killed_thrice(name, workdir, seed: int, *flags):
-    """Run with three kills on the way.
+def run_with_kills(name, workdir, kills: int, *flags):
+    """Run with one or three kills on the way.
 
     Return how many landed, and the first step of the last start.
     """
-    chance, landed = random.Random(seed), 0
-    for rows, in_a_save in ((chance.randint(5, 8), False), (1, True),
-                            (chance.randint(1, 2), False)):
+    chance, landed = random.Random(len(name)), 0
+    moments = [(chance.randint(5, 8), False), (1, True), (chance.randint(1, 2), False)]
+    for rows, in_a_save in moments if kills == 3 else [(moments[0][0], True)]:
         landed += kill(child(name, workdir, SLOW, *flags), workdir, rows, in_a_save, chance)
     output = finished(child(name, workdir, *flags))
     return landed, int(output.split("steps ")[1].split()[0])
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_killed_and_resumed_is_bitwise_equal(name, tmp_path, never_stopped):
-    landed, resumed_at = killed_thrice(name, tmp_path, seed=len(name))
-    assert landed >= 2 and resumed_at > 0
+def test_killed_and_resumed_is_bitwise_equal(name, tmp_path, never_stopped, request):
+    everything = request.config.getoption("full") or request.config.getoption("task")
+    kills = 3 if everything or name == "digits" else 1
+    landed, resumed_at = run_with_kills(name, tmp_path, kills)
+    assert landed >= (kills + 1) // 2 and resumed_at > 0
     rows, checksums = record_of(tmp_path)
     expected_rows, expected_checksums = record_of(never_stopped(name))
     expected_kept = kept_in(never_stopped(name))
