@@ -4,6 +4,7 @@ from guarantees.harness import mesh_of
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import optax
 from rl_helpers import begun, config_for, Contextual
 
