@@ -1,7 +1,7 @@
 """The three runs of the tests: which tests each holds, what they cost, and the stamp of the full
 one.
 
-    python -m pytest tests                 ten minutes: six core tasks, and two pairs that today's
+    python -m pytest tests                 the default: six core tasks, and two pairs that today's
     commit draws python -m pytest tests --task=NAME     one task under all guarantees, in 2 to 4
     minutes python -m pytest tests --full          every pair of guarantee and task, every config,
     every study
