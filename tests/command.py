@@ -22,16 +22,14 @@ def python_path(*folders) -> str:
 
 
 def command(name: str, *flags: str, cwd=ROOT, path="", before: str = "", timeout: int = 600,
-            optimised: bool = False,
-            real: bool | None = None) -> subprocess.CompletedProcess:
+            optimised: bool = False, real: bool | None = None) -> subprocess.CompletedProcess:
     """Run python -m karpjax.NAME FLAGS on one CPU device.
 
     path       a folder that is also on PYTHONPATH
     before     Python to run first, in the same process: faults to inject
     optimised  programs as a user has them: longer to compile, for runs of many steps
-    real       whether it is a Python process of its own, or a fork of one that has imported
-    karpjax: seconds less. By
-               default the first of each command is one.
+    real       a Python process of its own, not a fork of one that has imported karpjax, which
+               takes seconds less. By default the first of each command is one
     """
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": python_path(path)}
     if optimised:

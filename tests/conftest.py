@@ -1,5 +1,6 @@
-"""Every test runs on 8 simulated CPU devices; tests that need fewer make a smaller mesh. For the
-three runs see three_runs.py.
+"""Every test runs on 8 simulated CPU devices. Tests that need fewer make a smaller mesh.
+
+For the three runs see three_runs.py.
 
 Shape annotations (jaxtyping) are checked here, and only here: in production a jitted function pays
 nothing for them.

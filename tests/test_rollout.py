@@ -4,8 +4,8 @@ from guarantees.harness import mesh_of
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import optax
+import pytest
 from rl_helpers import begun, config_for, Contextual
 
 import karpjax as kj

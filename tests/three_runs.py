@@ -1,14 +1,12 @@
-"""The three runs of the tests: which tests each holds, what they cost, and the stamp of the full
-one.
+"""The three runs of the tests: the tests of each, their costs, and the stamp of the full one.
 
-    python -m pytest tests                 the default: six core tasks, and two pairs that today's
-    commit draws python -m pytest tests --task=NAME     one task under all guarantees, in 2 to 4
-    minutes python -m pytest tests --full          every pair of guarantee and task, every config,
-    every study
+    python -m pytest tests               six core tasks, and two pairs that today's commit draws
+    python -m pytest tests --task=NAME   one task under all guarantees, in 2 to 4 minutes
+    python -m pytest tests --full        every pair of guarantee and task, every config and study
 
 A pair is a guarantee and a task (of G8: a config). What a run leaves out is deselected, never
-skipped. `--full` writes what each test costs to tests/times.json and its stamp to
-tests/full_run.json; both are committed.
+skipped. `--full` writes the cost of each test to tests/times.json and its stamp to
+tests/full_run.json. Both are committed.
 """
 import datetime
 import hashlib

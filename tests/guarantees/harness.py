@@ -55,9 +55,9 @@ def run(config, task_file, mesh, steps: int = 12, change=lambda experiment: expe
     placed = None if source.streamed else sharding.put(source.arrays, sharding.replicated(mesh))
     rows, step = [], 0
     while step < steps:
-        arrays = sharding.put_batch(mesh,
-                                    source.next_batch(step,
-                                                      config.seed)) if source.streamed else placed
+        arrays = placed
+        if source.streamed:
+            arrays = sharding.put_batch(mesh, source.next_batch(step, config.seed))
         n = min(programs.longest, steps - step)
         programs.compile(state, arrays, n)
         state, values, bad = programs.run(state, arrays, n)
@@ -83,10 +83,10 @@ def reference(name: str, exact: bool = False) -> Trained:
 
 
 def named(state) -> dict:
-    return {path_name(path): np.asarray(jax.random.key_data(leaf)
-                                        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-                                        else leaf) for path,
-            leaf in jax.tree.leaves_with_path(state)}
+    def data(leaf):
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+    return {path_name(path): data(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
 
 
 def differences(a: dict, b: dict, rtol=RTOL, atol=ATOL) -> list[str]:
