@@ -1,7 +1,7 @@
 """G7: TensorFlow is never imported, not even where it is installed.
 
-The trap of tests/trap.py is in every process of every test, so the tests of the other guarantees are
-this one's too, for every task. Here is shown that it is there, and that it catches.
+The trap of tests/trap.py is in every process of every test, so the tests of the other guarantees
+are this one's too, for every task. Here is shown that it is there, and that it catches.
 """
 import os
 import subprocess
