@@ -18,7 +18,7 @@ def get_config():
         model=dict(name="masked_lm", layers=4, width=256, heads=4),
         data=dict(name="imdb_packed", train="train[:98%]+unsup[:98%]",
                   validation="train[98%:]+unsup[98%:]", test="", batch_size=64),
-        mask_rate=0.3,
+        mask_rate=0.3, replace=False,                        # true: BERT's 80/10/10
         optimizer=dict(name="adamw", weight_decay=0.01, clip=1.0, b2=0.98, learning_rate=dict(
             name="warmup_cosine_decay_schedule", init_value=0.0, peak_value=1e-3,
             warmup_steps=200)),

@@ -22,7 +22,7 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from experiments.runs import config_of, trained  # noqa: E402
-from karpjax.sweep import over_seeds, table  # noqa: E402
+from karpjax.run.seeds import over_seeds, seeds_table  # noqa: E402
 
 CONFIGS = ("cifar10_airbench", "fashion_mnist")
 QUICK = {"steps": 4, "eval_every": 4, "save_every": 4, "model.widths": (4, 8, 8),
@@ -72,7 +72,7 @@ def study(options, workdir: pathlib.Path):
         if options.seeds > 1:
             rows.append({"config": name, "seeds": options.seeds, "metrics": over_seeds(summaries)})
             log_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        print(f"{name}\n{table(over_seeds(summaries))}", flush=True)
+        print(f"{name}\n{seeds_table(over_seeds(summaries))}", flush=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 from experiments.runs import Log, command, trained  # noqa: E402
 from karpjax.datasets.formats import prepare  # noqa: E402
 from karpjax.datasets.tfds import prepared_builder  # noqa: E402
-from karpjax.sweep import over_seeds, table  # noqa: E402
+from karpjax.run.seeds import over_seeds, seeds_table  # noqa: E402
 
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
 SHARES = {1: 3, 10: 3, 90: 1}                            # % of the training reviews: seeds
@@ -132,7 +132,7 @@ def study(options, workdir: pathlib.Path):
             metrics = over_seeds(summaries[start])
             log({"run": "sentiment", "share": share, "start": start, "seeds": seeds,
                  "metrics": metrics})
-            print(f"{share} % of the labels, {start}\n{table(metrics)}", flush=True)
+            print(f"{share} % of the labels, {start}\n{seeds_table(metrics)}", flush=True)
 
 
 def arguments(parser):

@@ -17,7 +17,7 @@ HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
 from experiments.runs import Log, command, config_of, trained  # noqa: E402
-from karpjax.sweep import over_seeds, table  # noqa: E402
+from karpjax.run.seeds import over_seeds, seeds_table  # noqa: E402
 
 TOKENS, SEEDS = 5_000_000, 3
 RATE = dict(name="warmup_cosine_decay_schedule", init_value=0.0, peak_value=1e-3, warmup_steps=60)
@@ -81,7 +81,7 @@ def study(options, workdir: pathlib.Path):
             log({"variant": variant, "seed": seed, **summaries[-1]})
         means.append({"variant": variant, "seeds": len(summaries),
                       "metrics": over_seeds(summaries)})
-        print(f"{variant}\n{table(means[-1]['metrics'])}", flush=True)
+        print(f"{variant}\n{seeds_table(means[-1]['metrics'])}", flush=True)
     for row in means:
         log(row)
     draw(means, pathlib.Path(options.log).with_name("ablation.png"))

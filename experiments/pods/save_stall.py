@@ -24,7 +24,7 @@ import jax  # noqa: E402
 from experiments.runs import config_of  # noqa: E402
 from karpjax.run.checkpoint import Checkpoints  # noqa: E402
 from karpjax.run.experiment import assemble  # noqa: E402
-from karpjax.run.workdir import about, device, versions  # noqa: E402
+from karpjax.run.workdir import checkpoint_meta, device, versions  # noqa: E402
 
 
 def seconds(call, *arguments) -> tuple[float, object]:
@@ -53,7 +53,7 @@ def main():
     with open(options.log, "w") as log, tempfile.TemporaryDirectory() as folder:
         saves = Checkpoints(folder, keep=1)
         for step in range(1, 3 if options.quick else 7):
-            stall, _ = seconds(saves.save, step, state, about(exp, {}), None)
+            stall, _ = seconds(saves.save, step, state, checkpoint_meta(exp, {}), None)
             rest, _ = seconds(saves.wait)
             restoring, copy = seconds(restored, folder, exp.abstract)
             assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), copy.params,

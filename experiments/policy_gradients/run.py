@@ -24,7 +24,7 @@ from experiments.policy_gradients.optimum import starts, unseen  # noqa: E402
 from experiments.runs import Log, command, config_of, trained  # noqa: E402
 from karpjax.run import metrics  # noqa: E402
 from karpjax.run.experiment import assemble  # noqa: E402
-from karpjax.sweep import over_seeds, table  # noqa: E402
+from karpjax.run.seeds import over_seeds, seeds_table  # noqa: E402
 
 # The criterion: a mean return, of training episodes ("when") and of the evaluation. GridNav's:
 # eval/length_over_shortest of at most 1.05.
@@ -90,7 +90,7 @@ def study(options, folder: pathlib.Path):
         names_of_all = {key: None for summary in summaries for key in summary}
         statistics = over_seeds([{**names_of_all, **summary} for summary in summaries])
         log({"config": name, "seeds": seeds, "metrics": statistics})
-        print(table(statistics), flush=True)
+        print(seeds_table(statistics), flush=True)
 
 
 def arguments(parser):
