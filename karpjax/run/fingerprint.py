@@ -25,6 +25,7 @@ def _checksums(leaves):
     return [_checksum(leaf) for leaf in leaves]
 
 
+@jax.jit  # so that leaves of one shape are traced once
 def _checksum(x):
     """Return the sum over elements of a hash of bits and position, modulo 2^32.
 

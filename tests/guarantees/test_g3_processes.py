@@ -19,13 +19,23 @@ def two(name, workdir, *flags, devices: int = 1):
     return children(name, workdir, 2, *flags, devices=devices)
 
 
-@pytest.mark.parametrize("name,processes", [
-    *((name, 2) for name in TASKS),
-    pytest.param("digits_host", 4, marks=pytest.mark.full)])
-def test_processes_equal_one(name, processes, tmp_path, never_stopped):
-    for process in children(name, tmp_path, processes):
+@pytest.mark.parametrize("name", TASKS)
+def test_processes_equal_one(name, by_two, never_stopped):
+    assert not unequal(never_stopped(name), by_two(name))
+
+
+@pytest.mark.full
+def test_four_processes_equal_one(tmp_path, never_stopped):
+    for process in children("digits_host", tmp_path, 4):
         finished(process)
-    assert not unequal(never_stopped(name), tmp_path)
+    assert not unequal(never_stopped("digits_host"), tmp_path)
+
+
+def test_mutant_keys_of_a_process(tmp_path, never_stopped):
+    """Two processes that draw keys of their own are caught by the comparison above."""
+    for process in two("digits", tmp_path, "--mutant=keyed_by_process"):
+        finished(process)
+    assert unequal(never_stopped("digits"), tmp_path)
 
 
 def unequal(one, two) -> list:
@@ -39,9 +49,9 @@ def unequal(one, two) -> list:
             if not np.allclose(a[key] or 0.0, b[key] or 0.0, rtol=RTOL, atol=ATOL)]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name,mutant", [
-    pytest.param("digits", "", marks=pytest.mark.full),
-    pytest.param("digits_host", "", marks=pytest.mark.full), ("digits", "keyed_by_process")])
+    ("digits", ""), ("digits_host", ""), ("digits", "keyed_by_process")])
 def test_elastic(name, mutant, tmp_path):
     """A run moves from 8 devices to two processes of 2, to 2 devices, to 8.
 
@@ -64,11 +74,8 @@ def test_elastic(name, mutant, tmp_path):
     assert bool(unequal(whole, parts)) == bool(mutant)
 
 
-def test_sigterm_to_one_of_two(tmp_path):
-    name = "digits"
-    for process in two(name, tmp_path / "never_stopped"):
-        finished(process)
-    first, second = two(name, tmp_path / "stopped", "--slow=0.2")
+def test_sigterm_to_one_of_two(tmp_path, by_two):
+    first, second = two("digits", tmp_path, "--slow=0.2")
     for line in first.stdout:
         if line.startswith("row 4"):
             break
@@ -76,14 +83,14 @@ def test_sigterm_to_one_of_two(tmp_path):
     said = [finished(first, code=Preempted.code), finished(second, code=Preempted.code)]
     steps = {text.split("stopped at step ")[1].split(";")[0] for text in said}
     assert len(steps) == 1 and 4 <= int(*steps) < 12
-    assert checkpoint.find(tmp_path / "stopped").name == steps.pop()
-    for process in two(name, tmp_path / "stopped"):
+    assert checkpoint.find(tmp_path).name == steps.pop()
+    for process in two("digits", tmp_path):
         finished(process)
-    assert record_of(tmp_path / "stopped") == record_of(tmp_path / "never_stopped")
+    assert record_of(tmp_path) == record_of(by_two("digits"))
 
 
 def test_sigterm_alone(tmp_path):
-    process = child("poly", tmp_path, "--slow=0.2")
+    process = child("digits", tmp_path, "--slow=0.2")
     for line in process.stdout:
         if line.startswith("row 4"):
             break
