@@ -4,8 +4,8 @@
     python experiments/pictures/run.py --quick --log=/tmp/quick.jsonl
 
 Writes strip.png beside the log, which has one line a run. The digits run's curves.png,
-confusion.png and metrics (digits_metrics.jsonl, which README quotes) lie there too. The strip's last
-panel shows three rows of experiments/mae/reconstructions.png, which that study's run left.
+confusion.png and metrics (digits_metrics.jsonl, which README quotes) lie there too. The last panel
+of the strip shows three rows of experiments/mae/reconstructions.png, which that study's run left.
 --quick: a few steps, for tests.
 """
 import json
