@@ -16,11 +16,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from karpjax.core.errors import UserError
-from karpjax.core.trees import path_name
+from karpjax.core.trees import path_name, where
 from karpjax.envs import spaces
 
 
@@ -81,12 +80,7 @@ def auto_reset(env, state, action, key) -> tuple[Any, TimeStep]:
     state, out = env.step(state, action, step_key)
     fresh_state, fresh_obs = env.reset(reset_key)
     done = out.terminated | out.truncated
-    return choose(done, fresh_state, state), out._replace(obs=choose(done, fresh_obs, out.obs))
-
-
-def choose(condition, tree, other):
-    """Return `tree` if the condition, a scalar, holds, else `other`, leaf by leaf."""
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), tree, other)
+    return where(done, fresh_state, state), out._replace(obs=where(done, fresh_obs, out.obs))
 
 
 def step_keys(keys, t, num: int = 2):
