@@ -101,9 +101,10 @@ class Source:
 class SpecOnly(Source):
     """A source without its data, as a checkpoint describes it: for the model and `predict`."""
 
-    def __init__(self, example: dict, prepare, missing: Exception):
-        self.preprocess, self.error = prepare, missing
-        self.example = jax.tree.map(np.asarray, prepare(jax.tree.map(jnp.asarray, example)))
+    @old_names.old_keywords(prepare="preprocess", missing="error")
+    def __init__(self, example: dict, preprocess: Callable, error: Exception):
+        self.preprocess, self.error = preprocess, error
+        self.example = jax.tree.map(np.asarray, preprocess(jax.tree.map(jnp.asarray, example)))
 
     def init(self, key):
         return {}
@@ -137,7 +138,7 @@ def augmented(batch: dict, augment, mix, key) -> dict:
 
 
 def unchanged(batch: dict) -> dict:
-    """Return a batch as it is: the default of `preprocess` and `view`."""
+    """Return a batch as it is: the default of `preprocess`, `view` and `decode`."""
     return batch
 
 
