@@ -128,6 +128,13 @@ def test_resize_cuts_the_middle_out(tmp_path):
     assert (resized[0, :, 3] == 200).all()
 
 
+@pytest.mark.parametrize("resize", [4, (4,)])
+def test_resize_is_two_numbers(resize, tmp_path):
+    with pytest.raises(UserError, match=r"config.data.resize: expected \(H, W\)"):
+        kj.sources.images(dict(name="digits", data_dir=str(tmp_path), train="train", batch_size=4,
+                               resize=resize))
+
+
 # ---------------------------------------------------------------------------------------- bad input
 
 
