@@ -36,9 +36,9 @@ def knn(workdir, name: str, train: str, on: str, k: int = 20) -> dict:
 
 
 def features(run: Run, workdir, name: str, split: str) -> tuple:
-    """Return (N, D) features of length 1, (N,) labels, and the number of classes.
+    """Return a split's features (N, D) of length 1, its labels (N,) and the number of classes.
 
-    They are those of a split of data set `name`.
+    name    a data set with labels, whose images or texts are like the run's
     """
     inputs = run.task.inputs
     make_source = {"image": sources.images, "tokens": sources.text}.get(inputs)
