@@ -76,6 +76,9 @@ def main(argv):
         raise UserError("expected one of --simulations (of UCT) and --workdir (of a network), "
                         f"found {options.simulations} and {options.workdir!r}")
     env = envs.make_env(options.env)
+    if getattr(env, "players", 1) != 2:
+        raise UserError(f"--env={options.env}: expected a game of two players, as in "
+                        "pgx:connect_four")
     player = (players.sampled(restore(options.workdir)) if options.workdir
               else uct.uct(env, options.simulations))
     columns = record(env, player, options.positions, options.random / 100, options.seed)

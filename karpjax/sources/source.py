@@ -28,6 +28,7 @@ from karpjax.core import old_names
                           host_fed="streamed", feed="next_batch", described="spec",
                           lends="eval_state", prepare="preprocess")
 class Source:
+    """Base of all sources, with the defaults of what others read from one."""
     # ------------------------------------------------------------------ what the step and loop read
     # Held in device memory for the whole run: arguments of the program, not in checkpoints. A
     # streamed source gives the shapes of next_batch's arrays.
