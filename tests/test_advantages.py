@@ -39,6 +39,8 @@ def test_returns_to_go_by_hand():
 def test_normalized_leaves_out_what_has_no_weight():
     x, weight = jnp.array([[1.0, 3.0, 1e6]]), jnp.array([[1.0, 1.0, 0.0]])
     np.testing.assert_allclose(advantages.normalized(x, weight)[0, :2], [-1, 1], rtol=1e-6)
+    np.testing.assert_allclose(advantages.normalized(x, weight / 8)[0, :2], [-1, 1], rtol=1e-6)
+    assert jnp.isfinite(advantages.normalized(x, 0 * weight)).all()
     np.testing.assert_allclose(jnp.std(advantages.normalized(jnp.arange(12.0).reshape(3, 4))), 1,
                                rtol=1e-6)
 

@@ -8,6 +8,7 @@ import pytest
 
 from karpjax.core.errors import UserError
 from karpjax.sources import augment
+from karpjax.sources.augment import mixing
 
 KEYS = jax.random.split(jax.random.key(0), 400)
 
@@ -105,8 +106,8 @@ def test_labels_are_mixed_as_the_images_are(name):
 
 
 def test_shares_of_mixup_are_of_the_beta_distribution():
-    shares = np.asarray(augment._sample(augment._beta_quantiles(0.2),
-                                        jax.random.split(jax.random.key(1), 20_000)))
+    shares = np.asarray(mixing.sample(mixing.beta_quantiles(0.2),
+                                      jax.random.split(jax.random.key(1), 20_000)))
     # The variance is 1 / (4 (2 alpha + 1)).
     assert abs(shares.mean() - 0.5) < 0.01 and abs(shares.var() - 0.25 / 1.4) < 0.005
 

@@ -16,7 +16,7 @@ from karpjax import restore, UserError
 from karpjax.core.optimizer import by_layer
 from karpjax.datasets import text as corpora
 from karpjax.datasets.tfds import write_dataset
-from karpjax.explain.features import knn, vote
+from karpjax.explain.features import features, knn, vote
 from karpjax.run.experiment import assemble
 from karpjax.run.loop import fit
 from karpjax.sources.text import EMBEDDED
@@ -190,3 +190,13 @@ def test_neighbours_of_themselves(pretrained):
     unlabelled = command("knn", f"--workdir={pretrained}/text", "--name=imdb_packed",
                          "--train=train", "--on=train")
     refused(unlabelled, "without labels")
+
+
+def test_neighbours_for_a_run_on_a_folder(pretrained):
+    """A run that was trained on config.data.dir is compared on a set by name."""
+    run = restore(pretrained / "image")
+    expected, _, _ = features(run, pretrained, "cifar10", "train[:10]")
+    with run.config.unlocked():
+        run.config.data.update(name="", dir="pictures")
+    vectors, _, classes = features(run, pretrained, "cifar10", "train[:10]")
+    assert classes == 10 and np.array_equal(vectors, expected)

@@ -62,6 +62,12 @@ def with_a_key():
     return env
 
 
+def like_gymnasium():
+    env = Contextual()
+    env.step = lambda state, action, key: (jnp.zeros(4), 0.0, False, False, {})
+    return env
+
+
 @pytest.mark.parametrize("env, says", [
     (without("max_steps"), "lacks max_steps"), (without("step"), "lacks step"),
     (with_actions(3), r"expected Discrete\(n\)"),
@@ -71,6 +77,7 @@ def with_a_key():
     (with_step(reward=lambda r: r[None]), "returns a reward of"),
     (with_step(obs=lambda o: o[:2]), "returns an observation of"),
     (with_step(terminated=jnp.float32), "returns terminated of"),
+    (like_gymnasium(), r"a tuple without obs, .*, expected \(state, TimeStep"),
 ], ids=lambda x: x if isinstance(x, str) else "")
 def test_an_environment_that_breaks_the_protocol(env, says):
     with pytest.raises(kj.UserError, match=says):

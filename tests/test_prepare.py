@@ -128,6 +128,13 @@ def test_resize_cuts_the_middle_out(tmp_path):
     assert (resized[0, :, 3] == 200).all()
 
 
+@pytest.mark.parametrize("resize", [4, (4,)])
+def test_resize_is_two_numbers(resize, tmp_path):
+    with pytest.raises(UserError, match=r"config.data.resize: expected \(H, W\)"):
+        kj.sources.images(dict(name="digits", data_dir=str(tmp_path), train="train", batch_size=4,
+                               resize=resize))
+
+
 # ---------------------------------------------------------------------------------------- bad input
 
 
@@ -201,6 +208,8 @@ BAD = {
     "fewer labels than images": ("idx",
                                  idx_with(lambda raw: (raw / "t10k-images-idx3-ubyte").write_bytes(
         struct.pack(">4B3I", 0, 0, 8, 3, 1, 6, 5) + bytes(30))), r"found 2 labels and 1 images"),
+    "idx images of two shapes": ("idx", idx_with(lambda raw: write_idx(
+        raw, image_set(5, (6, 5)), image_set(2, (4, 4)))), r"expected images of one shape, found"),
     "no such idx file": ("idx", idx_with(lambda raw: (raw / "t10k-images-idx3-ubyte").unlink()),
                          r"expected a file t10k"),
     "cifar cut short": ("cifar", cifar_with(cut("data_batch_3.bin", 3000)),
@@ -225,6 +234,15 @@ def test_bad_files(case, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         prepare(format, tmp_path / "raw", "mine", str(tmp_path / "tfds"))
     assert "\n" not in str(error.value) and not (tmp_path / "tfds").exists()
+
+
+@pytest.mark.parametrize("format, write", [
+    ("idx", idx_with(lambda raw: None)), ("cifar", cifar_with()), ("npz", npz_of())])
+def test_labels_beyond_the_names(format, write, tmp_path):
+    write(tmp_path / "raw")
+    with pytest.raises(UserError, match="expected labels of 0 to 0, found 0 to"):
+        prepare(format, tmp_path / "raw", "mine", str(tmp_path / "tfds"), classes=["only"])
+    assert not (tmp_path / "tfds").exists()
 
 
 @pytest.mark.parametrize("options, message", [

@@ -6,7 +6,7 @@ from rl_helpers import NEEDS_PGX
 
 import karpjax as kj
 from karpjax.envs import spaces
-from karpjax.games.record import record
+from karpjax.games.record import main, record
 from karpjax.tasks import imitate
 
 pytestmark = NEEDS_PGX
@@ -77,6 +77,11 @@ def test_mirrored_positions(tmp_path):
     config.env.name, config.data.file = "pgx:tic_tac_toe", "any.npz"
     with pytest.raises(kj.UserError, match="moves are columns"):
         imitate.build(config)
+
+
+def test_a_recording_is_of_a_game(tmp_path):
+    with pytest.raises(kj.UserError, match="--env=cartpole: expected a game of two players"):
+        main(["--env=cartpole", "--simulations=2", f"--to={tmp_path / 'games.npz'}"])
 
 
 @pytest.mark.parametrize("spoil, says", [

@@ -7,9 +7,11 @@ import pytest
 from rl_helpers import NEEDS_PGX, Nim, trained_params
 
 import karpjax as kj
-from karpjax.rl import advantages
+from karpjax.games import players
+from karpjax.rl import advantages, running_stats
+from karpjax.run.restore import Run
 from karpjax.sources.self_play import SelfPlay
-from karpjax.tasks import ppo
+from karpjax.tasks import alphazero, ppo
 from karpjax.tasks.agent import Agent
 
 pytestmark = NEEDS_PGX
@@ -55,6 +57,20 @@ def test_self_play_learns_nim(pool, monkeypatch):
                                                       jax.vmap(Nim().observe)(state))
     np.testing.assert_allclose(values, [1, 1, -1, 1], atol=0.25)
     assert outputs.argmax(-1)[jnp.array([0, 1, 3])].tolist() == [0, 1, 0]
+
+
+def test_players_see_what_the_policy_saw():
+    """A network that learned from normalised observations plays matches on such."""
+    config = ppo_config(data=dict(normalize=("obs",)))
+    task = ppo.build(config, env=Nim())
+    _, obs = Nim().reset(jax.random.key(0))
+    params = task.model.init(jax.random.key(1), obs)["params"]
+    stats = {"count": 1.0, "mean": jnp.full_like(obs["obs"], 3.0), "var": jnp.float32(0.25)}
+    variables = {"params": params, "source": {"moments": {"obs": stats}}}
+    logits, _ = players.policy_and_value(Run(config, task, variables, 0, {}))(obs)
+    seen = {**obs, "obs": running_stats.normalize(stats, obs["obs"])}
+    np.testing.assert_allclose(logits, task.model.apply({"params": params}, seen)[0])
+    assert not np.allclose(logits, task.model.apply({"params": params}, obs)[0])
 
 
 # ----------------------------------------------------------------------------------------- the pool
@@ -110,6 +126,15 @@ def test_the_pool_plays_its_seats():
 def test_a_wrong_pool(pool, says):
     with pytest.raises(kj.UserError, match=says):
         ppo.build(ppo_config(data=dict(pool=pool)), env=Nim())
+
+
+def test_a_search_meets_a_game_as_it_is():
+    config = ppo_config(task="alphazero", simulations=2, data=dict(normalize=("obs",)))
+    with config.unlocked():
+        for key in ("clip", "value_clip", "entropy_coefficient", "target_kl"):
+            del config[key]
+    with pytest.raises(kj.UserError, match=r"config.data.normalize: expected \(\)"):
+        alphazero.build(config, env=Nim())
 
 
 def test_a_pool_is_of_games():

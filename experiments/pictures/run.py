@@ -1,15 +1,16 @@
 """README's pictures: three short runs, and a strip of what they and the masked autoencoder show.
 
-    python experiments/pictures/run.py --workdir=runs/pictures         # three minutes on two cores
+    python experiments/pictures/run.py --workdir=runs/pictures         # some minutes on two cores
     python experiments/pictures/run.py --quick --log=/tmp/quick.jsonl
 
-Writes strip.png, and the digits run's curves.png and confusion.png, beside the log, which has one
-line a run. The last panel of the strip shows three rows of experiments/mae/reconstructions.png,
-which that study's run left.
+Writes strip.png beside the log, which has one line a run. The digits run's curves.png,
+confusion.png and metrics (digits_metrics.jsonl, which README quotes) lie there too. The last panel
+of the strip shows three rows of experiments/mae/reconstructions.png, which that study's run left.
 --quick: a few steps, for tests.
 """
 import json
 import pathlib
+import shutil
 import sys
 
 from matplotlib.figure import Figure
@@ -42,6 +43,7 @@ def study(options, workdir: pathlib.Path):
         log({"run": name, **trained(name, workdir / name, seed=0, **overrides)})
     folder = pathlib.Path(options.log).parent
     save(strip(workdir), folder / "strip.png")
+    shutil.copyfile(workdir / "digits_cnn" / "metrics.jsonl", folder / "digits_metrics.jsonl")
     for name in OF_DIGITS:
         save_palette(Image.open(workdir / "digits_cnn" / name), folder / name)
 

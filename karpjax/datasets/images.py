@@ -26,8 +26,8 @@ class ImageSet:
 
     classes   names, by label
     shape     of an image: (H, W, C), or (None, None, 3) for encoded pictures of many sizes
-    splits    {"train": rows}, a row {"image", "label"}, with len(); image an array, or a file that
-              TFDS reads as it is
+    splits    {"train": rows}, a row {"image", "label"}, with len(); image an array, or the path or
+              the bytes of a picture that TFDS stores as it is
     """
     classes: list[str]
     shape: tuple
@@ -71,8 +71,8 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 def import_imagefolder(folder: pathlib.Path, classes: list[str] = ()) -> ImageSet:
     """Import DIR/train/CLASS/*.jpg, and any other split beside train (val, validation, test).
 
-    Pictures are kept as their files are, except that those not RGB (grey, palette, CMYK,
-    transparent) become RGB PNGs. A rotation in EXIF is not applied, as usual.
+    RGB JPEGs and PNGs are kept as their files are. Other formats, and pictures in grey, of a
+    palette, CMYK or transparent, become RGB PNGs. A rotation in EXIF is not applied, as usual.
     """
     if classes:
         raise UserError("--classes: an ImageFolder's classes are its folders' names; leave it out")
@@ -124,12 +124,8 @@ def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
                   if each.is_dir() and not each.name.startswith("."))
 
 
-class Picture(io.BytesIO):
-    """An encoded picture that TFDS copies as it is."""
-
-
-def as_rgb(file: pathlib.Path):
-    """Return the file's path if all of it decodes to RGB, else the picture as an RGB PNG."""
+def as_rgb(file: pathlib.Path) -> str | bytes:
+    """Return the path of an RGB JPEG or PNG that decodes to its end, else an RGB PNG's bytes."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -139,13 +135,12 @@ def as_rgb(file: pathlib.Path):
             picture.load()
             if picture.mode == "RGB" and picture.format in ("JPEG", "PNG"):
                 return str(file)
-            png = Picture()
+            png = io.BytesIO()
             picture.convert("RGB").save(png, "png")
     except Exception as error:  # Pillow raises all kinds
         raise UserError(f"{file}: this picture cannot be read ({type(error).__name__}: {error}); "
                         "replace or remove it") from error
-    png.seek(0)
-    return png
+    return png.getvalue()
 
 
 # -------------------------------------------------------------------------------------------- IDX
@@ -160,9 +155,9 @@ def import_idx(folder: pathlib.Path, classes: list[str] = ()) -> ImageSet:
     for split, prefix in (("train", "train"), ("test", "t10k")):
         images = read_idx(first_file(folder, f"{prefix}-images?idx3-ubyte*"), 3)
         labels = read_idx(first_file(folder, f"{prefix}-labels?idx1-ubyte*"), 1)
-        splits[split] = checked_rows(images[..., None], labels, f"{folder}, {split}")
-    shape = splits["train"].images.shape[1:]
-    return ImageSet(classes or numbered_classes(splits), shape, splits)
+        splits[split] = checked_rows(images[..., None], labels, f"{folder}, {split}",
+                                     len(classes) or None)
+    return of_one_shape(splits, classes, folder)
 
 
 def read_idx(file: pathlib.Path, axes: int) -> np.ndarray:
@@ -171,7 +166,8 @@ def read_idx(file: pathlib.Path, axes: int) -> np.ndarray:
     The file holds a magic number 0, 0, 8, axes, then the axes' lengths, big-endian, then the bytes.
     """
     try:
-        data = (gzip.open if file.suffix == ".gz" else open)(file, "rb").read()
+        data = file.read_bytes()
+        data = gzip.decompress(data) if file.suffix == ".gz" else data
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{file}: cannot be unpacked ({error}); fetch it again") from error
     if data[:4] != bytes([0, 0, 8, axes]):
@@ -241,10 +237,7 @@ def import_npz(file: pathlib.Path, classes: list[str] = ()) -> ImageSet:
         images = images[..., None] if images.ndim == 3 else images
         splits[split] = checked_rows(images, labels.reshape(-1), f"{file}, {split}",
                                      len(classes) or None)
-    shapes = {split: rows.images.shape[1:] for split, rows in splits.items()}
-    if len(set(shapes.values())) > 1:
-        raise UserError(f"{file}: expected images of one shape, found {shapes}")
-    return ImageSet(classes or numbered_classes(splits), shapes["train"], splits)
+    return of_one_shape(splits, classes, file)
 
 
 def read_npz(file: pathlib.Path) -> dict[str, np.ndarray]:
@@ -301,10 +294,17 @@ def checked_rows(images, labels, where: str, classes: int | None = None) -> Imag
     return ImageRows(images, labels)
 
 
-def numbered_classes(splits: dict[str, ImageRows]) -> list[str]:
-    """Name classes without names by their numbers."""
+def of_one_shape(splits: dict[str, ImageRows], classes: list[str], where) -> ImageSet:
+    """Return the set of these splits, or raise if their images have several shapes.
+
+    Classes without names are named by their numbers.
+    """
+    shapes = {split: rows.images.shape[1:] for split, rows in splits.items()}
+    if len(set(shapes.values())) > 1:
+        raise UserError(f"{where}: expected images of one shape, found {shapes}")
     highest = max(int(rows.labels.max()) for rows in splits.values())
-    return [str(i) for i in range(1 + highest)]
+    classes = classes or [str(i) for i in range(1 + highest)]
+    return ImageSet(classes, shapes["train"], splits)
 
 
 def prepared_folder(folder, data_dir="") -> str:

@@ -11,6 +11,7 @@ import pathlib
 import numpy as np
 
 from karpjax.core.errors import UserError
+from karpjax.datasets.images import first_names
 from karpjax.datasets.tfds import iterate_records, open_split
 from karpjax.datasets.tokenizer import Vocabulary, load_tokenizer, train_tokenizer, vocabulary_of
 
@@ -86,11 +87,13 @@ def import_texts(source, length: int, vocabulary: int, tokenizer_file: str = "",
     length       of a row, in tokens
     vocabulary   size of the tokenizer, which is trained on all splits but HELD_OUT
     tokenizer_file   the JSON of a trained tokenizer, in place of that
-    lowercase    the tokenizer does not tell upper case from lower
+    lowercase    whether it reads upper case as lower
     pack         documents one after another, cut into full rows; else one document a row with its
                  label, cut at its end or padded
     without      a file whose documents are left out of all splits but HELD_OUT, by their exact text
     """
+    if length < 8:
+        raise UserError(f"--length={length}: expected at least 8 tokens")
     in_folder = isinstance(source, pathlib.Path)
     documents = documents_in_folder(source) if in_folder else documents_in_tfds(source)
     where = source if in_folder else f"tfds:{source.name}"
@@ -101,28 +104,25 @@ def import_texts(source, length: int, vocabulary: int, tokenizer_file: str = "",
         documents = keep_labelled(documents, where)
     classes = [] if pack else classes_of(documents, where)
     if tokenizer_file:
-        made = read_tokenizer(tokenizer_file)
+        tokens = vocabulary_of(read_tokenizer(tokenizer_file))
     else:
         texts = (each.text for split in documents if split not in HELD_OUT
                  for each in documents[split])
-        made = train_tokenizer(texts, vocabulary, lowercase)
-    vocabulary = vocabulary_of(made)
-    if vocabulary.size > 1 << 16:
-        raise UserError(f"a vocabulary of {vocabulary.size}: expected at most {1 << 16}, tokens "
+        tokens = vocabulary_of(train_tokenizer(texts, vocabulary, lowercase))
+    if tokens.size > 1 << 16:
+        raise UserError(f"a vocabulary of {tokens.size}: expected at most {1 << 16}, tokens "
                         "are stored in 16 bits")
-    if length < 8:
-        raise UserError(f"--length={length}: expected at least 8 tokens")
     rows = {}
     for split, each in documents.items():
-        ids = encode_documents(each, vocabulary)
+        ids = encode_documents(each, tokens)
         if pack:
-            columns = pack_documents(ids, length, vocabulary)
+            columns = pack_documents(ids, length, tokens)
         else:
             print_cut(split, ids, length)
             labels = [classes.index(one.label) for one in each]
-            columns = pad_documents(ids, labels, length, vocabulary)
+            columns = pad_documents(ids, labels, length, tokens)
         rows[split] = TokenRows(columns)
-    return TextSet(classes, length, vocabulary, rows)
+    return TextSet(classes, length, tokens, rows)
 
 
 def leave_out(documents: dict, without: str) -> dict:
@@ -168,9 +168,8 @@ def files_by_split(source: pathlib.Path) -> dict[str, list[pathlib.Path]]:
         elif path.suffix in SUFFIXES:
             files.setdefault(path.stem, []).append(path)
     if "train" not in files:
-        names = ", ".join(sorted(path.name for path in source.iterdir())[:10])
         raise UserError(f"--from={source}: expected train.jsonl, train.txt, or such files in "
-                        f"{source / 'train'}; found {names or 'nothing'}")
+                        f"{source / 'train'}; found {first_names(source)}")
     return files
 
 
@@ -306,11 +305,11 @@ def label_order(label: str) -> tuple:
 
 def encode_documents(documents: list[Document], vocabulary: Vocabulary) -> list[list[int]]:
     """Return the ids of each document, without special tokens."""
-    library = load_tokenizer(vocabulary.json)
-    library.encode_special_tokens = True  # "[PAD]" in a document is text
+    tokenizer = load_tokenizer(vocabulary.json)
+    tokenizer.encode_special_tokens = True  # "[PAD]" in a document is text
     texts = [each.text for each in documents]
     return [each.ids for i in range(0, len(texts), BATCH)
-            for each in library.encode_batch(texts[i:i + BATCH], add_special_tokens=False)]
+            for each in tokenizer.encode_batch(texts[i:i + BATCH], add_special_tokens=False)]
 
 
 def pack_documents(documents: list[list[int]], length: int, vocabulary: Vocabulary) -> dict:

@@ -145,12 +145,12 @@ def load_tokenizer(json: str):
 def _library():
     try:
         import tokenizers
-        import tokenizers.decoders  # noqa: E401
+        import tokenizers.decoders
         import tokenizers.models
         import tokenizers.normalizers
-        import tokenizers.pre_tokenizers  # noqa: E401
+        import tokenizers.pre_tokenizers
         import tokenizers.trainers
     except ImportError as error:
-        raise UserError('tokens need the package tokenizers; pip install "karpjax[text]"') \
-            from error
+        raise UserError('tokens need the package tokenizers; '
+                        'pip install "karpjax[text]"') from error
     return tokenizers

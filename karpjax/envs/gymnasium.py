@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.core.errors import UserError, extra
+from karpjax.core.trees import where
 from karpjax.envs import spaces
-from karpjax.envs.protocol import TimeStep, choose
+from karpjax.envs.protocol import TimeStep
 from karpjax.envs.spaces import box_of
 
 
@@ -66,7 +67,7 @@ class Gymnasium:
         fresh = self.start(key)
         state, out, obs = self.advance(state, action, fresh["seed"], restart=True)
         done = out.terminated | out.truncated
-        return choose(done, fresh, state), out._replace(obs=obs)
+        return where(done, fresh, state), out._replace(obs=obs)
 
     def start(self, key) -> dict:
         """Return the state of a new episode."""

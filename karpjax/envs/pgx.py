@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from karpjax.core.errors import UserError, check_keys, did_you_mean, extra
-from karpjax.envs.protocol import TimeStep, choose
+from karpjax.core.trees import where
+from karpjax.envs.protocol import TimeStep
 from karpjax.envs.spaces import Discrete, sample_legal
 
 # The most moves of a game, of those games whose players take turns.
@@ -52,7 +53,7 @@ class Pgx:
             def move(i, state):
                 action = sample_legal(state, observe(state), jax.random.fold_in(key, i))
                 after = self.env.step(state, action)
-                return choose((i < moves) & ~after.terminated, after, state)
+                return where((i < moves) & ~after.terminated, after, state)
             state = jax.lax.fori_loop(0, self.opening, move, state)
         return state, observe(state)
 
@@ -87,7 +88,7 @@ class Versus:
         state, obs = self.game.reset(start_key)
         begun, out = self.answered(state, obs, key)
         begins = self.game.to_move(state) == 0
-        return choose(begins, state, begun), choose(begins, obs, out.obs)
+        return where(begins, state, begun), where(begins, obs, out.obs)
 
     def step(self, state, action, key) -> tuple:
         own_key, key = jax.random.split(key)
@@ -95,7 +96,7 @@ class Versus:
         after, answer = self.answered(state, out.obs, key)
         answer = answer._replace(reward=out.reward - answer.reward)
         done = out.terminated | out.truncated
-        return choose(done, state, after), choose(done, out, answer)
+        return where(done, state, after), where(done, out, answer)
 
     def answered(self, state, obs, key):
         """Return the state and TimeStep after the opponent's move."""

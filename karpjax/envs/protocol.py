@@ -16,11 +16,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from karpjax.core.errors import UserError
-from karpjax.core.trees import path_name
+from karpjax.core.trees import path_name, where
 from karpjax.envs import spaces
 
 
@@ -49,15 +48,24 @@ def check_env(env) -> tuple:
     if any(jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(state)):
         raise UserError(f"the environment {name} keeps a PRNG key in its state; "
                         "use step's key, or keep jax.random.key_data")
-    new, out = jax.eval_shape(env.step, state, env.actions.example, key)
-    for part, returned, expected in (("a state", shapes(new), shapes(state)),
-                                     ("an observation", shapes(out.obs), shapes(obs)),
-                                     ("a final_obs", shapes(out.final_obs), shapes(obs)),
-                                     ("a reward", shapes(out.reward), [("", (), "float32")]),
-                                     ("terminated", shapes(out.terminated), [("", (), "bool")]),
-                                     ("truncated", shapes(out.truncated), [("", (), "bool")])):
-        if returned != expected:
-            raise UserError(f"the step of the environment {name} returns {part} of {returned}, "
+    returned = jax.eval_shape(env.step, state, env.actions.example, key)
+    try:
+        new, out = returned
+        lacking = [field for field in TimeStep._fields if not hasattr(out, field)]
+    except (TypeError, ValueError):  # one thing, or five as in Gymnasium
+        lacking = TimeStep._fields
+    if lacking:
+        raise UserError(f"the step of the environment {name} returns a {type(returned).__name__} "
+                        f"without {', '.join(lacking)}, expected (state, TimeStep)")
+    number, flag = [("", (), "float32")], [("", (), "bool")]
+    for part, found, expected in (("a state", shapes(new), shapes(state)),
+                                  ("an observation", shapes(out.obs), shapes(obs)),
+                                  ("a final_obs", shapes(out.final_obs), shapes(obs)),
+                                  ("a reward", shapes(out.reward), number),
+                                  ("terminated", shapes(out.terminated), flag),
+                                  ("truncated", shapes(out.truncated), flag)):
+        if found != expected:
+            raise UserError(f"the step of the environment {name} returns {part} of {found}, "
                             f"expected {expected}")
     return state, obs
 
@@ -81,12 +89,7 @@ def auto_reset(env, state, action, key) -> tuple[Any, TimeStep]:
     state, out = env.step(state, action, step_key)
     fresh_state, fresh_obs = env.reset(reset_key)
     done = out.terminated | out.truncated
-    return choose(done, fresh_state, state), out._replace(obs=choose(done, fresh_obs, out.obs))
-
-
-def choose(condition, tree, other):
-    """Return `tree` if the condition, a scalar, holds, else `other`, leaf by leaf."""
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), tree, other)
+    return where(done, fresh_state, state), out._replace(obs=where(done, fresh_obs, out.obs))
 
 
 def step_keys(keys, t, num: int = 2):

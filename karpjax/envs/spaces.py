@@ -29,8 +29,7 @@ class Discrete(NamedTuple):
         return self.n >= 1
 
     def sample(self, key):
-        most = jnp.array(self.n)
-        return jax.random.randint(key, most.shape, 0, most)
+        return jax.random.randint(key, (), 0, self.n)
 
 
 class MultiDiscrete(NamedTuple):

@@ -1,1 +1,1 @@
-"""From a restored run to reasons: the knowledge in its features."""
+"""Explanations of restored runs: the knowledge of labels in their features."""

@@ -36,9 +36,9 @@ def knn(workdir, name: str, train: str, on: str, k: int = 20) -> dict:
 
 
 def features(run: Run, workdir, name: str, split: str) -> tuple:
-    """Return (N, D) features of length 1, (N,) labels, and the number of classes.
+    """Return a split's features (N, D) of length 1, its labels (N,) and the number of classes.
 
-    They are those of a split of data set `name`.
+    name    a data set with labels, whose images or texts are like the run's
     """
     inputs = run.task.inputs
     make_source = {"image": sources.images, "tokens": sources.text}.get(inputs)
@@ -46,7 +46,7 @@ def features(run: Run, workdir, name: str, split: str) -> tuple:
         raise UserError(f"--workdir={workdir}: a {type(run.model).__name__} has no features to "
                         "compare; expected a run of a masked_lm, a text_classifier, a mae or a vit")
     own = {key: value for key, value in run.config.data.items()
-           if key not in ("path", "length", "described")}
+           if key not in ("dir", "path", "length", "described")}  # these name the run's own set
     source = make_source(ConfigDict({**own, "name": name, "train": split, "validation": "",
                                      "test": split, "batch_size": BATCH}))
     if not source.classes:

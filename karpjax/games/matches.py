@@ -14,7 +14,7 @@ from jaxtyping import Array
 import numpy as np
 
 from karpjax.core.errors import UserError
-from karpjax.envs.protocol import choose
+from karpjax.core.trees import where
 from karpjax.envs.spaces import sample_legal
 
 OPENING = 1_000_000  # an opening's moves have keys that no move of a game has
@@ -112,7 +112,7 @@ def move(env, player: Callable, games: Games, keys) -> tuple[Games, Array]:
         player_key, key = jax.random.split(key)
         action = player(state, obs, player_key)
         new, out = env.step(state, action, key)
-        kept = choose(done, (state, obs), (new, out.obs))
+        kept = where(done, (state, obs), (new, out.obs))
         return kept, out, ~obs["legal"][action], ~obs["legal"].any()
     (state, obs), out, illegal, nothing = jax.vmap(one)(games.state, games.obs, games.done, keys)
     return Games(state, obs, games.done | out.terminated | out.truncated,

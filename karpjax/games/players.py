@@ -7,7 +7,11 @@ from karpjax.rl import distributions
 
 def policy_and_value(run) -> Callable:
     """Return a trained network (karpjax.restore) as a function: obs -> (logits, value)."""
-    return lambda obs: run.model.apply({"params": run.params}, obs)
+    def judged(obs):
+        if "source" in run.variables:  # the statistics that config.data.normalize trained it with
+            obs = run.task.source.normalize_obs(run.variables["source"]["moments"], obs)
+        return run.model.apply({"params": run.params}, obs)
+    return judged
 
 
 def network(run) -> Callable:

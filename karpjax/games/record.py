@@ -3,10 +3,10 @@
     python -m karpjax.games.record --simulations=100 --positions=30000 --to=games.npz    # UCT
     python -m karpjax.games.record --workdir=runs/ppo --positions=30000 --to=games.npz   # a network
 
-Columns (N, ...): obs, legal, action, result (1, 0 or -1 for the player to move), game. `random` per
-cent of the moves are drawn at random, to reach other positions than the player would. The action
-stored there is the one that the player would have chosen. A network's moves are drawn from its
-policy.
+Columns (N, ...): obs, legal, action, result (1, 0 or -1 for the player to move), game.
+--random per cent of the moves (20) are drawn at random, to reach other positions than the player
+would. The action stored there is the one that the player would have chosen. A network's moves are
+drawn from its policy.
 """
 from collections.abc import Callable
 import functools
@@ -29,7 +29,11 @@ GAMES = 256  # at a time
 
 def record(env, player: Callable, positions: int, random: float = 0.0, seed: int = 0,
            games: int = GAMES) -> dict:
-    """Return at least so many positions of whole games, as numpy columns."""
+    """Return at least so many positions of whole games, as numpy columns.
+
+    random   share of the moves that is drawn at random
+    games    number of them under way at a time
+    """
     def step(carry, t):
         state, obs, game = carry
         keys = step_keys(start_keys, t, 4)                                 # (E, 4)
@@ -72,6 +76,9 @@ def main(argv):
         raise UserError("expected one of --simulations (of UCT) and --workdir (of a network), "
                         f"found {options.simulations} and {options.workdir!r}")
     env = envs.make_env(options.env)
+    if getattr(env, "players", 1) != 2:
+        raise UserError(f"--env={options.env}: expected a game of two players, as in "
+                        "pgx:connect_four")
     player = (players.sampled(restore(options.workdir)) if options.workdir
               else uct.uct(env, options.simulations))
     columns = record(env, player, options.positions, options.random / 100, options.seed)

@@ -1,9 +1,9 @@
 """Plain Monte-Carlo tree search, the player to beat: UCT (Kocsis and Szepesvari 2006).
 
 It uses random playouts and no network. A simulation walks down the tree by UCB1 (Auer et al.
-2002), an action never tried first, and adds the position where it leaves the tree. It plays on
-from there at random to the end, and adds the result to every action of its path. The move is the
-one tried most often.
+2002), which takes untried actions first, and adds the position where it leaves the tree. It plays
+on from there at random to the end, and adds the result to every action of its path. The move is
+the one tried most often.
 """
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -38,8 +38,7 @@ def tried(env, simulations: int, exploration: float, state, obs, key):
         after, out = env.step(before, path["action"], step_key)
         done = out.terminated | out.truncated
         # The result is that of the player who moved at the last node of the path.
-        later = jnp.where(done, 0.0, playout(env, after, out.obs, done, playout_key))
-        result = out.reward - later
+        result = out.reward - playout(env, after, out.obs, done, playout_key)
         tree = expand(tree, i + 1, path, after, out.obs["legal"], done)
         return backup(env, tree, path, result)
 
@@ -69,8 +68,8 @@ def best(tree: dict, node, exploration: float, noise):
 def select(env, tree: dict, exploration: float, noise) -> dict:
     """Return the path down to an action that leaves the tree or ends the game.
 
-    "node" and "action" are its last, "nodes" and "actions" all of them, "depth" their number less
-    1.
+    "node" and "action" are its last, "nodes" and "actions" all of them. "depth" is their number
+    less 1.
     """
     def further(path):
         child = tree["child"][path["node"], path["action"]]
@@ -119,7 +118,7 @@ class Playout(NamedTuple):
 
 
 def playout(env, state, obs, done, key):
-    """Return the result, for the player to move, of random moves to the end."""
+    """Return the result, for the player to move, of random moves to the end: 0 if it is done."""
     def move(game: Playout) -> Playout:
         choice_key, step_key = jax.random.split(jax.random.fold_in(key, game.t))
         action = sample_legal(game.state, game.obs, choice_key)

@@ -61,4 +61,4 @@ def normalized(x: Float[Array, "E T"],
 def average(x: Float[Array, "E T"], weight: Float[Array, "E T"] | None) -> Float[Array, ""]:
     """Return the weighted mean of x, or 0 if all weights are 0."""
     total, count = mean(x, weight)
-    return total / jnp.maximum(count, 1)
+    return total / jnp.where(count == 0, 1, count)

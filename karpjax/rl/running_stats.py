@@ -14,7 +14,7 @@ def init(shape) -> dict:
 
 def update(stats: dict, x) -> dict:
     """Return the statistics with the rows x (E, T, ...) added, unchanged if a row is not finite."""
-    # Rows that are not finite are left out, as one bad reward must not stay for ever.
+    # The whole rollout is left out then: one bad reward would stay in them for ever.
     old, new = stats["count"], jnp.float32(x.shape[0] * x.shape[1])
     mean, var = x.mean((0, 1)), x.var((0, 1))
     share, delta = new / (old + new), mean - stats["mean"]
@@ -25,7 +25,10 @@ def update(stats: dict, x) -> dict:
 
 
 def normalize(stats: dict, x):
-    """Return x with mean 0 and deviation 1, clipped to -10 .. 10. The first rollout is unscaled."""
+    """Return x with mean 0 and deviation 1, clipped to -10 .. 10.
+
+    The first rollout is only clipped.
+    """
     return jnp.clip((x - stats["mean"]) / jnp.sqrt(stats["var"] + 1e-8), -10, 10)
 
 

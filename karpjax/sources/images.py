@@ -62,7 +62,7 @@ def images(data, augment=None, mix=None) -> Source:
     wanted, records = open_splits(builder, data)
     features = builder.info.features
     check_features(features, data.name)
-    resize, channels = tuple(data.get("resize", ())), data.get("channels", 0)
+    resize, channels = check_resize(data.get("resize", ())), data.get("channels", 0)
     decode = record_decoder(data.name, features["label"].num_classes, resize, channels)
     row_bytes = bytes_of_row(features["image"], resize, channels)
     source = source_of(data, wanted, records, decode, row_bytes, preprocess=normalise, view=view,
@@ -118,6 +118,13 @@ def check_features(features, name: str) -> None:
         raise UserError(f"data set {name!r}: expected the feature label to be a ClassLabel, found "
                         f"{type(features['label']).__name__}; prepare the set again with "
                         "tfds.features.ClassLabel")
+
+
+def check_resize(resize) -> tuple:
+    """Return config.data.resize as (H, W), or () for none."""
+    if not isinstance(resize, (tuple, list)) or len(resize) not in (0, 2):
+        raise UserError(f"config.data.resize: expected (H, W), or () for none, found {resize!r}")
+    return tuple(resize)
 
 
 def record_decoder(name: str, classes: int, resize: tuple, channels: int):

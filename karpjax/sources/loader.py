@@ -28,7 +28,7 @@ class Loader(Source):
 
     @old_names.old_keywords(prepare="preprocess", ahead="prefetch")
     def __init__(self, train, *, batch_size: int, splits: dict | None = None,
-                 decode: Callable = lambda record: record, preprocess: Callable | None = None,
+                 decode: Callable = unchanged, preprocess: Callable | None = None,
                  view: Callable | None = None, augment: Callable | None = None,
                  mix: Callable | None = None, prefetch: int = 2, threads: int = 16):
         self.records = {"train": train, **(splits or {})}

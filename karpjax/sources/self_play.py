@@ -70,9 +70,9 @@ class SelfPlay(Rollout):
         return jax.tree.map(join, source_state["pool"], variables["params"])
 
     def actor(self, variables, source_state):
-        if not self.pool:
-            return self.player(variables, source_state)
         learner = self.player(variables, source_state)
+        if not self.pool:
+            return learner
         opponent = self.player(self.opponent_variables(variables, source_state), source_state)
         return functools.partial(self.play_against, learner, opponent)
 

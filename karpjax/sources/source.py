@@ -28,6 +28,7 @@ from karpjax.core import old_names
                           host_fed="streamed", feed="next_batch", described="spec",
                           lends="eval_state", prepare="preprocess")
 class Source:
+    """Base of all sources, with the defaults of what others read from one."""
     # ------------------------------------------------------------------ what the step and loop read
     # Held in device memory for the whole run: arguments of the program, not in checkpoints. A
     # streamed source gives the shapes of next_batch's arrays.
@@ -101,9 +102,10 @@ class Source:
 class SpecOnly(Source):
     """A source without its data, as a checkpoint describes it: for the model and `predict`."""
 
-    def __init__(self, example: dict, prepare, missing: Exception):
-        self.preprocess, self.error = prepare, missing
-        self.example = jax.tree.map(np.asarray, prepare(jax.tree.map(jnp.asarray, example)))
+    @old_names.old_keywords(prepare="preprocess", missing="error")
+    def __init__(self, example: dict, preprocess: Callable, error: Exception):
+        self.preprocess, self.error = preprocess, error
+        self.example = jax.tree.map(np.asarray, preprocess(jax.tree.map(jnp.asarray, example)))
 
     def init(self, key):
         return {}
@@ -137,7 +139,7 @@ def augmented(batch: dict, augment, mix, key) -> dict:
 
 
 def unchanged(batch: dict) -> dict:
-    """Return a batch as it is: the default of `preprocess` and `view`."""
+    """Return a batch as it is: the default of `preprocess`, `view` and `decode`."""
     return batch
 
 

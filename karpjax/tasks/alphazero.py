@@ -24,6 +24,9 @@ def build(config, env=None) -> kj.Task:
     if not agent.game:
         raise UserError("this task needs a game of two players, as in config.env = "
                         "dict(name='pgx:connect_four')")
+    if config.data.get("normalize"):
+        raise UserError("config.data.normalize: expected (), as the search meets observations and "
+                        f"rewards as the game gives them, found {config.data.normalize}")
     if config.simulations < 1:
         raise UserError(f"config.simulations: expected at least 1, found {config.simulations}")
 

@@ -20,8 +20,8 @@ import optax
 import karpjax as kj
 from karpjax.core.errors import UserError, check_keys
 from karpjax.core.settings import check_own_keys
+from karpjax.core.trees import where
 from karpjax.envs import environment, protocol
-from karpjax.envs.protocol import choose
 from karpjax.sources.source import SpecOnly
 
 COLUMNS = ("obs", "legal", "action", "result", "game")
@@ -72,7 +72,7 @@ def recorded(data, env, like) -> kj.sources.Source:
         obs = {name: jnp.flip(x, -2 if name == "obs" else -1)
                for name, x in example["obs"].items()}
         flipped = {**example, "obs": obs, "action": env.actions.n - 1 - example["action"]}
-        return choose(jax.random.bernoulli(key), flipped, example)
+        return where(jax.random.bernoulli(key), flipped, example)
 
     try:
         columns = read(data.file, env, like)

@@ -14,11 +14,10 @@ import jax
 from karpjax.core.errors import UserError, did_you_mean
 from karpjax.sources.augment.images import (PAD_MODES, alternating_flip, cutout, flip, pad_crop,
                                             random_resized_crop)
-from karpjax.sources.augment.mixing import _beta_quantiles, _sample, cutmix, mixup, targets
+from karpjax.sources.augment.mixing import cutmix, mixup, targets
 from karpjax.sources.augment.warp import letterbox, scale_jitter, warp
 
-__all__ = ["EACH", "PAD_MODES", "TOGETHER", "_beta_quantiles", "_sample", "letterbox", "make",
-           "targets", "warp"]
+__all__ = ["EACH", "PAD_MODES", "TOGETHER", "letterbox", "make", "targets", "warp"]
 
 EACH = {f.__name__: f for f in (pad_crop, flip, alternating_flip, random_resized_crop, cutout,
                                 scale_jitter)}
@@ -27,6 +26,8 @@ TOGETHER = {f.__name__: f for f in (mixup, cutmix)}
 
 def make(specs, **known):
     """Return (augment, mix) for a source from config.augment.
+
+    Those that mix come last, wherever they stand in the list.
 
     known  values that the task gives: the run's seed
     """

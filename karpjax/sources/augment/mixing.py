@@ -14,10 +14,10 @@ def mixup(alpha: float):
 
     Shares are drawn from Beta(alpha, alpha).
     """
-    quantiles = _beta_quantiles(alpha)
+    quantiles = beta_quantiles(alpha)
 
     def mix(batch, keys):
-        share = _sample(quantiles, keys)                                           # (B,)
+        share = sample(quantiles, keys)                                           # (B,)
         image = batch["image"]
         weight = share[:, None, None, None].astype(image.dtype)
         mixed = weight * image + (1 - weight) * image[::-1]
@@ -30,13 +30,13 @@ def cutmix(alpha: float):
 
     The label is mixed in the same proportion.
     """
-    quantiles = _beta_quantiles(alpha)
+    quantiles = beta_quantiles(alpha)
 
     def mix(batch, keys):
         image = batch["image"]
         _, H, W, _ = image.shape
         share_key, centre_key = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
-        side = jnp.sqrt(1 - _sample(quantiles, share_key))[:, None]                # (B, 1), a share
+        side = jnp.sqrt(1 - sample(quantiles, share_key))[:, None]                # (B, 1), a share
         centre = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(centre_key)   # (B, 2)
         low, high = (jnp.round((centre + s * side / 2) * jnp.array([H, W])) for s in (-1, 1))
         rows = jax.vmap(functools.partial(between, H))(low[:, 0], high[:, 0])      # (B, H)
@@ -65,7 +65,7 @@ def mixed_labels(batch, share):
             "shares": jnp.concatenate(both, 1)}
 
 
-def _beta_quantiles(alpha: float, n: int = 4096):
+def beta_quantiles(alpha: float, n: int = 4096):
     """Return quantiles of Beta(alpha, alpha), (n,).
 
     jax.random.beta rejects in a loop, on whose condition all devices must agree.
@@ -76,7 +76,7 @@ def _beta_quantiles(alpha: float, n: int = 4096):
     return betaincinv(alpha, alpha, np.linspace(0, 1, n)).astype(np.float32)
 
 
-def _sample(quantiles, keys):
+def sample(quantiles, keys):
     """Return (B,) values, one a key, between the quantiles."""
     u = jax.vmap(jax.random.uniform)(keys)
     return jnp.interp(u, np.linspace(0, 1, len(quantiles), dtype=np.float32), quantiles)
