@@ -17,7 +17,7 @@ from karpjax.run import cli
 # Not the games: importing pgx starts a backend, and a process must not be forked from one that has
 # threads.
 IMPORTED = ["guarantees.child", "guarantees.registry", "karpjax.run.loop", "karpjax.run.restore",
-            "karpjax.run.experiment"]
+            "karpjax.run.experiment", "tensorflow_datasets", "grain"]
 
 
 class Fork:
