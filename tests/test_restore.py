@@ -98,6 +98,11 @@ def test_the_best_is_kept_beside_the_newest(tmp_path):
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [2, 8]
 
 
+def test_a_choice_that_is_none(made):
+    with pytest.raises(UserError, match="which: expected one of 'newest', 'best', found 'Best'"):
+        restore(made, which="Best")
+
+
 def test_best_by_a_metric_that_is_not_there(run):
     for step in (2, 4, 6, 8):
         edit_meta(run, step, lambda meta: {**meta, "metrics": None})
@@ -133,7 +138,8 @@ def test_renamed_parameter(run):
     with pytest.raises(UserError, match=re.escape(
             "names or shapes differ; missing in the checkpoint: ['params/top/bias', "
             "'params/top/kernel']; "
-            "unexpected in it: ['params/head/bias', 'params/head/kernel']")):
+            "unexpected in it: ['params/head/bias', 'params/head/kernel']; of another shape: none; "
+            "the model's code has changed since the save: restore with the code of then")):
         restore(run)
 
 

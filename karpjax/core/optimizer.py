@@ -35,7 +35,7 @@ import optax
 
 from karpjax.core.errors import UserError, check_keys, did_you_mean
 from karpjax.core.muon import filter_muon
-from karpjax.core.trees import first_match, path_name
+from karpjax.core.trees import first_match, named, path_name
 
 OWN = {"filter_muon": filter_muon}
 LENGTHS = ("decay_steps", "transition_steps")
@@ -224,7 +224,7 @@ def map_names(params, function: Callable):
 
 def names_of(params) -> list[str]:
     """Return the parameters' names, as "conv/kernel", in the order of the tree."""
-    return [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+    return [*named(params)]
 
 
 # ---------------------------------------------------------------------------- optax, and its errors

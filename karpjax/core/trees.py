@@ -13,6 +13,11 @@ def path_name(path) -> str:
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
 
 
+def named(tree) -> dict:
+    """Return {"params/conv/kernel": leaf} for the leaves of a tree."""
+    return {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
 def by_name(variables: dict) -> dict:
     """Return {variable_name: leaf} for the leaves of a model's variables."""
     return {variable_name(path): leaf for path, leaf in jax.tree.leaves_with_path(variables)}

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from karpjax.core import files, old_names
-from karpjax.core.errors import Outage, UserError, outage, storage
+from karpjax.core.errors import Outage, UserError, check_choice, outage, storage
 from karpjax.core.state import TrainState
-from karpjax.core.trees import check_names, first_line, path_name
+from karpjax.core.trees import check_names, first_line, named, path_name
 from karpjax.run.fingerprint import different, fingerprint
 
 SCHEMA = 1
@@ -197,6 +197,7 @@ def steps_of(folder) -> list[int]:
 @storage("looking for a checkpoint")
 def find(path, which: str = "newest") -> epath.Path:
     """Return the checkpoint at a path: a workdir's newest or best, a STEP, an exported file."""
+    check_choice(which, ("newest", "best"), "which")
     path = absolute(path)
     if (path / "meta").exists() or is_exported(path):
         return path
@@ -262,7 +263,8 @@ def load(folder, abstract: dict) -> dict:
     stored = {name: shape for name, shape in stored_shapes(folder).items()
               if name.split("/")[0] in abstract}
     wanted = named(abstract)
-    check_names(wanted, stored, folder)
+    check_names(wanted, stored, folder,
+                "the model's code has changed since the save: restore with the code of then")
     loaded = load_named(folder, wanted)
     return jax.tree.map_with_path(lambda path, _: loaded[path_name(path)], abstract)
 
@@ -305,11 +307,6 @@ def nested(wanted: dict) -> dict:
             node = node.setdefault(parent, {})
         node[last] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
     return tree
-
-
-def named(tree) -> dict:
-    """Return {"params/conv/kernel": leaf} for the leaves of a tree."""
-    return {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def check_fingerprint(folder, expected: dict, tree) -> dict:
