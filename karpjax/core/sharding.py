@@ -30,6 +30,14 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
                          devices=devices)
 
 
+def host_device():
+    """Return this process's CPU as a device, None if JAX_PLATFORMS leaves it out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Return the sharding of an array that every device holds whole."""
     return NamedSharding(mesh, P())

@@ -55,6 +55,12 @@ class Experiment:
         of_source = {name: state.source[name] for name in self.source.eval_state}
         return {**state.eval_variables, **({"source": of_source} if of_source else {})}
 
+    def learning_rate(self, updates: int) -> float:
+        """Return the schedule's value after so many updates, for the log."""
+        # On the CPU: an accelerator would first finish the dispatches in flight, and then idle.
+        with jax.default_device(sharding.host_device()):
+            return float(self.schedule(updates))
+
     def train_step(self, axis_name: str | None = None) -> Callable:
         """Return the train step.
 

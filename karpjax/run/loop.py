@@ -266,7 +266,7 @@ class Trainer:
             if step % config.log_every and step != config.steps:
                 continue
             row = {f"train/{name}": column[i] for name, column in values.items()}
-            row["learning_rate"] = float(self.exp.schedule(step - 1 - values["skipped"][i]))
+            row["learning_rate"] = self.exp.learning_rate(step - 1 - values["skipped"][i])
             # A dispatch's rows come at once: one rate.
             rates = rates or self.progress.rates(self.in_flight.done(first + steps))
             row |= rates
