@@ -56,6 +56,11 @@ class Writer:
                 file.write(json.dumps(self.rows[-1]) + "\n")
             self.board.write(self.rows[-1])
 
+    def results_at(self, step: int, splits) -> dict:
+        """Return the metrics of these splits in the rows of a step."""
+        return {name: value for row in self.rows if row["step"] == step
+                for name, value in row.items() if name.split("/")[0] in splits}
+
     def flush(self) -> None:
         """Write all rows to disk, as the loop does before every save."""
         if self.active:
