@@ -27,7 +27,6 @@
 """
 from collections.abc import Callable
 import inspect
-import re
 
 import jax
 import jax.numpy as jnp
@@ -256,6 +255,6 @@ def _check_arguments(options: dict, name: str, arguments, where: str) -> None:
 
 def _check_matches(pattern: str, params, where: str) -> None:
     names = names_of(params)
-    if not any(re.fullmatch(pattern, name) for name in names):
+    if all(first_match([pattern], name) is None for name in names):
         raise UserError(f"{where}: {pattern!r} matches no parameter in full"
                         f"{did_you_mean(pattern, names)}")

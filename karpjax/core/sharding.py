@@ -49,7 +49,10 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def fsdp_sharding(mesh: Mesh, leaf) -> NamedSharding:
-    """Split the longest axis that fsdp divides. Small or indivisible leaves are replicated."""
+    """Return a sharding that splits the longest axis that fsdp divides.
+
+    Small or indivisible leaves are replicated.
+    """
     size = mesh.shape["fsdp"]
     axes = [axis for axis, length in enumerate(leaf.shape) if length % size == 0]
     if size == 1 or not axes or np.prod(leaf.shape) < FSDP_MIN_SIZE:

@@ -115,8 +115,8 @@ def check_source(config: ConfigDict, source: Source, mesh: Mesh) -> None:
         # Simulated devices that wait for each other leave no thread to the callback: it would hang.
         raise UserError(
             f"environments on the host are played by one process, on CPUs for one device: found "
-            f"{jax.process_count()} and {mesh.size}; use config.mesh.data = 1, or an environment "
-            "in JAX")
+            f"{jax.process_count()} and {mesh.size}; leave out --distributed and --devices, or use "
+            "an environment in JAX")
 
 
 def check_parallel(config: ConfigDict, mesh: Mesh) -> None:
