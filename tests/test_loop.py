@@ -80,6 +80,15 @@ def test_flops_of_micro_batches_are_the_batch_s(tmp_path):
     assert 0.75 < micro["flops_per_step"] / whole["flops_per_step"] < 1.25
 
 
+def test_gradients_of_frozen_parameters_count_no_flops():
+    flops = []
+    for freeze in ((), ("conv.*",)):
+        config, task_file = config_of("digits")
+        config.optimizer = {**config.optimizer.to_dict(), "freeze": freeze}
+        flops.append(programs.step_flops(assemble(config, task_file, mesh_of(1))))
+    assert 0 < flops[1] < 0.75 * flops[0]
+
+
 def test_newest_and_best_are_kept(tmp_path):
     config, task_file = config_of("poly", steps=12, eval_every=3, keep=1,
                                   best="max validation/accuracy")

@@ -281,7 +281,8 @@ def step_flops(exp) -> float:
     # Without the shardings of a slice that is not here.
     state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), exp.abstract)
     step = make_train_step(exp.task.loss, exp.optimizer, ema_decay=exp.config.ema_decay,
-                           precision=exp.config.precision)
+                           precision=exp.config.precision,
+                           frozen=exp.config.optimizer.get("freeze", ()))
     cpu = sharding.host_device()
     if cpu is None:
         return 0.0
