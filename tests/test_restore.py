@@ -12,7 +12,7 @@ import pytest
 
 from karpjax import restore, UserError
 from karpjax.core import sharding
-from karpjax.core.task_file import module_from_text
+from karpjax.core.task_file import load_task_module, module_from_text
 from karpjax.core.trees import path_name
 from karpjax.run import checkpoint, loop, metrics
 
@@ -191,6 +191,15 @@ def test_damaged_json(run):
 
 
 # ---------------------------------------------------------------------------------- the task's file
+
+def test_a_task_that_imports_what_is_missing(tmp_path, monkeypatch):
+    """The missing module is named, also if the task's name begins with it."""
+    (tmp_path / "lost_tasks").mkdir()
+    (tmp_path / "lost_tasks" / "rows.py").write_text("import lost")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="No module named 'lost'"):
+        load_task_module("lost_tasks.rows")
+
 
 def test_task_that_was_changed_in_a_workdir(run):
     """A changed task does not fit its checkpoints.

@@ -86,9 +86,9 @@ class Checkpoints:
                                       meta=ocp.args.JsonSave(meta))
             saved = not taken and self.manager.save(step, args=args)
         if not saved:  # Orbax reports no more than that, and the run would go on without saving
-            taken = step if taken else self.manager.latest_step()
-            raise UserError(f"step {step} could not be saved: {self.folder / str(taken)} is in the "
-                            f"way; move it out of {self.folder}, and start the same command again")
+            blocker = self.folder / str(step if taken else self.manager.latest_step())
+            raise UserError(f"step {step} could not be saved: {blocker} is in the way; move it out "
+                            f"of {self.folder}, and start the same command again")
 
     def restore(self, abstract: TrainState, say=print) -> tuple[TrainState, dict] | None:
         """Return the newest checkpoint that is whole and its meta, or None if there is none.
