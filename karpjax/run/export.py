@@ -19,9 +19,10 @@ def export(workdir, to, which: str = "newest") -> dict:
     beside = to.with_suffix(".json")
     if beside.exists():
         raise UserError(f"{beside}: there already; choose another name, or remove it")
-    folder, run = checkpoint.find(workdir, which), restore(workdir, which)
-    meta, tree = checkpoint.read_meta(folder), stored_as(run.variables, run.config)
+    run = restore(workdir, which)
+    tree = stored_as(run.variables, run.config)
     arrays = {name: np.asarray(leaf) for name, leaf in named(tree).items()}
+    meta = checkpoint.read_meta(checkpoint.find(workdir, which))
     meta |= {part: {name: meta[part][name] for name in arrays}
              for part in ("shapes", "fingerprint")}
     # The JSON comes last: without it the arrays are no checkpoint.

@@ -51,9 +51,10 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
     checkpoints = Checkpoints(workdir, config.keep, config.best, config.keep_every)
     state, start = start_or_resume(exp, workdir, checkpoints)
     trainer = Trainer(exp, workdir, checkpoints, start, on_metrics, started)
-    stop, profile, step = StopSignal(), Profile(config, workdir), start.step
+    stop, profile = StopSignal(), Profile(config, workdir)
     trainer.announce(start)
     eval_splits = [split for split in source.splits if split != "test"]
+    step = start.step
     try:
         while step < config.steps:
             n = steps_to_event(config, source.steps_per_chunk, trainer.programs.longest, step)
