@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import threading
 
 from command import TINY
 from etils import epath
@@ -256,3 +257,12 @@ def test_a_save_that_did_not_happen(tmp_path, monkeypatch, there):
 def test_other_names_of_a_step(run):
     (run / "checkpoints" / "0050").mkdir()
     assert restore(run).step == 8
+
+
+def test_a_run_in_a_thread(tmp_path):
+    """A thread cannot take signals, and trains without them."""
+    summaries = []
+    thread = threading.Thread(target=lambda: summaries.append(train(tmp_path / "run")))
+    thread.start()
+    thread.join()
+    assert summaries[0]["steps"] == 8 and restore(tmp_path / "run").step == 8

@@ -196,7 +196,7 @@ def test_rectangles_collide(turn):
 def test_a_missing_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "highway_env", None)
     pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
-    says = r'highway is not here.*pip install "karpjax\[highway\]"'
+    says = r'highway is not installed.*pip install "karpjax\[highway\]"'
     with pytest.raises(kj.UserError, match=says):
         kj.envs.make_env("gymnasium:highway_env:highway-fast-v0", max_steps=30)
 

@@ -6,11 +6,13 @@ import time
 from guarantees.harness import mesh_of, record_of
 from guarantees.registry import config_of
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import karpjax as kj
 from karpjax.run import checkpoint, metrics, programs
+from karpjax.run.experiment import assemble
 from karpjax.run.loop import fit
 
 FILES = {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "curves.png", "summary.json",
@@ -41,6 +43,17 @@ def test_what_a_workdir_holds(tmp_path):
     assert len(events) == 1 and events[0].stat().st_size > 1000
 
 
+def test_the_logged_learning_rate_waits_for_no_accelerator():
+    """It is computed on the host's device, whichever device the program runs on."""
+    exp = assemble(*config_of("digits"), mesh_of(1))
+    devices = []
+    exp.schedule = lambda step: devices.append((jnp.ones(()) * step).devices()) or 0.125
+    with jax.default_device(jax.devices()[1]):
+        exp.schedule(3)
+        assert exp.learning_rate(3) == 0.125
+    assert devices == [{jax.devices()[1]}, {jax.devices()[0]}]
+
+
 def unimplemented(lowered):
     raise NotImplementedError("by this plugin")
 
@@ -65,6 +78,15 @@ def test_flops_of_micro_batches_are_the_batch_s(tmp_path):
     # One is counted before compilation, the other after it: on jax 0.12 they differ by 10 %. One
     # micro-batch would be half.
     assert 0.75 < micro["flops_per_step"] / whole["flops_per_step"] < 1.25
+
+
+def test_gradients_of_frozen_parameters_count_no_flops():
+    flops = []
+    for freeze in ((), ("conv.*",)):
+        config, task_file = config_of("digits")
+        config.optimizer = {**config.optimizer.to_dict(), "freeze": freeze}
+        flops.append(programs.step_flops(assemble(config, task_file, mesh_of(1))))
+    assert 0 < flops[1] < 0.75 * flops[0]
 
 
 def test_newest_and_best_are_kept(tmp_path):
@@ -159,7 +181,6 @@ def test_init_from_takes_the_statistics_and_the_average(tmp_path):
     config.optimizer = {"name": "sgd", "learning_rate": 0.0}
     config.model.dropout = 0.0
     from karpjax.run.evaluator import make_evaluator
-    from karpjax.run.experiment import assemble
     from karpjax.run.init_from import load_weights
     exp = assemble(config, task_file, mesh_of(1))
     state, _ = load_weights(config.init_from, exp.fresh_state(), exp.task)

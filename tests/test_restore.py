@@ -12,7 +12,7 @@ import pytest
 
 from karpjax import restore, UserError
 from karpjax.core import sharding
-from karpjax.core.task_file import module_from_text
+from karpjax.core.task_file import load_task_module, module_from_text
 from karpjax.core.trees import path_name
 from karpjax.run import checkpoint, loop, metrics
 
@@ -98,6 +98,11 @@ def test_the_best_is_kept_beside_the_newest(tmp_path):
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [2, 8]
 
 
+def test_a_choice_that_is_none(made):
+    with pytest.raises(UserError, match="which: expected one of 'newest', 'best', found 'Best'"):
+        restore(made, which="Best")
+
+
 def test_best_by_a_metric_that_is_not_there(run):
     for step in (2, 4, 6, 8):
         edit_meta(run, step, lambda meta: {**meta, "metrics": None})
@@ -133,7 +138,8 @@ def test_renamed_parameter(run):
     with pytest.raises(UserError, match=re.escape(
             "names or shapes differ; missing in the checkpoint: ['params/top/bias', "
             "'params/top/kernel']; "
-            "unexpected in it: ['params/head/bias', 'params/head/kernel']")):
+            "unexpected in it: ['params/head/bias', 'params/head/kernel']; of another shape: none; "
+            "the model's code has changed since the save: restore with the code of then")):
         restore(run)
 
 
@@ -185,6 +191,15 @@ def test_damaged_json(run):
 
 
 # ---------------------------------------------------------------------------------- the task's file
+
+def test_a_task_that_imports_what_is_missing(tmp_path, monkeypatch):
+    """The missing module is named, also if the task's name begins with it."""
+    (tmp_path / "lost_tasks").mkdir()
+    (tmp_path / "lost_tasks" / "rows.py").write_text("import lost")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="No module named 'lost'"):
+        load_task_module("lost_tasks.rows")
+
 
 def test_task_that_was_changed_in_a_workdir(run):
     """A changed task does not fit its checkpoints.

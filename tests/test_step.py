@@ -250,6 +250,7 @@ def test_schedule_takes_its_length_from_the_run():
     ({"name": "adamm"}, "did you mean 'adam"),
     ({"name": "adamw", "epss": 1}, "no such argument; did you mean 'eps"),
     ({"name": "sgd", "freeze": ["steam/.*"]}, "matches no parameter"),
+    ({"name": "sgd", "freeze": ["*bias"]}, "expected a regular expression .*nothing to repeat"),
     ({"name": "sgd", "lr_scale": [["x", 1.0]]}, "matches no"),
     ({"name": "sgd", "learning_rate": "fast"}, "expected a number or a dict"),
     ({"name": "sgd", "learning_rate": {"name": "cosine"}}, "optax has no 'cosine'"),

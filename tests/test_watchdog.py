@@ -5,11 +5,14 @@ import subprocess
 import sys
 import time
 
-from guarantees.harness import ROOT, finished
+from guarantees.harness import ROOT, finished, mesh_of
+from guarantees.registry import config_of
 from guarantees.test_g3_processes import two
 import pytest
 
 from karpjax.run import watchdog
+from karpjax.run.evaluator import make_evaluator
+from karpjax.run.experiment import assemble
 
 PROGRAM = """
 import sys, time
@@ -42,6 +45,16 @@ def test_moving_on_and_compiling_are_no_hang(tmp_path, doing, seconds):
     done = run(tmp_path, doing, seconds)
     assert done.returncode == 0, done.stderr
     assert not any((tmp_path / "beats").iterdir())
+
+
+def test_each_batch_of_an_evaluation_is_a_beat():
+    """A large split takes longer than config.hang_timeout, and is no hang."""
+    exp = assemble(*config_of("digits"), mesh_of(1))
+    beats, variables = [], exp.fresh_state().eval_variables
+    make_evaluator(exp.task, exp.mesh).measure(variables, "validation", beat=beats.append)
+    batches = len(list(exp.source.eval_batches("validation")))
+    assert batches > 1 and len(beats) == batches
+    assert beats[-1] == f"evaluation of validation after batch {batches}"
 
 
 def test_a_process_that_compiles_is_waited_for(tmp_path):

@@ -75,7 +75,7 @@ def did_you_mean(name: str, known) -> str:
     """Return `"; did you mean 'steps'?"` if a known name is close, else the list of known names."""
     import difflib
     names = sorted(map(str, known))
-    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
 
 
@@ -102,5 +102,5 @@ def extra(module: str, name: str = ""):
         return importlib.import_module(module)
     except ImportError as error:
         name = name or module.split(".")[0]
-        raise UserError(f"config.env: {name} is not here ({error}); "
+        raise UserError(f"config.env: {name} is not installed ({error}); "
                         f"pip install \"karpjax[{name}]\"") from error

@@ -124,11 +124,9 @@ def find(module: str, name: str):
 
 def attributes(command: str) -> Callable:
     """Return the `__getattr__` of a module that is only a command today, as `karpjax.evaluate`."""
-    return functools.partial(_attribute, command)
-
-
-def _attribute(command: str, name: str):
-    return find(command, name)
+    def attribute(name: str):
+        return find(command, name)
+    return attribute
 
 
 class OldModule(types.ModuleType):

@@ -27,7 +27,6 @@
 """
 from collections.abc import Callable
 import inspect
-import re
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +34,7 @@ import optax
 
 from karpjax.core.errors import UserError, check_keys, did_you_mean
 from karpjax.core.muon import filter_muon
-from karpjax.core.trees import first_match, path_name
+from karpjax.core.trees import first_match, named, path_name
 
 OWN = {"filter_muon": filter_muon}
 LENGTHS = ("decay_steps", "transition_steps")
@@ -224,7 +223,7 @@ def map_names(params, function: Callable):
 
 def names_of(params) -> list[str]:
     """Return the parameters' names, as "conv/kernel", in the order of the tree."""
-    return [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+    return [*named(params)]
 
 
 # ---------------------------------------------------------------------------- optax, and its errors
@@ -256,6 +255,6 @@ def _check_arguments(options: dict, name: str, arguments, where: str) -> None:
 
 def _check_matches(pattern: str, params, where: str) -> None:
     names = names_of(params)
-    if not any(re.fullmatch(pattern, name) for name in names):
+    if all(first_match([pattern], name) is None for name in names):
         raise UserError(f"{where}: {pattern!r} matches no parameter in full"
                         f"{did_you_mean(pattern, names)}")

@@ -30,6 +30,14 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices=None) -> Mesh:
                          devices=devices)
 
 
+def host_device():
+    """Return this process's CPU as a device, None if JAX_PLATFORMS leaves it out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Return the sharding of an array that every device holds whole."""
     return NamedSharding(mesh, P())
@@ -41,7 +49,10 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def fsdp_sharding(mesh: Mesh, leaf) -> NamedSharding:
-    """Split the longest axis that fsdp divides. Small or indivisible leaves are replicated."""
+    """Return a sharding that splits the longest axis that fsdp divides.
+
+    Small or indivisible leaves are replicated.
+    """
     size = mesh.shape["fsdp"]
     axes = [axis for axis, length in enumerate(leaf.shape) if length % size == 0]
     if size == 1 or not axes or np.prod(leaf.shape) < FSDP_MIN_SIZE:

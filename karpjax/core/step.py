@@ -169,7 +169,7 @@ def ratio(total, count, empty):
 
 
 def without_gradient(params, patterns: Sequence[str]):
-    """Make parameters whose names match constants: nothing is computed for their gradient."""
+    """Hold the parameters whose names match constant: nothing is computed for their gradient."""
     def held(path, p):
         return p if first_match(patterns, path_name(path)) is None else lax.stop_gradient(p)
     return jax.tree.map_with_path(held, params)

@@ -31,7 +31,7 @@ def load_task_module(name: str, source: dict | None = None):
     try:
         module = importlib.import_module(full_name)
     except ModuleNotFoundError as error:
-        if error.name and full_name.startswith(error.name):
+        if error.name and f"{full_name}.".startswith(f"{error.name}."):
             raise UserError(f"config.task = {name!r}: no module {full_name}; a name with a dot is "
                             "a module on PYTHONPATH, one without is in karpjax/tasks") from error
         raise

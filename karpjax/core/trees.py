@@ -13,6 +13,11 @@ def path_name(path) -> str:
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
 
 
+def named(tree) -> dict:
+    """Return {"params/conv/kernel": leaf} for the leaves of a tree."""
+    return {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
 def by_name(variables: dict) -> dict:
     """Return {variable_name: leaf} for the leaves of a model's variables."""
     return {variable_name(path): leaf for path, leaf in jax.tree.leaves_with_path(variables)}
@@ -25,7 +30,11 @@ def variable_name(path) -> str:
 
 def first_match(patterns, name: str) -> int | None:
     """Return the index of the first regular expression that matches a name in full, or None."""
-    return next((i for i, pattern in enumerate(patterns) if re.fullmatch(pattern, name)), None)
+    try:
+        return next((i for i, pattern in enumerate(patterns) if re.fullmatch(pattern, name)), None)
+    except re.error as error:
+        raise UserError(f"{error.pattern!r}: expected a regular expression on a name, as in "
+                        f"'head/.*' or '.*bias', found none ({error.msg})") from error
 
 
 def split_variables(variables: dict) -> tuple[dict, dict]:

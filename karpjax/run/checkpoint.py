@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from karpjax.core import files, old_names
-from karpjax.core.errors import Outage, UserError, outage, storage
+from karpjax.core.errors import Outage, UserError, check_choice, outage, storage
 from karpjax.core.state import TrainState
-from karpjax.core.trees import check_names, first_line, path_name
+from karpjax.core.trees import check_names, first_line, named, path_name
 from karpjax.run.fingerprint import different, fingerprint
 
 SCHEMA = 1
@@ -86,9 +86,9 @@ class Checkpoints:
                                       meta=ocp.args.JsonSave(meta))
             saved = not taken and self.manager.save(step, args=args)
         if not saved:  # Orbax reports no more than that, and the run would go on without saving
-            taken = step if taken else self.manager.latest_step()
-            raise UserError(f"step {step} could not be saved: {self.folder / str(taken)} is in the "
-                            f"way; move it out of {self.folder}, and start the same command again")
+            blocker = self.folder / str(step if taken else self.manager.latest_step())
+            raise UserError(f"step {step} could not be saved: {blocker} is in the way; move it out "
+                            f"of {self.folder}, and start the same command again")
 
     def restore(self, abstract: TrainState, say=print) -> tuple[TrainState, dict] | None:
         """Return the newest checkpoint that is whole and its meta, or None if there is none.
@@ -197,6 +197,7 @@ def steps_of(folder) -> list[int]:
 @storage("looking for a checkpoint")
 def find(path, which: str = "newest") -> epath.Path:
     """Return the checkpoint at a path: a workdir's newest or best, a STEP, an exported file."""
+    check_choice(which, ("newest", "best"), "which")
     path = absolute(path)
     if (path / "meta").exists() or is_exported(path):
         return path
@@ -262,7 +263,8 @@ def load(folder, abstract: dict) -> dict:
     stored = {name: shape for name, shape in stored_shapes(folder).items()
               if name.split("/")[0] in abstract}
     wanted = named(abstract)
-    check_names(wanted, stored, folder)
+    check_names(wanted, stored, folder,
+                "the model's code has changed since the save: restore with the code of then")
     loaded = load_named(folder, wanted)
     return jax.tree.map_with_path(lambda path, _: loaded[path_name(path)], abstract)
 
@@ -305,11 +307,6 @@ def nested(wanted: dict) -> dict:
             node = node.setdefault(parent, {})
         node[last] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
     return tree
-
-
-def named(tree) -> dict:
-    """Return {"params/conv/kernel": leaf} for the leaves of a tree."""
-    return {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def check_fingerprint(folder, expected: dict, tree) -> dict:

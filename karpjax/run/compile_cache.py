@@ -40,7 +40,8 @@ def start(choice: str) -> None:
     if choice in ("", "off") or given_before:
         return
     base = user_folder() if choice == "auto" else os.path.expanduser(choice)
-    folder, writable = f"{base}/{key()}", True
+    folder = f"{base}/{key()}"
+    writable = True
     if "://" not in base:
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -88,9 +89,10 @@ def sweep(base: pathlib.Path, limit: int) -> None:
     A kill leaves torn ones, and jax would warn of them at every start. Other processes may be at
     work here: one that finds a program gone compiles it.
     """
-    mark, entries = base / ".swept", []
+    mark = base / ".swept"
     since = mark.stat().st_mtime_ns if mark.exists() else 0  # an entry is read through once
     mark.touch()
+    entries = []
     for path in base.glob(ENTRY):
         with contextlib.suppress(FileNotFoundError):
             stat = path.stat()

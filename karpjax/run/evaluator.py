@@ -45,13 +45,15 @@ class Evaluator:
         """Return the metrics of a split."""
         return self.measure(variables, split).metrics
 
-    def measure(self, variables, split: str, at_end: bool = False) -> Measured:
+    def measure(self, variables, split: str, at_end: bool = False,
+                beat: Callable[[str], None] | None = None) -> Measured:
         """Evaluate a split. All processes call it together.
 
         at_end  gather the rows, too, that are for the end of a run alone
+        beat    called after each batch with what is done, as a watchdog hears it
         """
         sums, batches = None, []
-        for local in self.task.source.eval_batches(split):
+        for number, local in enumerate(self.task.source.eval_batches(split), start=1):
             batch = sharding.put_batch(self.mesh, local)
             pairs, totals, rows = self.program(variables, batch)
             # In 64 bits on the host: float32 loses counts beyond 16 million.
@@ -59,6 +61,8 @@ class Evaluator:
             wanted = {name: each.array for name, each in rows.items() if at_end or not each.at_end}
             if wanted:  # batch by batch: rows of a large split need not fit a device
                 batches.append(gathered(wanted, batch))
+            if beat:
+                beat(f"evaluation of {split} after batch {number}")
         (losses, means), totals = jax.tree.map(lambda x: x.item() if x.ndim == 0 else x, sums)
         losses, means = ({name: quotient(*pair) for name, pair in pairs.items()}
                          for pairs in (losses, means))

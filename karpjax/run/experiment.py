@@ -55,6 +55,12 @@ class Experiment:
         of_source = {name: state.source[name] for name in self.source.eval_state}
         return {**state.eval_variables, **({"source": of_source} if of_source else {})}
 
+    def learning_rate(self, updates: int) -> float:
+        """Return the schedule's value after so many updates, for the log."""
+        # On the CPU: an accelerator would first finish the dispatches in flight, and then idle.
+        with jax.default_device(sharding.host_device()):
+            return float(self.schedule(updates))
+
     def train_step(self, axis_name: str | None = None) -> Callable:
         """Return the train step.
 
@@ -109,8 +115,8 @@ def check_source(config: ConfigDict, source: Source, mesh: Mesh) -> None:
         # Simulated devices that wait for each other leave no thread to the callback: it would hang.
         raise UserError(
             f"environments on the host are played by one process, on CPUs for one device: found "
-            f"{jax.process_count()} and {mesh.size}; use config.mesh.data = 1, or an environment "
-            "in JAX")
+            f"{jax.process_count()} and {mesh.size}; leave out --distributed and --devices, or use "
+            "an environment in JAX")
 
 
 def check_parallel(config: ConfigDict, mesh: Mesh) -> None:

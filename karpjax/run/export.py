@@ -2,12 +2,11 @@
 import json
 import pathlib
 
-import jax
 import numpy as np
 
 from karpjax.core import files
 from karpjax.core.errors import UserError
-from karpjax.core.trees import path_name
+from karpjax.core.trees import named
 from karpjax.run import checkpoint
 from karpjax.run.restore import restore, stored_as
 
@@ -20,9 +19,10 @@ def export(workdir, to, which: str = "newest") -> dict:
     beside = to.with_suffix(".json")
     if beside.exists():
         raise UserError(f"{beside}: there already; choose another name, or remove it")
-    folder, run = checkpoint.find(workdir, which), restore(workdir, which)
-    meta, tree = checkpoint.read_meta(folder), stored_as(run.variables, run.config)
-    arrays = {path_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+    run = restore(workdir, which)
+    tree = stored_as(run.variables, run.config)
+    arrays = {name: np.asarray(leaf) for name, leaf in named(tree).items()}
+    meta = checkpoint.read_meta(checkpoint.find(workdir, which))
     meta |= {part: {name: meta[part][name] for name in arrays}
              for part in ("shapes", "fingerprint")}
     # The JSON comes last: without it the arrays are no checkpoint.

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from karpjax.core.trees import mix, path_name
+from karpjax.core.trees import mix, named
 
 
 def fingerprint(tree: Any) -> dict[str, int]:
@@ -15,9 +15,9 @@ def fingerprint(tree: Any) -> dict[str, int]:
 
     A changed bit or two swapped elements change it, except for one chance in 2^32.
     """
-    values = jax.device_get(_checksums(jax.tree.leaves(tree)))
-    names = (path_name(path) for path, _ in jax.tree.leaves_with_path(tree))
-    return {name: int(value) for name, value in zip(names, values, strict=True)}
+    leaves = named(tree)
+    values = jax.device_get(_checksums([*leaves.values()]))
+    return {name: int(value) for name, value in zip(leaves, values, strict=True)}
 
 
 @jax.jit

@@ -193,7 +193,8 @@ def load_weights(path, state: TrainState, task, skip=()) -> tuple[TrainState, li
     sees (statistics of observations), if that run had them.
     """
     like = state.variables
-    ours, given = by_name(like), weights_at(path, task.model)
+    ours = by_name(like)
+    given = weights_at(path, task.model)
     load, notes = plan(given, like, task.model, skip)
     to_adapt = {name: leaf for name, leaf in load.items() if isinstance(leaf, jax.ShapeDtypeStruct)}
     loaded = given.load({name: leaf for name, leaf in load.items() if name not in to_adapt})

@@ -15,14 +15,13 @@ from typing import NamedTuple
 from etils import epath
 import jax
 from ml_collections import ConfigDict
-import numpy as np
 
 from karpjax.core import files, old_names, settings, sharding
 from karpjax.core.errors import Preempted, UserError
 from karpjax.core.state import TrainState, parameter_table
 from karpjax.run import compile_cache, distributed, init_from, metrics, pictures
 from karpjax.run.checkpoint import FOLDER, Checkpoints, absolute, steps_of
-from karpjax.run.evaluator import last_tables, make_evaluator
+from karpjax.run.evaluator import Measured, last_tables, make_evaluator
 from karpjax.run.experiment import Experiment, assemble
 from karpjax.run.in_flight import InFlight
 from karpjax.run.model_card import model_card
@@ -52,9 +51,10 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
     checkpoints = Checkpoints(workdir, config.keep, config.best, config.keep_every)
     state, start = start_or_resume(exp, workdir, checkpoints)
     trainer = Trainer(exp, workdir, checkpoints, start, on_metrics, started)
-    stop, profile, step = StopSignal(), Profile(config, workdir), start.step
+    stop, profile = StopSignal(), Profile(config, workdir)
     trainer.announce(start)
     eval_splits = [split for split in source.splits if split != "test"]
+    step = start.step
     try:
         while step < config.steps:
             n = steps_to_event(config, source.steps_per_chunk, trainer.programs.longest, step)
@@ -78,7 +78,7 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
                 raise Preempted(f"{workdir} stopped at step {step}; the state is saved, "
                                 "start the same command again to go on")
         checkpoints.wait()
-        final = trainer.results_at(step, eval_splits)
+        final = trainer.writer.results_at(step, eval_splits)
         if "test" in source.splits:  # at the end, once
             final |= trainer.evaluate(state, step, ["test"])
         final |= trainer.tables(state)
@@ -266,7 +266,7 @@ class Trainer:
             if step % config.log_every and step != config.steps:
                 continue
             row = {f"train/{name}": column[i] for name, column in values.items()}
-            row["learning_rate"] = float(self.exp.schedule(step - 1 - values["skipped"][i]))
+            row["learning_rate"] = self.exp.learning_rate(step - 1 - values["skipped"][i])
             # A dispatch's rows come at once: one rate.
             rates = rates or self.progress.rates(self.in_flight.done(first + steps))
             row |= rates
@@ -284,20 +284,25 @@ class Trainer:
 
     def evaluate(self, state: TrainState, step: int, splits: list[str]) -> dict:
         """Return and log {"split/metric": value} of these splits."""
-        first = not self.evaluating.seconds
-        self.watchdog.beat(f"{COMPILING} the " * first + f"evaluation at step {step}")
         results = {}
-        with self.evaluating:
-            for split in splits:
-                variables, at_end = self.exp.eval_variables(state), step == self.exp.config.steps
-                self.measured[split] = self.evaluator.measure(variables, split, at_end)
-                results |= {f"{split}/{name}": files.plain(value)
-                            for name, value in self.measured[split].metrics.items()}
+        for split in splits:
+            measured = self.measure(state, split, at_end=step == self.exp.config.steps)
+            results |= {f"{split}/{name}": files.plain(value)
+                        for name, value in measured.metrics.items()}
         self.log(step, results)
         shown = [f"{name} {value}" if value is None else f"{name} {value:.4f}"
                  for name, value in results.items()]
         self.progress.say(f"step {step}: {', '.join(shown)}")
         return results
+
+    def measure(self, state: TrainState, split: str, at_end: bool) -> Measured:
+        """Evaluate a split, and keep everything that it gives."""
+        new = split not in self.measured
+        self.watchdog.beat(f"{COMPILING} the " * new + f"evaluation of {split}")
+        with self.evaluating:
+            self.measured[split] = self.evaluator.measure(
+                self.exp.eval_variables(state), split, at_end, self.watchdog.beat)
+        return self.measured[split]
 
     def tables(self, state: TrainState) -> dict:
         """Return the values by class of the split that was evaluated last.
@@ -306,14 +311,8 @@ class Trainer:
         """
         splits = self.exp.source.splits
         if self.exp.task.summarize and splits and not self.measured:
-            variables = self.exp.eval_variables(state)
-            self.measured[splits[-1]] = self.evaluator.measure(variables, splits[-1], at_end=True)
+            self.measure(state, splits[-1], at_end=True)
         return last_tables(self.measured)
-
-    def results_at(self, step: int, splits: list[str]) -> dict:
-        """Return the logged metrics of these splits at that step."""
-        return {name: value for row in self.writer.rows if row["step"] == step
-                for name, value in row.items() if name.split("/")[0] in splits}
 
     def save(self, state: TrainState, step: int, results: dict | None) -> None:
         """Save a checkpoint and its model card, with the results of an evaluation, if any."""
@@ -334,7 +333,7 @@ def finish(trainer: Trainer, state: TrainState, step: int, final: dict, resumed:
     examples = step * exp.source.examples_per_step
     summary = {
         **final, "steps": step, "skipped": int(state.skipped[0]), "resumed": resumed,
-        "parameters": sum(int(np.prod(p.shape)) for p in jax.tree.leaves(exp.abstract.params)),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(exp.abstract.params)),
         "seconds": elapsed,
         "examples_per_second": round(examples / max(elapsed["train"], 1e-9), 1),
         **trainer.programs.cost(step, elapsed["train"]),

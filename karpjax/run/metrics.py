@@ -56,6 +56,11 @@ class Writer:
                 file.write(json.dumps(self.rows[-1]) + "\n")
             self.board.write(self.rows[-1])
 
+    def results_at(self, step: int, splits) -> dict:
+        """Return the metrics of these splits in the rows of a step."""
+        return {name: value for row in self.rows if row["step"] == step
+                for name, value in row.items() if name.split("/")[0] in splits}
+
     def flush(self) -> None:
         """Write all rows to disk, as the loop does before every save."""
         if self.active:
@@ -102,9 +107,10 @@ def parsed(workdir) -> tuple[list[dict], list[int]]:
     A last line torn by a kill has no end, and does not count. Nor do empty lines and byte-order
     marks.
     """
-    path, rows, unreadable = epath.Path(workdir) / NAME, [], []
+    path = epath.Path(workdir) / NAME
     with storage(path):
         lines = path.read_bytes().split(b"\n") if path.exists() else []
+    rows, unreadable = [], []
     for number, line in enumerate(lines, start=1):
         line = line.strip().removeprefix(codecs.BOM_UTF8).strip()
         if not line:
@@ -134,7 +140,8 @@ def check_not_lost(workdir, save_every: int, chunk: int) -> None:
     A run killed before its first checkpoint was whole may start: its rows end at the second save,
     which waits for the first.
     """
-    rows, second = read_rows(workdir), -(-2 * max(save_every, chunk) // chunk) * chunk
+    rows = read_rows(workdir)
+    second = -(-2 * max(save_every, chunk) // chunk) * chunk
     last = max((row["step"] for row in rows), default=0)
     tested = any(name.startswith("test/") for row in rows for name in row)
     if last > second or tested or rows and (workdir / "summary.json").exists():

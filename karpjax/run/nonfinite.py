@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from karpjax.core.errors import NotFinite
-from karpjax.core.trees import path_name
+from karpjax.core.trees import named
 
 
 def check_finite(first: int, in_a_row: np.ndarray, bad, limit: int, workdir) -> None:
@@ -34,7 +34,7 @@ def save_bad_batch(workdir, step: int, bad) -> None:
     folder = workdir / "nonfinite"
     folder.mkdir(parents=True, exist_ok=True)
     suffix = f"_process_{jax.process_index()}" if jax.process_count() > 1 else ""
-    rows = {path_name(path): local_rows(leaf) for path, leaf in jax.tree.leaves_with_path(bad)}
+    rows = {name: local_rows(leaf) for name, leaf in named(bad).items()}
     with (folder / f"step_{step}{suffix}.npz").open("wb") as file:
         np.savez(file, **rows)
 

@@ -281,10 +281,10 @@ def step_flops(exp) -> float:
     # Without the shardings of a slice that is not here.
     state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), exp.abstract)
     step = make_train_step(exp.task.loss, exp.optimizer, ema_decay=exp.config.ema_decay,
-                           precision=exp.config.precision)
-    try:
-        cpu = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves it out
+                           precision=exp.config.precision,
+                           frozen=exp.config.optimizer.get("freeze", ()))
+    cpu = sharding.host_device()
+    if cpu is None:
         return 0.0
     with jax.default_device(cpu):
         rows = jax.eval_shape(batch, state, exp.source.arrays)

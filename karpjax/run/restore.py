@@ -104,7 +104,7 @@ class Run:
 
 
 def is_for_a_person(x) -> bool:
-    """Say whether an input is a text, a file or an image of PIL's."""
+    """Return whether an input is a text, a file or an image of PIL's."""
     return isinstance(x, (str, os.PathLike)) or hasattr(x, "convert")
 
 

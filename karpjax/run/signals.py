@@ -1,5 +1,6 @@
 """Signals that end a run early: it saves its state first."""
 import signal
+import threading
 
 import jax
 from jax.experimental import multihost_utils
@@ -15,7 +16,8 @@ class StopSignal:
         self.received = False
         self.alone = jax.process_count() == 1  # with several, jax's own service listens and agrees
         self.before = {}
-        if self.alone:
+        # Python lets its main thread alone set handlers: a run in another takes no signals.
+        if self.alone and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self.before[number] = signal.signal(number, self._receive)
 
