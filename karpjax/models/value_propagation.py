@@ -40,6 +40,9 @@ class ValuePropagation(nn.Module):
             raise UserError("config.model.name = 'value_propagation' expects maps (H, W, C) and "
                             "the actions up, down, left, right, found observations "
                             f"{self.obs_shape} and {self.actions}")
+        if not 0 <= self.agent < self.obs_shape[-1]:  # XLA would read the last channel instead
+            raise UserError("config.model.agent: expected a channel of the maps, 0 to "
+                            f"{self.obs_shape[-1] - 1}, found {self.agent}")
         x = array_of(obs)
         cell = nn.relu(nn.Dense(self.width, name="cell")(x))
         # Small, so values are near 0 at first; open as a forget gate is, so distant ones arrive.

@@ -20,6 +20,7 @@ import optax
 import karpjax as kj
 from karpjax.core.errors import UserError, check_keys
 from karpjax.core.settings import check_own_keys
+from karpjax.datasets.images import read_npz
 from karpjax.envs import environment, protocol
 from karpjax.envs.protocol import choose
 from karpjax.sources.source import SpecOnly
@@ -99,12 +100,12 @@ def read(file: str, env, like) -> dict:
     if not file or not pathlib.Path(file).exists():
         raise UserError(f"config.data.file = {file!r}: no such file; make one: "
                         "python -m karpjax.games.record --help")
-    with np.load(file) as stored:
-        missing = [name for name in COLUMNS if name not in stored]
-        if missing:
-            raise UserError(f"{file}: expected the columns {', '.join(COLUMNS)}, "
-                            f"it lacks {', '.join(missing)}")
-        columns = {name: stored[name] for name in COLUMNS}
+    stored = read_npz(pathlib.Path(file))
+    missing = [name for name in COLUMNS if name not in stored]
+    if missing:
+        raise UserError(f"{file}: expected the columns {', '.join(COLUMNS)}, "
+                        f"it lacks {', '.join(missing)}")
+    columns = {name: stored[name] for name in COLUMNS}
     board, expected = columns["obs"].shape[1:], like["obs"].shape
     if board != expected or columns["legal"].shape[1:] != (env.actions.n,):
         raise UserError(f"{file}: expected boards {expected} and {env.actions.n} moves, as in "
