@@ -29,6 +29,7 @@ from karpjax.core.errors import FULL, NotFinite, Preempted, UserError, did_you_m
 from karpjax.run.config_file import load_config
 from karpjax.run.distributed import join
 
+HELP = {"-h", "--help", "--helpfull"}
 ACCELERATORS = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/kfd")
 
 
@@ -90,7 +91,7 @@ def parse(argv, doc: str, config: bool = False, **defaults):
     Returns an object with the flags as attributes; with `config` also config, a ConfigDict, and
     task_file, {"path", "text"}. Raises UserError.
     """
-    if {"-h", "--help", "--helpfull"} & set(argv):
+    if HELP & set(argv):
         print(f"{doc.strip()}\n\nflags:\n{flags_help(config, defaults)}")
         sys.exit(0)
     values = define_flags(defaults)
@@ -147,6 +148,12 @@ def flags_help(config: bool, defaults: dict) -> str:
         rows.append((f"--{name}{value}", note))
     width = max((len(flag) for flag, _ in rows), default=0)
     return "\n".join(f"  {flag:<{width}}  {note}".rstrip() for flag, note in rows)
+
+
+def print_forms(doc: str, forms: dict[str, tuple[bool, dict]]) -> None:
+    """Print a command's docstring and the flags of each of its forms, {name: as flags_help}."""
+    parts = [f"{name}\n{flags_help(*form)}" for name, form in forms.items()]
+    print(f"{doc.strip()}\n\nflags:\n" + "\n".join(parts))
 
 
 class Options(dict):
