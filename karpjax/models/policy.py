@@ -40,7 +40,8 @@ class ActorCritic(nn.Module):
     @nn.compact
     def __call__(self, obs, train: bool = False):
         check_choice(self.torso, TORSOS, "config.model.torso")
-        given, obs = obs, array_of(obs)
+        given = obs
+        obs = array_of(given)
         if obs.dtype == jnp.uint8:
             obs = obs / 255
         kind = self.torso or ("conv" if len(self.obs_shape) == 3 else "mlp")

@@ -50,7 +50,8 @@ class ValuePropagation(nn.Module):
         reading = nn.Dense(3, kernel_init=small, bias_init=open_gate, name="reading")(cell)
         # Cells first: a sweep moves whole maps then, which CPUs do several at a time.
         enter, leave, passes = jnp.moveaxis(reading, (-1, -3, -2), (0, 1, 2))          # (H, W, ...)
-        enter, passes = neighbours(enter), nn.sigmoid(passes)
+        enter = neighbours(enter)
+        passes = nn.sigmoid(passes)
 
         def moves(value):  # four of (H, W, ...): the value of each move from each cell
             return [passes * v + into - leave

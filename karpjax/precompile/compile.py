@@ -36,7 +36,8 @@ def precompile(config, task_file, topology: str) -> dict:
     mesh = sharding.make_mesh(**config.mesh, devices=slice_devices(topology))
     exp = assemble(config, task_file, mesh)
     exp.config.dispatch = exp.config.dispatch or "scan"
-    programs, arrays = make_programs(exp), abstract_arrays(exp)
+    programs = make_programs(exp)
+    arrays = abstract_arrays(exp)
     if not isinstance(programs, WholePrograms):
         raise UserError("expected a step that is one program, found several with config.parallel = "
                         f"{exp.config.parallel!r}, dispatch = {exp.config.dispatch!r}; use "
@@ -51,7 +52,8 @@ def precompile(config, task_file, topology: str) -> dict:
         "usable": int(CHIPS[chip].memory * 2**30), "flops": step_flops(exp),
         "state": {name: bytes_a_chip(getattr(exp.abstract, name)) for name in STATE},
         "data": bytes_a_chip(arrays)}
-    lowered, started = programs.lower(exp.abstract, arrays, steps), time.perf_counter()
+    lowered = programs.lower(exp.abstract, arrays, steps)
+    started = time.perf_counter()
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:

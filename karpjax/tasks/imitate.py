@@ -48,7 +48,8 @@ def build(config) -> kj.Task:
         # Logits (B, A), values (B,).
         (logits, values), model_state = kj.apply(model, params, model_state, batch["obs"], key)
         xent = optax.softmax_cross_entropy_with_integer_labels(logits, batch["action"])    # (B,)
-        error, weight = (values - batch["result"]) ** 2, batch["weight"]
+        error = (values - batch["result"]) ** 2                                            # (B,)
+        weight = batch["weight"]
         losses = {"policy": kj.mean(config.policy_coefficient * xent, weight),
                   "value": kj.mean(config.value_coefficient * error, weight)}
         agree = (logits.argmax(-1) == batch["action"]).astype(jnp.float32)

@@ -28,7 +28,9 @@ def build(config, env=None) -> kj.Task:
     def loss(params, model_state, batch, key):
         policy, values, model_state = agent(params, model_state, batch["obs"], key)    # (E, T)
         log_ratio = policy.log_prob(batch["action"]) - batch["log_prob"]
-        ratio, clip, advantage = jnp.exp(log_ratio), config.clip, batch["advantage"]
+        ratio = jnp.exp(log_ratio)
+        clip = config.clip
+        advantage = batch["advantage"]
         gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
         # >= 0, and its mean estimates KL(old, new) (Schulman 2020, "k3").
         kl = ratio - 1 - log_ratio
