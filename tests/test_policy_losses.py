@@ -116,7 +116,7 @@ def test_target_kl_stops_learning():
 
 
 def test_target_kl_is_judged_by_the_learner_s_moves():
-    """A pool's player acts by another policy. Its moves, of weight 0, must not stop the learning."""
+    """A pool's player acts by another policy: its moves, of weight 0, do not stop learning."""
     task = ppo.build(config_for("ppo", target_kl=0.01), env=Contextual())
     params = task.init(jax.random.key(0))["params"]
     obs = jnp.ones((4, 2, 4))
