@@ -11,6 +11,8 @@ from guarantees.registry import config_of
 import pytest
 import tiny
 
+from karpjax import slices
+from karpjax.core.errors import UserError
 from karpjax.run.loop import fit
 
 
@@ -103,6 +105,13 @@ def test_help_of_a_command_of_several_forms():
     assert lines.index("with --from") < lines.index("  --arch=TEXT        required") \
         < lines.index("with --config") < lines.index("  --weights=TEXT       required") \
         < lines.index("else") < lines.index("  --names=TEXT")
+
+
+@pytest.mark.parametrize("plot", ["slices.txt", "nowhere/slices.png"])
+def test_slices_refuses_a_plot_before_it_compiles(plot, tmp_path):
+    with pytest.raises(UserError, match="--plot=.*: expected a name that ends in .png"):
+        slices.check_plot(tmp_path / plot)
+    slices.check_plot(tmp_path / "slices.png")
 
 
 def test_the_list_of_commands():

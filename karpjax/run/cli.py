@@ -206,6 +206,8 @@ def print_json(values: dict) -> None:
 def start_jax(devices: int = 0, coordinator: str = "", processes: int = 0, process: int = 0,
               distributed: bool = False, join_seconds: int = 300):
     """Simulate CPU devices, or join the processes of a run, before jax is used."""
+    if devices < 0:
+        raise UserError(f"--devices: expected at least 1, found {devices}")
     if devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", devices)
