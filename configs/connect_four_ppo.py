@@ -1,6 +1,6 @@
 """Connect four, step 2 of 4: PPO against itself and its past versions, from step 1's weights.
 
-    python -m karpjax.train --config=configs/connect_four_ppo.py \
+    python -m karpjax.train --config=configs/connect_four_ppo.py \\
         --config.init_from=runs/c4/supervised --workdir=runs/c4/ppo
 """
 import karpjax

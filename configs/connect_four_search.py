@@ -1,6 +1,6 @@
 """Connect four, step 4 of 4: Gumbel AlphaZero from the weights of step 3.
 
-    python -m karpjax.train --config=configs/connect_four_search.py \
+    python -m karpjax.train --config=configs/connect_four_search.py \\
         --config.init_from=runs/c4/value --workdir=runs/c4/search
 
 A search plays, and the network learns what it found.

@@ -1,8 +1,8 @@
 """Connect four, step 1 of 4: a policy from the recorded games of a plain tree search.
 
-    python -m karpjax.games.record --env=pgx:connect_four --simulations=100 --positions=30000 \
+    python -m karpjax.games.record --env=pgx:connect_four --simulations=100 --positions=30000 \\
         --seed=1 --to=runs/uct.npz
-    python -m karpjax.train --config=configs/connect_four_supervised.py \
+    python -m karpjax.train --config=configs/connect_four_supervised.py \\
         --config.data.file=runs/uct.npz --workdir=runs/c4/supervised
 
 The search is UCT with 100 playouts a move. The steps are AlphaGo's (Silver et al. 2016): this one,

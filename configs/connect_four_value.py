@@ -1,8 +1,8 @@
 """Connect four, step 3 of 4: a value from the results of games that the policy of step 2 plays.
 
-    python -m karpjax.games.record --env=pgx:connect_four --workdir=runs/c4/ppo --random=5 \
+    python -m karpjax.games.record --env=pgx:connect_four --workdir=runs/c4/ppo --random=5 \\
         --to=runs/ppo.npz
-    python -m karpjax.train --config=configs/connect_four_value.py \
+    python -m karpjax.train --config=configs/connect_four_value.py \\
         --config.data.file=runs/ppo.npz --config.init_from=runs/c4/ppo --workdir=runs/c4/value
 
 The policy stays as it is.

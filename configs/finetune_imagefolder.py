@@ -28,17 +28,20 @@ from karpjax.weights.archs import find_arch
 
 
 def get_config(arch=""):
-    if arch not in ("", "lora") and find_arch(arch).shapes:
-        raise karpjax.UserError(f"finetune_imagefolder.py:{arch}: the sizes of a {arch} stand in "
-                                "its file; make a checkpoint of it with python -m karpjax.convert "
-                                "--from=FILE, and give that in config.init_from")
+    model, recipe = {}, {}
+    optimizer = dict(name="sgd", learning_rate=0.01, momentum=0.9, freeze=())
     if arch == "lora":
-        model, recipe = dict(lora=8), {}
+        model = dict(lora=8)
         optimizer = dict(name="adamw", learning_rate=1e-3, weight_decay=0.0,
                          freeze=("(?!head)(?!.*lora_).*",))
-    else:
-        model, recipe = (dict(find_arch(arch).model), find_arch(arch).recipe) if arch else ({}, {})
-        optimizer = dict(name="sgd", learning_rate=0.01, momentum=0.9, freeze=())
+    elif arch:
+        known = find_arch(arch)
+        if known.shapes:
+            raise karpjax.UserError(f"finetune_imagefolder.py:{arch}: the sizes of a {arch} stand "
+                                    "in its file; make a checkpoint of it with python -m "
+                                    "karpjax.convert --from=FILE, and give that in "
+                                    "config.init_from")
+        model, recipe = dict(known.model), known.recipe
     return karpjax.config(
         task="classify",
         steps=500,

@@ -30,7 +30,8 @@ def first_line(file: pathlib.Path) -> str:
 
 
 def main() -> None:
-    files, arguments = command_files(), sys.argv[1:]
+    files = command_files()
+    arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"{USAGE}\n")
         for name, file in files.items():

@@ -18,23 +18,36 @@ Files: .safetensors, .npz; .pth, .pt and .th are read if PyTorch is installed.
 Also as python -m karpjax.convert.
 """
 from karpjax.core import old_names
+from karpjax.core.errors import UserError
 from karpjax.run import cli
 from karpjax.run.published import into_file, into_workdir, published
 
 
+PUBLISHED = {"from": str, "arch": str, "to": str, "heads": 0, "decoder_heads": 0, "tokenizer": ""}
+INTO_WORKDIR = dict(weights=str, workdir=str)
+INTO_FILE = dict(workdir=str, to=str, which="newest", names="")
+
+
 def main(argv) -> None:
-    if any(argument.startswith("--from") for argument in argv):
-        options = cli.parse(argv, __doc__, **{"from": str}, arch=str, to=str, heads=0,
-                            decoder_heads=0, tokenizer="")
+    given = {argument.split("=")[0] for argument in argv}
+    if cli.HELP & given:
+        cli.print_forms(__doc__, {"with --from": (False, PUBLISHED),
+                                  "with --config": (True, INTO_WORKDIR),
+                                  "else": (False, INTO_FILE)})
+    elif "--from" in given:
+        options = cli.parse(argv, __doc__, **PUBLISHED)
         cli.print_json(published(options["from"], options.arch, options.to, options.heads,
                                  options.decoder_heads, options.tokenizer))
-    elif any(argument.startswith("--to") for argument in argv):
-        options = cli.parse(argv, __doc__, workdir=str, to=str, which="newest", names="")
-        cli.print_json(into_file(options.workdir, options.to, options.which, options.names))
-    else:
-        options = cli.parse(argv, __doc__, config=True, weights=str, workdir=str)
+    elif "--config" in given:
+        options = cli.parse(argv, __doc__, config=True, **INTO_WORKDIR)
         cli.print_json(into_workdir(options.config, options.task_file, options.weights,
                                     options.workdir))
+    elif "--to" in given:
+        options = cli.parse(argv, __doc__, **INTO_FILE)
+        cli.print_json(into_file(options.workdir, options.to, options.which, options.names))
+    else:
+        raise UserError("expected --from=FILE, --config=FILE or --to=FILE, found "
+                        f"{' '.join(argv) or 'nothing'}; see karpjax convert --help")
 
 
 __getattr__ = old_names.attributes("convert")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.core.errors import UserError
-from karpjax.envs import environment
+from karpjax.envs import make_env
 from karpjax.games import players
 from karpjax.games.search import searching
 from karpjax.run import cli
@@ -32,7 +32,7 @@ def picture(obs, own: str, other: str) -> str:
     return "\n".join(lines)
 
 
-def asked(obs) -> int | None:
+def ask_move(obs) -> int | None:
     """Ask for a legal move and return its index, or None if the player leaves."""
     legal = [str(i + 1) for i in np.flatnonzero(obs["legal"])]
     while True:
@@ -52,14 +52,16 @@ def asked(obs) -> int | None:
 
 def game(env, player, first: bool, seed: int = 0) -> None:
     """Play one game in the terminal against `player`, (state, obs, key) -> move."""
-    move, step = jax.jit(player), jax.jit(env.step)
+    move = jax.jit(player)
+    step = jax.jit(env.step)
     state, obs = env.reset(jax.random.key(seed))
-    yours, t = first, 0
+    t = 0
+    yours = first
     marks = ("X", "O") if first else ("O", "X")                           # yours, its; X begins
     while True:
         if yours:
             print(picture(obs, *marks))
-            action = asked(obs)
+            action = ask_move(obs)
             if action is None:
                 print("bye")
                 return
@@ -76,10 +78,15 @@ def game(env, player, first: bool, seed: int = 0) -> None:
         yours = not yours
 
 
+def empty_board(options):
+    """Return a run's environment, without the random moves that begin the games of its training."""
+    return make_env(**{**options, **({"opening": 0} if "opening" in options else {})})
+
+
 def main(argv):
     options = cli.parse(argv, __doc__, workdir=str, simulations=0, first=False, which="newest")
     run = restore(options.workdir, which=options.which)
-    env = environment(run.config) if "env" in run.config else None
+    env = empty_board(run.config.env) if "env" in run.config else None
     if getattr(env, "players", 1) != 2:
         raise UserError(f"--workdir={options.workdir}: expected a run of a game of two players, "
                         f"found the task {run.config.task!r}")

@@ -27,7 +27,7 @@ Also as python -m karpjax.prepare.
 """
 from karpjax.core import old_names
 from karpjax.core.errors import UserError
-from karpjax.datasets.formats import prepare
+from karpjax.datasets.formats import FORMATS, prepare
 from karpjax.run import cli
 
 FOR_TEXT = dict(length=0, vocabulary=0, tokenizer="", lowercase=False, pack=False, without="")
@@ -38,7 +38,7 @@ def main(argv):
                         classes="", overwrite=False, **FOR_TEXT)
     text = options.format == "text"
     for name in ("classes",) if text else FOR_TEXT:
-        if options[name]:
+        if options[name] and options.format in FORMATS:  # else `prepare` says which there are
             raise UserError(f"--{name} means nothing for --format={options.format}; leave it out")
     if options.tokenizer and (options.vocabulary or options.lowercase):
         raise UserError("--tokenizer brings its own vocabulary and case; "

@@ -14,11 +14,13 @@ from karpjax.run.pictures import curves
 
 def main(argv):
     options = cli.parse(argv, __doc__, workdir=str)
-    rows = metrics.read_rows(options.workdir)
+    workdir = epath.Path(options.workdir).expanduser()
+    rows = metrics.read_rows(workdir)
     if not rows:
         raise UserError(f"--workdir={options.workdir}: expected a run with rows in its "
                         f"{metrics.NAME}, found none; check the folder")
-    curves(rows, epath.Path(options.workdir) / "curves.png")
+    curves(rows, workdir / "curves.png")
+    cli.print_json({"rows": len(rows), "file": str(workdir / "curves.png")})
 
 
 __getattr__ = old_names.attributes("report")

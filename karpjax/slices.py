@@ -10,6 +10,7 @@ rollout's examples are steps of its environments.
 Exit codes: 0 something fits; 1 nothing does; 2 bad input. Also as python -m karpjax.slices.
 """
 import functools
+import pathlib
 
 import jax
 
@@ -17,6 +18,8 @@ from karpjax.core import old_names
 from karpjax.core.errors import UserError
 from karpjax.precompile.slices import HEAD, LARGEST, batch_key, compiled, draw, line, until_it_turns
 from karpjax.run import cli
+
+PLOTS = (".png", ".svg", ".pdf")
 
 
 def main(argv) -> int:
@@ -26,6 +29,8 @@ def main(argv) -> int:
     if options.batches != LARGEST and not all(text.isdigit() and int(text) for text in given):
         raise UserError(f"--batches={options.batches}: expected numbers with commas between them, "
                         f"as in 64,128, or {LARGEST}")
+    if options.plot:
+        check_plot(pathlib.Path(options.plot))
     print(HEAD)
     rows = []
     for topology in options.topologies.split(","):
@@ -40,6 +45,13 @@ def main(argv) -> int:
     if options.plot:
         draw(rows, options.plot)
     return 0 if any(row["fits"] for row in rows) else 1
+
+
+def check_plot(file: pathlib.Path) -> None:
+    """Check that the plot can be written, before an hour of compiling."""
+    if file.suffix not in PLOTS or not file.parent.is_dir():
+        raise UserError(f"--plot={file}: expected a name that ends in {', '.join(PLOTS)}, in a "
+                        "folder that is there")
 
 
 __getattr__ = old_names.attributes("slices")

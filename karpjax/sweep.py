@@ -27,10 +27,12 @@ def main(argv):
         raise UserError(f"--seeds: expected at least 1, found {options.seeds}")
     cli.start_jax(devices=options.devices, distributed=options.distributed)
     from karpjax.run.loop import fit  # imports Orbax: after bad input is refused
-    workdir, summaries = epath.Path(options.workdir).expanduser(), []
+    workdir = epath.Path(options.workdir).expanduser()
+    summaries = []
     for seed in range(options.seeds):
+        folder = workdir / f"seed_{seed}"
         config = settings.canonical(options.config)
-        config.seed, folder = seed, workdir / f"seed_{seed}"
+        config.seed = seed
         summary = finished(folder, config) or fit(config, folder, task_file=options.task_file)
         summaries.append(summary)
     metrics = over_seeds(summaries)

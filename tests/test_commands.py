@@ -11,6 +11,8 @@ from guarantees.registry import config_of
 import pytest
 import tiny
 
+from karpjax import slices
+from karpjax.core.errors import UserError
 from karpjax.run.loop import fit
 
 
@@ -70,6 +72,8 @@ def test_report_draws_again(made):
     (made[0] / "curves.png").unlink()
     result = run("karpjax.report", f"--workdir={made[0]}")
     assert result.returncode == 0 and result.stderr == "" and (made[0] / "curves.png").exists()
+    rows = (made[0] / "metrics.jsonl").read_text().count("\n")
+    assert json.loads(result.stdout) == {"rows": rows, "file": str(made[0] / "curves.png")}
 
 
 COMMANDS = {"train", "evaluate", "sweep", "prepare", "convert", "export", "report", "play", "knn",
@@ -78,7 +82,8 @@ COMMANDS = {"train", "evaluate", "sweep", "prepare", "convert", "export", "repor
 
 
 @pytest.mark.parametrize("name",
-                         ["train", "evaluate", "sweep", "precompile", "slices", "report", "launch"])
+                         ["train", "evaluate", "sweep", "precompile", "slices", "report", "launch",
+                          "convert"])
 def test_help(name):
     """By `karpjax NAME --help`: the docstring, and a line for each flag."""
     result = run("karpjax", name, "--help")
@@ -87,6 +92,26 @@ def test_help(name):
     flags = result.stdout.split("\nflags:\n")[1]
     assert name not in ("train", "sweep") or re.search(r"^  --workdir=TEXT +required$", flags, re.M)
     assert name != "sweep" or re.search(r"^  --seeds=N +default: 5$", flags, re.M)
+
+
+def test_help_of_a_command_of_several_forms():
+    """The flags of each form are there, wherever --help stands."""
+    local = run("karpjax", "launch", "local", "--help")
+    assert local.returncode == 0 and local.stdout == run("karpjax", "launch", "--help").stdout
+    lines = local.stdout.splitlines()
+    assert lines.index("local") < lines.index("  --devices-per-process=N  default: 1") \
+        < lines.index("tpu") < lines.index("  --dry-run       default: off")
+    lines = run("karpjax", "convert", "--help").stdout.splitlines()
+    assert lines.index("with --from") < lines.index("  --arch=TEXT        required") \
+        < lines.index("with --config") < lines.index("  --weights=TEXT       required") \
+        < lines.index("else") < lines.index("  --names=TEXT")
+
+
+@pytest.mark.parametrize("plot", ["slices.txt", "nowhere/slices.png"])
+def test_slices_refuses_a_plot_before_it_compiles(plot, tmp_path):
+    with pytest.raises(UserError, match="--plot=.*: expected a name that ends in .png"):
+        slices.check_plot(tmp_path / plot)
+    slices.check_plot(tmp_path / "slices.png")
 
 
 def test_the_list_of_commands():

@@ -321,6 +321,7 @@ def test_refused_by_the_command(folder):
     for flags, expected in [((config, given, "--config.model.depth=14"), "missing in the"),
                             ((config, f"--weights={folder / 'v.safetensors'}"), "no such file"),
                             ((config,), "--weights=... is missing"),
+                            ((), "expected --from=FILE, --config=FILE or --to=FILE, found"),
                             ((f"--to={folder / 'out.npz'}",), "no checkpoint here"),
                             ((f"--to={folder / 'out.bin'}",), "ends in .safetensors or .npz")]:
         with pytest.raises(UserError, match=expected):

@@ -8,6 +8,8 @@ import time
 from command import ROOT, python_path
 import pytest
 
+from karpjax import train
+from karpjax.core.errors import UserError
 from karpjax.launch.local import free_port
 
 DIGITS = [f"--config={ROOT}/configs/digits_cnn.py", "--config.model.width=4"]
@@ -70,3 +72,16 @@ def test_no_cluster_in_the_environment(tmp_path):
                                     "JAX_PLATFORMS": "cpu"}, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     refused(process, "--distributed", "--coordinator=HOST:PORT")
+
+
+@pytest.mark.parametrize("flags, says", [
+    (["--processes=2", "--process=1"], "expected --coordinator=HOST:PORT with them"),
+    (["--process=1"], "expected --coordinator=HOST:PORT with them"),
+    (["--coordinator=localhost:1234"], "I from 0 to N - 1, found 0 and 0"),
+    (["--coordinator=localhost:1234", "--processes=2", "--process=2"], "found 2 and 2"),
+    (["--devices=-1"], "--devices: expected at least 1, found -1")])
+def test_flags_that_belong_together(flags, says, tmp_path):
+    """Without a coordinator each process would train alone, all in one workdir."""
+    with pytest.raises(UserError, match=says):
+        train.main(["--config=poly", f"--workdir={tmp_path / 'run'}", *flags])
+    assert not (tmp_path / "run").exists()

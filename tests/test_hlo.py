@@ -5,7 +5,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import karpjax as kj
 from karpjax.precompile import hlo
+from karpjax.precompile.compile import as_flags
 
 TEXT = """HloModule made_up, is_scheduled=true
 
@@ -81,3 +83,16 @@ def test_a_real_program():
         return jax.lax.scan(outer, x, length=11)[0]
     times = hlo.turns(jax.jit(nested).lower(jnp.ones((64, 64))).compile().as_text())
     assert {11.0, 77.0} <= set(times.values()), times
+
+
+def test_a_change_is_told_as_what_the_command_line_takes():
+    """A key that the config lacks is refused as a flag, so that it must be added to its file."""
+    config = kj.config(model=dict(name="masked_lm", remat=False), data=dict(name="imdb"))
+    change = {"mesh.fsdp": 4, "model.remat": True, "accumulate": 2}
+    assert as_flags(config, change) == \
+        "--config.mesh.fsdp=4 --config.model.remat=True --config.accumulate=2"
+    del config.model["remat"]
+    assert as_flags(config, change) == ("--config.mesh.fsdp=4 --config.accumulate=2 and "
+                                        "config.model.remat = True in the config file")
+    assert as_flags(config, {"data.on_device": "no"}) == \
+        "config.data.on_device = 'no' in the config file"

@@ -13,6 +13,9 @@ from command import ROOT, python_path
 import pytest
 import yaml
 
+from karpjax.core.errors import UserError
+from karpjax.launch import tpu
+
 HERE = pathlib.Path(__file__).parent
 README = (ROOT / "karpjax" / "launch" / "README.md").read_text()
 RUN = ["--config=configs/digits_cnn.py", "--config.model.width=4", "--config.eval_every=50",
@@ -169,6 +172,10 @@ def test_sigterm_saves_on_all_and_the_same_command_goes_on(tmp_path):
     (["local", "--config=nowhere.py", "--workdir={tmp}"], "no such file"),
     ([*SLICE[:-1], "--workdir=runs/digits"], "expected gs://BUCKET"),
     (["tpu", *SLICE[2:]], "--name=... is missing"),
+    ([*SLICE, "--dry_run"], "--dry_run: no such flag; did you mean 'dry-run'?"),
+    (["local", *RUN, "--workdir={tmp}", "--devices_per_process=2"],
+     "no such flag; did you mean 'devices-per-process'?"),
+    (["local", "--config", "poly"], "expected flags of the form --name=value, found 'poly'"),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_bad_input(arguments, expected, tmp_path):
     with socket.socket() as busy:
@@ -185,34 +192,51 @@ def test_dry_run_prints_the_commands(extra, name):
     assert said(launch(*SLICE, *extra, "--dry-run"), 0) == (HERE / "data" / name).read_text()
 
 
+@pytest.mark.parametrize("there, missing", [((), "no gcloud and no git"), (("git",), "no gcloud;")])
+def test_tools_that_are_missing(there, missing, tmp_path, monkeypatch):
+    for tool in there:
+        (tmp_path / tool).write_text("#!/bin/sh")
+        (tmp_path / tool).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=missing):
+        tpu.check_tools()
+
+
 GCLOUD = r"""#!/bin/bash
 echo "$3 $4" | cut -d' ' -f1,2 >> {folder}/calls
 case "$4" in
     describe) cat {folder}/state 2> /dev/null ;;
-    create) echo READY > {folder}/state ;;
-    delete) rm {folder}/state ;;
+    create) if [ -e {folder}/taken ]; then exit 1; fi
+            touch {folder}/taken; echo READY > {folder}/state ;;
+    delete) rm -f {folder}/state {folder}/taken ;;
     ssh) if [ -e {folder}/once ]; then echo worker zero says done; exit {code}; fi
-         touch {folder}/once; echo PREEMPTED > {folder}/state; exit 255 ;;
+         touch {folder}/once; {loss}; exit 255 ;;
 esac
 """
 
 
-@pytest.mark.parametrize("code", [0, 3])
-def test_a_slice_that_is_taken_away_is_made_again(code, tmp_path):
-    """A fake gcloud preempts the first run. The second ends, and its exit code is the command's."""
+@pytest.mark.parametrize("code, loss, now, flags", [
+    (0, "echo PREEMPTED > {folder}/state", "PREEMPTED", []),
+    (3, "echo PREEMPTED > {folder}/state", "PREEMPTED", []),
+    (0, "rm {folder}/state", "gone", ["--queued"])], ids=["done", "failed", "queued"])
+def test_a_slice_that_is_taken_away_is_made_again(code, loss, now, flags, tmp_path):
+    """A fake gcloud preempts the first run. The second ends, and its exit code is the command's.
+
+    A queued request outlives its slice: its name is free again once it is deleted.
+    """
     program = tmp_path / "gcloud"
-    program.write_text(GCLOUD.format(folder=tmp_path, code=code))
+    loss = loss.format(folder=tmp_path)
+    program.write_text(GCLOUD.format(folder=tmp_path, code=code, loss=loss))
     program.chmod(0o755)
     clone = tmp_path / "clone"
     subprocess.run(["git", "init", "-q", clone], check=True)
     env = {**os.environ, "PYTHONPATH": python_path(),
            "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run([sys.executable, "-m", "karpjax.launch", *SLICE], cwd=clone, env=env,
-                          capture_output=True, text=True,
-                          timeout=600)
+    done = subprocess.run([sys.executable, "-m", "karpjax.launch", *SLICE, *flags], cwd=clone,
+                          env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == code, done.stderr[-2000:]
     assert "worker zero says done" in done.stdout
-    assert "preempted (the slice is PREEMPTED); start 2" in done.stderr
+    assert f"preempted (the slice is {now}); start 2" in done.stderr
     calls = [line.split()[1] for line in (tmp_path / "calls").read_text().splitlines()]
     assert [call for call in calls if call != "describe"] == ["create", "scp", "ssh", "delete",
                                                               "create", "scp", "ssh"]

@@ -1,4 +1,5 @@
 """Matches between players, every line of a game, ratings, and a game against a person."""
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -120,6 +121,16 @@ def test_play(monkeypatch, capsys):
     typed(monkeypatch, "1", "1", "1", "1", "2", "q")
     play.game(env, lambda state, obs, key: jnp.where(obs["legal"][0], 0, 5), first=True)
     assert "'1' is not allowed now; expected one of 2 3 4 5 6 7, or q" in capsys.readouterr().out
+
+
+def test_play_begins_with_the_empty_board():
+    """Training begins its games with random moves, a person's game begins with none."""
+    options = dict(name="pgx:connect_four", opening=6)
+    for seed in range(4):
+        _, obs = play.empty_board(options).reset(jax.random.key(seed))
+        assert not obs["obs"].any()
+    starts = [kj.envs.make_env(**options).reset(jax.random.key(seed))[1] for seed in range(4)]
+    assert any(obs["obs"].any() for obs in starts)
 
 
 @pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt, "q"])

@@ -152,3 +152,27 @@ def test_value_propagation_of_other_actions():
         model = kj.models.make_model(dict(name="value_propagation", agent=0), actions=Discrete(2),
                                      obs_shape=(4,))
         model.init(jax.random.key(0), jnp.zeros((1, 4)))
+
+
+@pytest.mark.parametrize("options, given, says", [
+    (dict(name="mae"), dict(classes=10), "name: mae has no field 'classes'.* one of .*cnn.*vit$"),
+    (dict(name="cnn"), {}, "model.classes is missing, which cnn needs"),
+    (dict(name="value_propagation"), dict(actions=Discrete(4), obs_shape=(6, 6, 3)),
+     "model.agent is missing"),
+    (dict(name="cnn", widht=3), dict(classes=10), "did you mean 'width'")])
+def test_options_that_do_not_fit(options, given, says):
+    with pytest.raises(UserError, match=says):
+        kj.models.make_model(options, **given)
+
+
+@pytest.mark.parametrize("options, given, shape, says", [
+    (dict(name="airbench"), dict(classes=10), (8, 8, 1), "at least 25 x 25 pixels, found 8 x 8"),
+    (dict(name="board"), dict(actions=Discrete(2), obs_shape=(4,)), (4,), "found .*4,"),
+    (dict(name="actor_critic", torso="conv"), dict(actions=Discrete(2), obs_shape=(4,)), (4,),
+     "torso = 'conv': expected images"),
+    (dict(name="value_propagation", agent=3), dict(actions=Discrete(4), obs_shape=(6, 6, 3)),
+     (6, 6, 3), "agent: expected a channel of the maps, 0 to 2, found 3")])
+def test_inputs_that_a_model_cannot_read(options, given, shape, says):
+    model = kj.models.make_model(options, **given)
+    with pytest.raises(UserError, match=says):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, *shape)))

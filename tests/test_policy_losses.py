@@ -115,6 +115,26 @@ def test_target_kl_stops_learning():
     assert over.any() and (held["value"][over] == 0).all() and (held["grad_norm"][over] == 0).all()
 
 
+def test_target_kl_is_judged_by_the_learner_s_moves():
+    """A pool's player acts by another policy: its moves, of weight 0, do not stop learning."""
+    task = ppo.build(config_for("ppo", target_kl=0.01), env=Contextual())
+    params = task.init(jax.random.key(0))["params"]
+    obs = jnp.ones((4, 2, 4))
+    action = jnp.zeros((4, 2), jnp.int32)
+    own = Agent(config_for("ppo"), own=ppo.OWN, env=Contextual())(params, {}, obs)[0]
+    others = jnp.array([0.0, 0.0, 0.0, 3.0])[:, None]  # the last environment's policy is far away
+    batch = {"obs": obs, "action": action, "log_prob": own.log_prob(action) - others,
+             **{name: jnp.ones((4, 2)) for name in ("advantage", "target", "value")},
+             "recent": {name: jnp.ones((4, 2)) for name in ("return", "length", "known")}}
+
+    def policy_loss(weight):
+        losses, _, _ = task.loss(params, {}, {**batch, "weight": weight}, None)
+        return losses["policy"]
+    total, count = policy_loss(jnp.ones((4, 2)).at[3].set(0.0))
+    assert count == 6 and total == pytest.approx(-6.0, rel=1e-5)  # the ratio is 1, the advantage 1
+    assert policy_loss(jnp.ones((4, 2)))[1] == 0
+
+
 # ---------------------------------------------------------------------------------- exact gradients
 
 class ThreeStates:

@@ -16,6 +16,7 @@ import pytest
 import karpjax as kj
 from karpjax.core.errors import UserError
 from karpjax.datasets.formats import prepare
+from karpjax.prepare import main
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -256,6 +257,15 @@ def test_bad_options(options, message, tmp_path):
              "data_dir": str(tmp_path / "tfds")}
     with pytest.raises(UserError, match=message):
         prepare(**{**right, **options})
+
+
+def test_a_format_of_the_command_that_there_is_none(tmp_path):
+    """Its name is the fault, and not the flags of the format that was meant."""
+    flags = ["--format=tetx", "--length=3", f"--from={tmp_path}", "--name=mine"]
+    with pytest.raises(UserError, match="--format=tetx; did you mean 'text'"):
+        main(flags)
+    with pytest.raises(UserError, match="--length means nothing for --format=idx"):
+        main(["--format=idx", *flags[1:]])
 
 
 def test_the_command(tmp_path):

@@ -104,7 +104,7 @@ def test_there_and_back_by_the_names_of_either_project(tmp_path):
 
 
 @pytest.mark.parametrize("flags, expected", [
-    (["--arch=resnet19"], ["--arch=resnet19: no such architecture; did you mean 'resnet1"]),
+    (["--arch=resnet19"], ["no published architecture 'resnet19'; did you mean 'resnet1"]),
     (["--arch=resnet18"], ["names or shapes differ", "and ", " more",
                            "are these weights of config.model = ResNet"]),
     (["--arch=vit_mae"],

@@ -94,5 +94,8 @@ def test_wrong_recordings(recording, spoil, says, tmp_path):
     np.savez(tmp_path / "wrong.npz", **spoil(recording[1]))
     with pytest.raises(kj.UserError, match=says):
         imitate.build(imitation(tmp_path / "wrong.npz"))
+    (tmp_path / "wrong.npz").write_text("no archive")
+    with pytest.raises(kj.UserError, match="wrong.npz: cannot be read as a NumPy archive"):
+        imitate.build(imitation(tmp_path / "wrong.npz"))
     with pytest.raises(kj.UserError, match="no such file"):
         imitate.build(imitation(tmp_path / "nowhere.npz"))

@@ -36,19 +36,20 @@ def launch(options, rest: list[str]) -> int:
         check_free(options.port)
     common = [sys.executable, "-m", "karpjax.train", *rest, f"--coordinator={address}",
               f"--processes={options.processes}", f"--devices={options['devices-per-process']}"]
-    processes = []
-    for i in range(options.processes):
-        # In a session of its own: a terminal's Ctrl-C reaches the launcher alone, which passes it
-        # on.
-        processes.append(subprocess.Popen([*common, f"--process={i}"], start_new_session=True,
-                                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-    readers = [threading.Thread(target=keep, args=(process.stdout, log_file(logs, i), i == 0))
-               for i, process in enumerate(processes)]
-    for reader in readers:
-        reader.start()
+    processes, readers = [], []
+    # Before the first one starts, so that none is left behind.
     before = {number: signal.signal(number, lambda *_: stop(processes, signal.SIGTERM))
               for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        for i in range(options.processes):
+            # In a session of its own: a terminal's Ctrl-C reaches the launcher alone, which passes
+            # it on.
+            process = subprocess.Popen([*common, f"--process={i}"], start_new_session=True,
+                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            processes.append(process)
+            readers.append(threading.Thread(target=keep,
+                                            args=(process.stdout, log_file(logs, i), i == 0)))
+            readers[-1].start()
         return wait(processes, options.grace, logs)
     finally:
         stop(processes, signal.SIGKILL)

@@ -4,6 +4,7 @@ The commands are those that one would type, and --dry-run prints them. The workd
 slice that is taken away takes nothing with it: the next one goes on from the newest checkpoint.
 """
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -28,10 +29,7 @@ def launch(options, rest: list[str]) -> int:
         for name in ("describe", "create", "pack", "copy", "run"):
             print(f"# {name}\n{command[name]}")
         return 0
-    look = ["bash", "-c", "command -v gcloud git"]
-    if subprocess.run(look, stdout=subprocess.DEVNULL).returncode:
-        raise UserError("expected gcloud and git on the PATH; install the Google Cloud CLI, "
-                        "or see --dry-run")
+    check_tools()
     for attempt in range(options.restarts + 1):
         make_ready(command)
         for name in ("pack", "copy"):
@@ -45,6 +43,8 @@ def launch(options, rest: list[str]) -> int:
             return code
         print(f"karpjax: preempted (the slice is {now or 'gone'}); start {attempt + 2}",
               file=sys.stderr)
+        if options.queued and not now:  # the request outlives its slice, and keeps its name
+            shell(command["remove"])
     return Preempted.code
 
 
@@ -76,6 +76,15 @@ def commands(options, rest: list[str]) -> dict[str, str]:
             "pack": f"git ls-files -z | tar -czf {CODE} --null -T -",
             "copy": f"{vm} scp {CODE} {slice_}: {zone} --worker=all",
             "run": f"{vm} ssh {slice_} {zone} --worker=all --command={shlex.quote(on_a_worker)}"}
+
+
+def check_tools() -> None:
+    """Raise UserError unless gcloud and git are on the PATH."""
+    missing = [tool for tool in ("gcloud", "git") if not shutil.which(tool)]
+    if missing:
+        raise UserError("expected gcloud and git on the PATH, found no "
+                        f"{' and no '.join(missing)}; install them (gcloud is the Google Cloud "
+                        "CLI), or see --dry-run")
 
 
 def make_ready(command: dict) -> None:

@@ -2,6 +2,8 @@
 
     model = karpjax.models.make_model(dict(name="cnn", width=32), classes=10)
 """
+import dataclasses
+
 from karpjax.core import old_names
 from karpjax.core.errors import UserError, did_you_mean
 from karpjax.models.airbench import Airbench
@@ -28,6 +30,9 @@ def make_model(options, **given):
 
     options    dict(name=..., the model's fields)
     given      fields that the task knows (classes, vocabulary); options come first
+
+    Raises UserError for an unknown name or field, for a missing field, and for a model that lacks a
+    field of the task's.
     """
     options = {**given, **dict(options)}
     name = options.pop("name", "")
@@ -36,12 +41,26 @@ def make_model(options, **given):
                         f"checkpoint whose model it is to be (known: {', '.join(MODELS)})")
     if name not in MODELS:
         raise UserError(f"config.model.name: no model {name!r}{did_you_mean(name, MODELS)}")
-    fields = [f for f in MODELS[name].__dataclass_fields__ if f not in ("parent", "name")]
+    fields = fields_of(name)
     for key in options:
-        if key not in fields:
-            raise UserError(f"config.model.{key}: {name} has no such field"
-                            f"{did_you_mean(key, fields)}")
+        if key in fields:
+            continue
+        if key in given:
+            fitting = [each for each in MODELS if given.keys() <= fields_of(each).keys()]
+            raise UserError(f"config.model.name: {name} has no field {key!r}, which this task's "
+                            f"model must have; expected one of {', '.join(fitting)}")
+        raise UserError(f"config.model.{key}: {name} has no such field{did_you_mean(key, fields)}")
+    for key, field in fields.items():
+        if key not in options and field.default is dataclasses.MISSING:
+            raise UserError(f"config.model.{key} is missing, which {name} needs; give it, or "
+                            "choose another config.model.name")
     return MODELS[name](**options)
+
+
+def fields_of(name: str) -> dict[str, dataclasses.Field]:
+    """Return the fields of a model, without those that every Linen module has."""
+    return {key: field for key, field in MODELS[name].__dataclass_fields__.items()
+            if key not in ("parent", "name")}
 
 
 __getattr__ = old_names.attributes("models")

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
+from karpjax.core.errors import UserError
 from karpjax.models.layers.conv import Conv, max_pool
 from karpjax.models.layers.gelu import gelu
 
@@ -28,7 +29,11 @@ class Airbench(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "B H W C"], train: bool = False,
                  features: bool = False):
-        filters = 2 * 4 * images.shape[-1]              # each whitening direction, and its negative
+        _, H, W, C = images.shape
+        if min(H, W) < 25:  # nothing would be left to pool: logits of 0 / 0
+            raise UserError("config.model.name = 'airbench': expected images of at least 25 x 25 "
+                            f"pixels, found {H} x {W}")
+        filters = 2 * 4 * C                             # each whitening direction, and its negative
         x = Conv(filters, (2, 2), padding="VALID", bias_init=uniform, name="whiten")(images)
         states = {"whiten": x}                                               # (B, H-1, W-1, 8C)
         x = gelu(x)

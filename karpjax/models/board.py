@@ -10,6 +10,7 @@ the identity, its last kernel zero (Zhang et al. 2019, "Fixup").
 from flax import linen as nn
 import jax.numpy as jnp
 
+from karpjax.core.errors import UserError
 from karpjax.envs import spaces
 from karpjax.envs.protocol import array_of
 from karpjax.models.layers.conv import small_convolution
@@ -30,6 +31,9 @@ class Board(nn.Module):
 
     @nn.compact
     def __call__(self, obs, train: bool = False):
+        if len(self.obs_shape) != 3:
+            raise UserError("config.model.name = 'board': expected boards (H, W, C), found "
+                            f"observations {self.obs_shape}")
         x = array_of(obs)
         batch = x.shape[:x.ndim - 3]
         x = x.reshape(-1, *x.shape[-3:])                                          # (B, H, W, C)

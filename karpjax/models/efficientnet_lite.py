@@ -35,7 +35,8 @@ class EfficientNetLite0(nn.Module):
         x = Conv(32, (3, 3), (2, 2), use_bias=False, kernel_init=kaiming, name="stem")(images)
         x = nn.relu6(norm(train, "stem_norm")(x))                                # (B, H/2, W/2, 32)
         states = {"stem": x}
-        index, blocks = 0, sum(stage[0] for stage in STAGES)
+        blocks = sum(stage[0] for stage in STAGES)
+        index = 0
         for stage, (repeats, kernel, stride, expansion, width) in enumerate(STAGES, start=1):
             for i in range(repeats):
                 block = MBConv(kernel, stride if i == 0 else 1, expansion, width,

@@ -12,7 +12,7 @@ al. 2021): orthogonal, the policy's last layer 100 times smaller.
 from flax import linen as nn
 import jax.numpy as jnp
 
-from karpjax.core.errors import check_choice
+from karpjax.core.errors import UserError, check_choice
 from karpjax.envs import spaces
 from karpjax.envs.protocol import array_of
 from karpjax.envs.spaces import Box
@@ -40,10 +40,14 @@ class ActorCritic(nn.Module):
     @nn.compact
     def __call__(self, obs, train: bool = False):
         check_choice(self.torso, TORSOS, "config.model.torso")
-        given, obs = obs, array_of(obs)
+        given = obs
+        obs = array_of(given)
         if obs.dtype == jnp.uint8:
             obs = obs / 255
         kind = self.torso or ("conv" if len(self.obs_shape) == 3 else "mlp")
+        if kind != "mlp" and len(self.obs_shape) != 3:
+            raise UserError(f"config.model.torso = {kind!r}: expected images (H, W, C), found "
+                            f"observations {self.obs_shape}")
         if kind == "mlp":
             obs = obs.reshape(*obs.shape[:obs.ndim - len(self.obs_shape)], -1)         # (..., O)
         name = "torso" if self.shared else "policy_torso"

@@ -40,6 +40,9 @@ class ValuePropagation(nn.Module):
             raise UserError("config.model.name = 'value_propagation' expects maps (H, W, C) and "
                             "the actions up, down, left, right, found observations "
                             f"{self.obs_shape} and {self.actions}")
+        if not 0 <= self.agent < self.obs_shape[-1]:  # XLA would read the last channel instead
+            raise UserError("config.model.agent: expected a channel of the maps, 0 to "
+                            f"{self.obs_shape[-1] - 1}, found {self.agent}")
         x = array_of(obs)
         cell = nn.relu(nn.Dense(self.width, name="cell")(x))
         # Small, so values are near 0 at first; open as a forget gate is, so distant ones arrive.
@@ -47,7 +50,8 @@ class ValuePropagation(nn.Module):
         reading = nn.Dense(3, kernel_init=small, bias_init=open_gate, name="reading")(cell)
         # Cells first: a sweep moves whole maps then, which CPUs do several at a time.
         enter, leave, passes = jnp.moveaxis(reading, (-1, -3, -2), (0, 1, 2))          # (H, W, ...)
-        enter, passes = neighbours(enter), nn.sigmoid(passes)
+        enter = neighbours(enter)
+        passes = nn.sigmoid(passes)
 
         def moves(value):  # four of (H, W, ...): the value of each move from each cell
             return [passes * v + into - leave

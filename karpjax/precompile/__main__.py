@@ -50,7 +50,8 @@ def print_report(report: dict) -> None:
     else:
         print("one step     not estimated: there is a loop in it of which the program does not say "
               "how often it turns")
-    verdict, total = "fits" if report["fits"] else "does not fit", sum(report["memory"].values())
+    verdict = "fits" if report["fits"] else "does not fit"
+    total = sum(report["memory"].values())
     print(f"{verdict:<12} {mebibytes(total)} a chip of {mebibytes(report['usable'])}")
 
 

@@ -36,7 +36,8 @@ def precompile(config, task_file, topology: str) -> dict:
     mesh = sharding.make_mesh(**config.mesh, devices=slice_devices(topology))
     exp = assemble(config, task_file, mesh)
     exp.config.dispatch = exp.config.dispatch or "scan"
-    programs, arrays = make_programs(exp), abstract_arrays(exp)
+    programs = make_programs(exp)
+    arrays = abstract_arrays(exp)
     if not isinstance(programs, WholePrograms):
         raise UserError("expected a step that is one program, found several with config.parallel = "
                         f"{exp.config.parallel!r}, dispatch = {exp.config.dispatch!r}; use "
@@ -51,7 +52,8 @@ def precompile(config, task_file, topology: str) -> dict:
         "usable": int(CHIPS[chip].memory * 2**30), "flops": step_flops(exp),
         "state": {name: bytes_a_chip(getattr(exp.abstract, name)) for name in STATE},
         "data": bytes_a_chip(arrays)}
-    lowered, started = programs.lower(exp.abstract, arrays, steps), time.perf_counter()
+    lowered = programs.lower(exp.abstract, arrays, steps)
+    started = time.perf_counter()
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -130,7 +132,7 @@ def suggest(options, report: dict) -> None:
     held = sum(report["state"].values())
     if report["data"] > report["usable"]:
         print("             every chip would hold the data set; feed it from the hosts: "
-              "--config.data.on_device=no")
+              f"{as_flags(options.config, {'data.on_device': 'no'})}")
         return
     if held / report["chips"] > report["usable"]:
         print("             parameters and optimizer do not fit even split over the chips; "
@@ -140,7 +142,7 @@ def suggest(options, report: dict) -> None:
         config = copy.deepcopy(options.config)
         with config.unlocked():
             config.update_from_flattened_dict(change)
-        flags = " ".join(f"--config.{name}={value}" for name, value in change.items())
+        flags = as_flags(options.config, change)
         changed = precompile(config, options.task_file, options.topology)
         if changed["fits"]:
             needed = sum(changed["memory"].values()) / 2**20
@@ -149,6 +151,15 @@ def suggest(options, report: dict) -> None:
         print(f"             not with {flags}", flush=True)
     print("             nor with any of these; "
           "use a larger slice, a smaller batch or a smaller model")
+
+
+def as_flags(config, change: dict) -> str:
+    """Return a change of a config as flags, and for keys that its file lacks as lines to add."""
+    known = cli.names_of(config)
+    flags = [f"--config.{name}={value}" for name, value in change.items() if name in known]
+    lines = [f"config.{name} = {value!r} in the config file" for name, value in change.items()
+             if name not in known]  # as a flag the command line would refuse it
+    return " and ".join([*([" ".join(flags)] if flags else []), *lines])
 
 
 def usual_changes(config, report: dict, heavy: bool) -> list[dict]:

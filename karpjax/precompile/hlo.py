@@ -85,7 +85,8 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
     that each hold a copy of it, of one channel. A reduce-scatter is a fusion of that name round an
     all-reduce: its bytes are those before it scatters.
     """
-    times, seen = turns(hlo), {}
+    times = turns(hlo)
+    seen = {}
     for name, lines in computations(hlo).items():
         often = 1 if math.isnan(times[name]) else round(times[name])
         for match in filter(None, map(COLLECTIVE.search, lines)):

@@ -57,8 +57,10 @@ def until_it_turns(row_of: Callable[[int], dict], batch: int) -> Iterator[dict]:
 def line(row: dict) -> str:
     """Return a row as text, under HEAD."""
     memory = with_unit(row["memory"] and row["memory"] / 2**20, "MiB")
-    time, speed = with_unit(row["ms"], "ms"), with_unit(row["per_second"], "/s")
-    fits, a_chip = "yes" if row["fits"] else "no", row["batch"] // row["chips"]
+    time = with_unit(row["ms"], "ms")
+    speed = with_unit(row["per_second"], "/s")
+    fits = "yes" if row["fits"] else "no"
+    a_chip = row["batch"] // row["chips"]
     return (f"{row['topology']:<12}{row['chips']:>6}{row['batch']:>10}{a_chip:>10}{memory:>16}"
             f"{fits:>6}{time:>14}{speed:>20}")
 

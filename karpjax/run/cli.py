@@ -29,6 +29,7 @@ from karpjax.core.errors import FULL, NotFinite, Preempted, UserError, did_you_m
 from karpjax.run.config_file import load_config
 from karpjax.run.distributed import join
 
+HELP = {"-h", "--help", "--helpfull"}
 ACCELERATORS = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/kfd")
 
 
@@ -90,7 +91,7 @@ def parse(argv, doc: str, config: bool = False, **defaults):
     Returns an object with the flags as attributes; with `config` also config, a ConfigDict, and
     task_file, {"path", "text"}. Raises UserError.
     """
-    if {"-h", "--help", "--helpfull"} & set(argv):
+    if HELP & set(argv):
         print(f"{doc.strip()}\n\nflags:\n{flags_help(config, defaults)}")
         sys.exit(0)
     values = define_flags(defaults)
@@ -149,6 +150,12 @@ def flags_help(config: bool, defaults: dict) -> str:
     return "\n".join(f"  {flag:<{width}}  {note}".rstrip() for flag, note in rows)
 
 
+def print_forms(doc: str, forms: dict[str, tuple[bool, dict]]) -> None:
+    """Print a command's docstring and the flags of each of its forms, {name: as flags_help}."""
+    parts = [f"{name}\n{flags_help(*form)}" for name, form in forms.items()]
+    print(f"{doc.strip()}\n\nflags:\n" + "\n".join(parts))
+
+
 class Options(dict):
     """Parsed flags, as attributes or by name."""
     __getattr__ = dict.__getitem__
@@ -199,6 +206,8 @@ def print_json(values: dict) -> None:
 def start_jax(devices: int = 0, coordinator: str = "", processes: int = 0, process: int = 0,
               distributed: bool = False, join_seconds: int = 300):
     """Simulate CPU devices, or join the processes of a run, before jax is used."""
+    if devices < 0:
+        raise UserError(f"--devices: expected at least 1, found {devices}")
     if devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", devices)

@@ -48,7 +48,7 @@ def build(config) -> kj.Task:
     check_choice(tta, VIEWS, "config.tta")
 
     def network(params, model_state, batch, key, smoothing):
-        """Logits (B, C), their cross-entropy and whether they are right (B,), and model_state."""
+        """Return logits (B, C), their cross-entropy (B,), the accuracy, and model_state."""
         logits, model_state = kj.apply(model, params, model_state, batch["image"],
                                        None if frozen else key)                        # (B, C)
         target = optax.smooth_labels(augment.targets(batch, classes), smoothing)       # (B, C)

@@ -21,6 +21,7 @@ import karpjax as kj
 from karpjax.core.errors import UserError, check_keys
 from karpjax.core.settings import check_own_keys
 from karpjax.core.trees import where
+from karpjax.datasets.images import read_npz
 from karpjax.envs import environment, protocol
 from karpjax.sources.source import SpecOnly
 
@@ -47,7 +48,8 @@ def build(config) -> kj.Task:
         # Logits (B, A), values (B,).
         (logits, values), model_state = kj.apply(model, params, model_state, batch["obs"], key)
         xent = optax.softmax_cross_entropy_with_integer_labels(logits, batch["action"])    # (B,)
-        error, weight = (values - batch["result"]) ** 2, batch["weight"]
+        error = (values - batch["result"]) ** 2                                            # (B,)
+        weight = batch["weight"]
         losses = {"policy": kj.mean(config.policy_coefficient * xent, weight),
                   "value": kj.mean(config.value_coefficient * error, weight)}
         agree = (logits.argmax(-1) == batch["action"]).astype(jnp.float32)
@@ -99,12 +101,12 @@ def read(file: str, env, like) -> dict:
     if not file or not pathlib.Path(file).exists():
         raise UserError(f"config.data.file = {file!r}: no such file; make one: "
                         "python -m karpjax.games.record --help")
-    with np.load(file) as stored:
-        missing = [name for name in COLUMNS if name not in stored]
-        if missing:
-            raise UserError(f"{file}: expected the columns {', '.join(COLUMNS)}, "
-                            f"it lacks {', '.join(missing)}")
-        columns = {name: stored[name] for name in COLUMNS}
+    stored = read_npz(pathlib.Path(file))
+    missing = [name for name in COLUMNS if name not in stored]
+    if missing:
+        raise UserError(f"{file}: expected the columns {', '.join(COLUMNS)}, "
+                        f"it lacks {', '.join(missing)}")
+    columns = {name: stored[name] for name in COLUMNS}
     board, expected = columns["obs"].shape[1:], like["obs"].shape
     if board != expected or columns["legal"].shape[1:] != (env.actions.n,):
         raise UserError(f"{file}: expected boards {expected} and {env.actions.n} moves, as in "

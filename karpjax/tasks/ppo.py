@@ -28,13 +28,16 @@ def build(config, env=None) -> kj.Task:
     def loss(params, model_state, batch, key):
         policy, values, model_state = agent(params, model_state, batch["obs"], key)    # (E, T)
         log_ratio = policy.log_prob(batch["action"]) - batch["log_prob"]
-        ratio, clip, advantage = jnp.exp(log_ratio), config.clip, batch["advantage"]
+        ratio = jnp.exp(log_ratio)
+        clip = config.clip
+        advantage = batch["advantage"]
         gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
         # >= 0, and its mean estimates KL(old, new) (Schulman 2020, "k3").
         kl = ratio - 1 - log_ratio
         weight = batch["weight"]
-        if config.target_kl:
-            weight = weight * (lax.stop_gradient(kl).mean() <= config.target_kl)
+        if config.target_kl:  # by the learner's own moves, and not by those of a pool's player
+            total, count = kj.mean(lax.stop_gradient(kl), weight)
+            weight = weight * (total / count <= config.target_kl)
         error = config.value_coefficient * value_error(values, batch, config.value_clip)
         losses = {"policy": kj.mean(-gain, weight), "value": kj.mean(error, weight),
                   "entropy_bonus": entropy_bonus(policy, config.entropy_coefficient, weight)}

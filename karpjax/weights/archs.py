@@ -106,8 +106,7 @@ ARCHS = {
 def find_arch(arch: str) -> Arch:
     """Return the architecture of a name."""
     if arch not in ARCHS:
-        raise UserError(f"--arch={arch}: no such architecture{did_you_mean(arch, ARCHS)}; there "
-                        f"are {', '.join(ARCHS)}")
+        raise UserError(f"no published architecture {arch!r}{did_you_mean(arch, ARCHS)}")
     return ARCHS[arch]
 
 
