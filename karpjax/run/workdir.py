@@ -1,6 +1,7 @@
 """The workdir of a run: its config, and which experiment may go on in it."""
 import contextlib
 import errno
+import functools
 import importlib.metadata
 import json
 import os
@@ -58,6 +59,7 @@ def checkpoint_meta(exp: Experiment, seconds: dict) -> dict:
             "source": exp.source.spec, "seconds": seconds, "versions": versions()}
 
 
+@functools.cache  # every save asks, and reads a file a package
 def versions() -> dict:
     """Return the versions of Python and of the packages that a result may depend on."""
     packages = ("karpjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",

@@ -47,8 +47,12 @@ class Trained(NamedTuple):
     experiment: Any
 
 
-def run(config, task_file, mesh, steps: int = 12, change=lambda experiment: experiment) -> Trained:
-    """Train `steps` steps without the loop."""
+def run(config, task_file, mesh, steps: int = 12, change=lambda experiment: experiment,
+        each=lambda step, state: None) -> Trained:
+    """Train `steps` steps without the loop.
+
+    each  is called after each dispatch, with a state that the next one donates
+    """
     config.dispatch = config.dispatch or "step"
     experiment = change(assemble(config, task_file, mesh))
     programs, state, source = make_programs(experiment), experiment.fresh_state(), experiment.source
@@ -63,6 +67,7 @@ def run(config, task_file, mesh, steps: int = 12, change=lambda experiment: expe
         state, values, bad = programs.run(state, arrays, n)
         rows.append(jax.device_get(values))  # waits: see run/in_flight.py on devices of the CPU
         step += n
+        each(step, state)
     metrics = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     flops = next((p.cost_analysis()["flops"] for p in programs.compiled.values()
                   if hasattr(p, "cost_analysis")), 0.0)

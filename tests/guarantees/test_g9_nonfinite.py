@@ -1,6 +1,6 @@
 """G9: a non-finite loss never corrupts the state: the step is skipped and counted, its batch kept,
 and the run stops."""
-from guarantees.harness import mesh_of, run
+from guarantees.harness import mesh_of, named, run
 from guarantees.registry import TASKS, config_of
 import jax
 import jax.numpy as jnp
@@ -37,14 +37,15 @@ def changed_by_poison(name, value) -> list[str]:
 
     Return the names that they changed.
     """
-    overrides = {"dispatch": "scan", "steps_per_dispatch": 4}
-    # One program serves both.
-    clean = run(*config_of(name, **overrides), mesh_of(2), steps=4, change=poisoned_from(4, value))
-    bad = run(*config_of(name, **overrides), mesh_of(2), steps=8, change=poisoned_from(4, value))
-    assert bad.metrics["skipped"].tolist() == bad.metrics["skipped_in_a_row"].tolist() == [
+    states, overrides = {}, {"dispatch": "scan", "steps_per_dispatch": 4}
+
+    def keep(step, state):
+        states[step] = {n: x.copy() for n, x in named(state).items() if n.startswith(KEPT)}
+    end = run(*config_of(name, **overrides), mesh_of(2), steps=8, change=poisoned_from(4, value),
+              each=keep)
+    assert end.metrics["skipped"].tolist() == end.metrics["skipped_in_a_row"].tolist() == [
         0, 0, 0, 0, 1, 2, 3, 4]
-    return [n for n in clean.state if n.startswith(KEPT)
-            and not np.array_equal(clean.state[n], bad.state[n])]
+    return [n for n, value in states[4].items() if not np.array_equal(value, states[8][n])]
 
 
 @pytest.mark.parametrize("name, value", [*((name, np.nan) for name in TASKS), ("digits", np.inf)])
