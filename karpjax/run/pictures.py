@@ -23,7 +23,11 @@ def curves(rows: list[dict], path) -> None:
         return
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.5 * columns, 3 * lines), layout="constrained")
+    width, height = 4.5 * columns, 3.0 * lines                                        # inches
+    figure = Figure(figsize=(width, height))
+    # Margins by hand: matplotlib's search for them takes as long as all the drawing.
+    figure.subplots_adjust(left=0.6 / width, right=1 - 0.15 / width, wspace=0.2,
+                           bottom=0.5 / height, top=1 - 0.35 / height, hspace=0.4)
     for i, (metric, series) in enumerate(sorted(panels.items())):
         axes = figure.add_subplot(lines, columns, i + 1, title=metric, xlabel="step")
         for split, points in series.items():
