@@ -150,7 +150,7 @@ def test_classify_shows_its_mistakes(tmp_path):
     np.testing.assert_array_equal(confusion.sum(0), np.bincount(logits.argmax(-1), minlength=10))
     assert last.metrics["accuracy"] == pytest.approx(confusion.diagonal().sum() / len(labels))
     figure = run.task.pictures(last.totals, last.rows, "test")["mistakes.png"]
-    losses = [float(axes.get_title().split("loss ")[1]) for axes in figure.axes]
+    losses = [float(text.get_text().split("loss ")[1]) for text in figure.axes[0].texts]
     assert losses == sorted(losses, reverse=True) and len(losses) == 24
     assert losses[0] == pytest.approx(last.rows["examples"]["loss"].max(), abs=0.006)
 

@@ -119,12 +119,20 @@ def gallery(images, captions: list[str], title: str, columns: int = 6):
     columns = min(columns, len(images))
     lines = -(-len(images) // columns)
     images = images / max(images.max(), 1e-6)  # digits of 0 to 16 would be all but black
-    figure = Figure(figsize=(max(4.8, 1.6 * columns), 2 * lines + 0.4), layout="constrained")
-    figure.suptitle(title)
+    width, height = max(4.8, 1.6 * columns), 2 * lines + 0.5                          # inches
+    figure = Figure(figsize=(width, height))
+    figure.text(0.5, 1 - 0.1 / height, title, ha="center", va="top", fontsize=12)
+    # All on one axes, in inches: an axes for each picture takes four times as long.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
     for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        axes = figure.add_subplot(lines, columns, i + 1)
+        left = (width - 1.6 * columns) / 2 + 1.6 * (i % columns) + 0.1
+        top = 0.95 + 2 * (i // columns)
+        tall, wide = 1.4 * np.array(image.shape[:2]) / max(image.shape[:2])
+        left += (1.4 - wide) / 2
         grey = image.shape[-1] == 1
-        axes.imshow(image[..., 0] if grey else image, cmap="gray", vmin=0, vmax=1)
-        axes.set_title(caption, fontsize=9)
-        axes.axis("off")
+        axes.imshow(image[..., 0] if grey else image, cmap="gray", vmin=0, vmax=1, aspect="auto",
+                    extent=(left, left + wide, top + tall, top))
+        axes.text(left + wide / 2, top - 0.08, caption, ha="center", fontsize=9)
+    axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
