@@ -60,6 +60,7 @@ def test_alternating_flip_shows_both_ways_in_two_epochs():
     assert (mirrored(0) != mirrored(0, seed=1)).any()
 
 
+@pytest.mark.full
 def test_random_resized_crop_is_a_part_of_the_image():
     """A crop of a ramp is a ramp, whose slope gives the crop's size and whose values its place."""
     rows, columns = jnp.meshgrid(jnp.arange(48.0), jnp.arange(64.0), indexing="ij")

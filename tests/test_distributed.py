@@ -47,6 +47,7 @@ def test_another_config_is_named(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.full
 def test_other_data_under_the_same_name_is_named(tmp_path):
     port, both = free_port(), []
     for i, words in enumerate((4000, 5000)):

@@ -134,6 +134,7 @@ def test_texts(tmp_path):
     assert run.features(text)["pooled"].shape == (1, 8)
 
 
+@pytest.mark.full
 def test_inputs_that_are_arrays_alone(tmp_path):
     """A policy's observations have no form for a person."""
     config = kj.config(task="reinforce", env=dict(name="cartpole"), discount=1.0, baseline=False,

@@ -58,6 +58,7 @@ def test_a_step_is_highway_envs(source):
     assert steps > 80 and 2 <= crashes < len(EPISODES) and changes > 10
 
 
+@pytest.mark.full
 def test_an_episode_is_highway_envs():
     """An episode from its first state alone stays within centimetres for 30 steps."""
     for seed in EPISODES:

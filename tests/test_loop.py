@@ -58,6 +58,7 @@ def unimplemented(lowered):
     raise NotImplementedError("by this plugin")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("count", [
     pytest.param(lambda lowered: None, marks=pytest.mark.full), unimplemented])
 def test_a_backend_that_counts_no_flops(tmp_path, monkeypatch, count):
@@ -80,6 +81,7 @@ def test_flops_of_micro_batches_are_the_batch_s(tmp_path):
     assert 0.75 < micro["flops_per_step"] / whole["flops_per_step"] < 1.25
 
 
+@pytest.mark.full
 def test_gradients_of_frozen_parameters_count_no_flops():
     flops = []
     for freeze in ((), ("conv.*",)):
@@ -100,6 +102,7 @@ def test_newest_and_best_are_kept(tmp_path):
     assert 12 in kept and len(kept) <= 2 and accuracies[int(best.name)] == max(accuracies.values())
 
 
+@pytest.mark.full
 def test_every_nth_is_kept_for_good(tmp_path):
     config, task_file = config_of("poly", steps=15, save_every=3, eval_every=15, keep=1,
                                   keep_every=6)
@@ -202,6 +205,7 @@ def test_fingerprint_sees_any_change():
         assert checkpoint.different(whole, checkpoint.fingerprint(other)) == [name]
 
 
+@pytest.mark.full
 def test_input_bound_runs_say_so(tmp_path, capfd, monkeypatch):
     import time
 
@@ -216,6 +220,7 @@ def test_input_bound_runs_say_so(tmp_path, capfd, monkeypatch):
                if "time/data_wait" in row) > 0.3
 
 
+@pytest.mark.full
 def test_host_fed_steps_see_every_batch_under_scan(tmp_path, monkeypatch):
     """Each dispatch takes one batch.
 
@@ -230,6 +235,7 @@ def test_host_fed_steps_see_every_batch_under_scan(tmp_path, monkeypatch):
     assert seen == list(range(8))
 
 
+@pytest.mark.full
 def test_rates_are_of_steps_that_are_done(tmp_path, monkeypatch):
     """No row is much faster than its dispatch.
 
@@ -250,12 +256,14 @@ def test_rates_are_of_steps_that_are_done(tmp_path, monkeypatch):
     assert len(rates) == 6 and max(rates) < 4 * (4 * config.data.batch_size / 0.05), rates
 
 
+@pytest.mark.full
 def test_profile(tmp_path):
     config, task_file = config_of("poly", steps=6, profile_at=2, profile_steps=2)
     fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+@pytest.mark.full
 def test_debug_nans_points_at_the_operation(tmp_path):
     text = ("import jax.numpy as jnp, numpy as np\nimport karpjax as kj\nfrom tiny import MLP\n"
             "def build(config):\n"

@@ -54,6 +54,7 @@ def test_a_classifier_starts_from_the_encoder(kind, task, pretrained, tmp_path):
         np.testing.assert_array_equal(before[path], after[path])
 
 
+@pytest.mark.full
 def test_names_that_differ_are_listed(pretrained, tmp_path):
     with pytest.raises(UserError, match="missing.*head/bias.*"):
         run("vit", tmp_path / "run", init_from=str(pretrained / "image"),
@@ -110,6 +111,7 @@ def test_predicts_texts_where_the_data_is_not(tmp_path):
     np.testing.assert_array_equal(predicted(), expected)
 
 
+@pytest.mark.full
 def test_what_is_filled_in_does_not_see_padding(pretrained):
     """A text's logits are the same in a longer row."""
     trained = restore(pretrained / "text")
@@ -158,6 +160,7 @@ def test_layer_decay_needs_layers():
         assemble(config, task_file, mesh_of(1))
 
 
+@pytest.mark.full
 def test_a_person_can_look(pretrained):
     picture = imread(pretrained / "image" / "reconstructions.png")
     assert picture.shape[:2] == (8 * 32, 3 * 32)
@@ -179,6 +182,7 @@ def test_votes_by_hand():
     assert vote(query, known, jnp.array([2, 1, 1, 1]), 3, 4).tolist() == [2]
 
 
+@pytest.mark.full
 def test_neighbours_of_themselves(pretrained):
     """The nearest neighbour of a training row is itself."""
     metrics = knn(pretrained / "image", "cifar10", "train[:100]", "train[:100]", k=1)

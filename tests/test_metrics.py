@@ -43,6 +43,7 @@ def lines(workdir) -> list[dict]:
     return [json.loads(line) for line in (workdir / metrics.NAME).read_text().splitlines()]
 
 
+@pytest.mark.full
 def test_the_store_refuses_to_append(workdir):
     (workdir / "object").write_text("whole")
     with pytest.raises(NotImplementedError):

@@ -108,6 +108,7 @@ def test_a_depth_that_is_none(options, expected):
     assert expected in str(refused.value)
 
 
+@pytest.mark.full
 def test_value_propagation_can_plan():
     """With weights set by hand, the best of the four moves is the first step of a shortest path."""
     env = grid_nav.GridNav(size=6, masked=True)
@@ -131,6 +132,7 @@ def test_value_propagation_can_plan():
         assert distance[row, column] == steps - 1
 
 
+@pytest.mark.full
 def test_value_propagation_looks_as_far_as_it_sweeps():
     """The same parameters serve a bigger map.
 

@@ -93,6 +93,7 @@ def test_best(made):
     assert run.step == best and run.metrics["validation/loss"] == losses[best]
 
 
+@pytest.mark.full
 def test_the_best_is_kept_beside_the_newest(tmp_path):
     train(tmp_path, eval_every=2, save_every=2, best="max validation/loss", keep=1)
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [2, 8]

@@ -232,6 +232,7 @@ def test_filter_muon_turns_filters_and_keeps_their_size():
     assert jnp.sum(turned * (u @ v)) < -0.95 * 0.1 * 16 * 0.85                        # downhill
 
 
+@pytest.mark.full
 def test_muon_by_name_learns():
     config, task_file = config_of("poly")
     config.optimizer = {"name": "muon", "learning_rate": 0.05, "weight_decay": 0.01}

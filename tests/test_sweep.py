@@ -4,6 +4,7 @@ import json
 import statistics
 
 from command import TINY, command, done, refused
+import pytest
 
 # SIGTERM at the save of step 4 of seed 1.
 STOP = """
@@ -18,6 +19,7 @@ Checkpoints.save = stopped
 """
 
 
+@pytest.mark.full
 def test_sweep(tmp_path):
     (tmp_path / "tiny.py").write_text(TINY)
 

@@ -5,6 +5,7 @@ What a test sees of one is what it sees of a subprocess.Popen with its output in
 """
 import atexit
 import contextlib
+import gc
 import multiprocessing
 from multiprocessing import forkserver
 import os
@@ -91,6 +92,7 @@ def begin(main, argv, env, cwd, stderr, output) -> None:
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    gc.set_threshold(20_000, 20)  # as in conftest.py: tracing makes objects by the million
     sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
     jax.config.update("jax_platforms", env["JAX_PLATFORMS"])  # read when the server imported jax
     sys.argv = ["karpjax", *argv]
