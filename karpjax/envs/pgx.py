@@ -38,28 +38,31 @@ class Pgx:
         if opening < 0:
             raise UserError("config.env.opening: expected a number of moves, at least 0, "
                             f"found {opening}")
-        self.env, self.name, self.opening = pgx.make(name), name, opening
+        env = pgx.make(name)
+        # Traced once. A run plays them at a dozen places, and that took a third of its start.
+        self.begin, self.move = jax.jit(env.init, inline=True), jax.jit(env.step, inline=True)
+        self.name, self.opening = name, opening
         self.max_steps = LONGEST[name]
-        self.actions = Discrete(self.env.num_actions)
+        self.actions = Discrete(env.num_actions)
 
     def reset(self, key):
         """Return the empty board or, with an opening, a position after random moves."""
         # An opening teaches to play positions that the players' own moves would never reach.
-        state = self.env.init(key)
+        state = self.begin(key)
         if self.opening:
             key, number_key = jax.random.split(key)
             moves = jax.random.randint(number_key, (), 0, self.opening + 1)
 
             def move(i, state):
                 action = sample_legal(state, observe(state), jax.random.fold_in(key, i))
-                after = self.env.step(state, action)
+                after = self.move(state, action)
                 return where((i < moves) & ~after.terminated, after, state)
             state = jax.lax.fori_loop(0, self.opening, move, state)
         return state, observe(state)
 
     def step(self, state, action, key) -> tuple:
         mover = self.to_move(state)
-        state = self.env.step(state, action)
+        state = self.move(state, action)
         obs = observe(state)
         reward, truncated = state.rewards[mover], jnp.bool_(False)
         return state, TimeStep(obs, reward, state.terminated, truncated, obs)
