@@ -283,7 +283,8 @@ def test_what_may_change_in_a_workdir(run):
     assert logged_steps(run / "run") == [2, 4, 5, 6, 7, 8]
 
 
-@pytest.mark.parametrize("limit", [1500, 4000], ids=["metrics", "checkpoint"])
+@pytest.mark.parametrize("limit", [
+    pytest.param(1500, id="metrics", marks=pytest.mark.full), pytest.param(4000, id="checkpoint")])
 def test_full_disk(run, limit):
     """A full disk is one line, and the next start goes on.
 

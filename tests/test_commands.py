@@ -68,6 +68,7 @@ def test_evaluate_names_the_flag_that_took_over(flag, made):
             "--split='test[:1000]'")
 
 
+@pytest.mark.full
 def test_report_draws_again(made):
     (made[0] / "curves.png").unlink()
     result = run("karpjax.report", f"--workdir={made[0]}")
@@ -81,9 +82,9 @@ COMMANDS = {"train", "evaluate", "sweep", "prepare", "convert", "export", "repor
             "launch", "games.record"}
 
 
-@pytest.mark.parametrize("name",
-                         ["train", "evaluate", "sweep", "precompile", "slices", "report", "launch",
-                          "convert"])
+@pytest.mark.parametrize("name", ["train", "launch", *(
+    pytest.param(each, marks=pytest.mark.full)
+    for each in ("evaluate", "sweep", "precompile", "slices", "report", "convert"))])
 def test_help(name):
     """By `karpjax NAME --help`: the docstring, and a line for each flag."""
     result = run("karpjax", name, "--help")

@@ -302,6 +302,7 @@ def test_the_workdir_is_a_run_at_step_0(folder):
     assert accuracy["step"] == 0 and accuracy["test/accuracy"] == pytest.approx(correct.mean())
 
 
+@pytest.mark.full
 def test_back_into_a_file(folder, capsys):
     main([f"--workdir={folder / 'run'}", f"--to={folder / 'back.npz'}"])
     same(files.read_arrays(folder / "back.npz"), files.read_arrays(folder / "w.safetensors"))

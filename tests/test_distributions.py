@@ -60,6 +60,7 @@ def test_illegal_actions_have_no_probability():
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(entropy)(params)))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("options", [
     dict(env=dict(name="grid_nav", masked=True), discount=0.9),
     pytest.param(dict(env=dict(name="reacher"), data=dict(normalize=("obs", "reward"))),
@@ -82,6 +83,7 @@ class TwoSwitches(Contextual):
         return state, out._replace(reward=(action == wanted).sum().astype(jnp.float32))
 
 
+@pytest.mark.full
 def test_several_choices_at_once_are_learned(monkeypatch):
     build = ppo.build
     monkeypatch.setattr(ppo, "build", lambda config: build(config, env=TwoSwitches()))

@@ -48,6 +48,7 @@ def test_the_pair_is_the_checkpoint(made, pair):
     np.testing.assert_array_equal(run.predict(images), exported.predict(images))
 
 
+@pytest.mark.full
 def test_start_from_the_pair(made, pair, tmp_path):
     """A step at a learning rate of 0 leaves the exported weights as they are."""
     still = dict(optimizer=dict(name="sgd", learning_rate=0.0), steps=1, eval_every=1, save_every=1)

@@ -130,8 +130,8 @@ def test_a_finished_run_started_again_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [
-    "flipped", "missing", *(pytest.param(each, marks=pytest.mark.full)
-                            for each in ("truncated", "meta"))])
+    "flipped", *(pytest.param(each, marks=pytest.mark.full)
+                 for each in ("missing", "truncated", "meta"))])
 def test_damaged_newest_checkpoint(damage, tmp_path, capfd):
     """A run falls back to the checkpoint before, reports it, and ends as if nothing had happened.
     """
@@ -161,6 +161,7 @@ def test_damaged_newest_checkpoint(damage, tmp_path, capfd):
     assert record_of(tmp_path / "hit") == expected
 
 
+@pytest.mark.full
 def test_no_checkpoint_is_whole(tmp_path):
     """A run must not start from scratch over the record of the old one."""
     config, task_file = config_of("poly", steps=4)
@@ -280,6 +281,7 @@ def test_debug_nans_points_at_the_operation(tmp_path):
         jax.config.update("jax_debug_nans", False)
 
 
+@pytest.mark.full
 def test_restored_best_and_predictions(tmp_path):
     config, task_file = config_of("digits", steps=12)
     fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))

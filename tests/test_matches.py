@@ -62,6 +62,7 @@ def lines(board, mine, own_turn):
     return ends
 
 
+@pytest.mark.full
 def test_every_line_is_every_line():
     ends = matches.every_line(kj.envs.make_env("pgx:tic_tac_toe"), lowest)
     both = [lines([0] * 9, 1, own_turn) for own_turn in (True, False)]

@@ -24,6 +24,7 @@ def test_without_a_baseline_there_is_no_value_network():
     assert names("ppo", model=shared) == {"policy", "torso", "value"}
 
 
+@pytest.mark.full
 def test_only_a_policy_acts(tmp_path):
     config, task_file = config_of("poly", steps=4, eval_every=4, save_every=4)
     fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))

@@ -236,6 +236,7 @@ class Known:
                                over & endless, self.obs(state))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("task", [pytest.param(a2c, marks=pytest.mark.full), ppo],
                          ids=lambda module: module.__name__.split(".")[-1])
 @pytest.mark.parametrize("kind, wanted", [

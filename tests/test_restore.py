@@ -236,10 +236,12 @@ def test_task_module_that_is_gone(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------ starting from another run
 
 @pytest.mark.parametrize("values, skip, anew", [
-    ({"model.layers": 2, "model.classes": 5}, ("head/.*", "hidden1/.*"), ("head/.*", "hidden1/.*")),
-    ({"model.classes": 5}, ("head/.*",), ("head/.*",)),
-    ({"model.classes": 5}, (), ("head/.*",)),
-    ({}, (), ())], ids=["bigger", "other head, skipped", "other head", "same"])
+    pytest.param({"model.layers": 2, "model.classes": 5}, ("head/.*", "hidden1/.*"),
+                 ("head/.*", "hidden1/.*"), id="bigger", marks=pytest.mark.full),
+    pytest.param({"model.classes": 5}, ("head/.*",), ("head/.*",), id="other head, skipped",
+                 marks=pytest.mark.full),
+    pytest.param({"model.classes": 5}, (), ("head/.*",), id="other head"),
+    pytest.param({}, (), (), id="same", marks=pytest.mark.full)])
 def test_start_from_another_run(made, tmp_path, capsys, values, skip, anew):
     """A learning rate of 0 shows the weights that the run started from.
 

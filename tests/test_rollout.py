@@ -124,6 +124,7 @@ def test_a_restored_policy_acts_as_it_was_evaluated(tmp_path):
     assert (tmp_path / "episode.gif").read_bytes()[:6] == b"GIF89a"
 
 
+@pytest.mark.full
 def test_a_supervised_policy_with_batch_norm_plays(tmp_path):
     """A CNN with BatchNorm learns, by cross-entropy, the shortest way from the states it visits.
 

@@ -13,6 +13,7 @@ from karpjax.games.search import search
 pytestmark = NEEDS_PGX
 
 
+@pytest.mark.full
 def test_board_network():
     model = kj.models.make_model(dict(name="board", width=8, blocks=1), actions=Discrete(7),
                                  obs_shape=(6, 7, 2))

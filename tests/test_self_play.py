@@ -44,6 +44,7 @@ def ppo_config(**values):
                                dispatch="scan", steps_per_dispatch=400, data=data), **values})
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("pool", [pytest.param({}, marks=pytest.mark.full),
                                   {"pool": dict(size=4, every=5, random=0.2)}],
                          ids=["alone", "pool"])

@@ -120,6 +120,7 @@ def test_a_second_start_compiles_nothing_and_gives_the_same_bits(first, tmp_path
     assert again[0] >= kept and again[1] == 0 and [*again[2:]] == numbers
 
 
+@pytest.mark.full
 def test_switched_off_and_without_torch(first, tmp_path):
     """Programs that no cache has seen give the same bits.
 
@@ -138,6 +139,7 @@ def test_switched_off_and_without_torch(first, tmp_path):
                 if path.name in ("torch", "tensorboard", "tensorboardX")]
 
 
+@pytest.mark.full
 def test_damaged_entries_are_compiled_anew(first, tmp_path):
     """A run with damaged entries ends with the same numbers, and the next start removes them.
 

@@ -40,6 +40,7 @@ def test_training_pictures_of_another_size_than_evaluation():
         assemble(config, task_file, mesh_of(1))
 
 
+@pytest.mark.full
 def test_airbench_starts_from_the_data():
     """The first layer whitens: 2x2 patches of the training images come out uncorrelated and of one
     size."""

@@ -141,6 +141,7 @@ def test_both_mlps_have_the_same_number_of_parameters():
         assert abs(count("gelu", width) / count("geglu", width) - 1) < 0.03
 
 
+@pytest.mark.full
 def test_the_gathered_head_gives_the_loss_of_the_full_one():
     """The gathered head gives the same loss and gradient with a smaller program: K of T positions
     meet the vocabulary."""

@@ -164,6 +164,7 @@ def started(exp, path):
     return exp
 
 
+@pytest.mark.full
 def test_lora_leaves_for_other_projects_merged(tmp_path):
     config, task_file = config_of("lora", steps=3)
     fit(config, tmp_path / "run", task_file=task_file, mesh=mesh_of(1))
@@ -190,6 +191,7 @@ def test_a_frozen_backbone_keeps_its_statistics(frozen):
 
 # ----------------------------------------------------------------------------------------- pictures
 
+@pytest.mark.full
 def test_the_middle_is_evaluated_and_crops_are_learned_from():
     config, task_file = config_of("finetune")
     source = assemble(config, task_file, mesh_of(1)).source

@@ -228,6 +228,7 @@ def test_patches_and_back():
     assert (images_of(patches, 4, (8, 12, 3)) == images).all()
 
 
+@pytest.mark.full
 def test_the_encoder_of_a_mae_sees_visible_patches_only():
     model = mae_form()
     images = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))

@@ -35,7 +35,7 @@ from karpjax.run import workdir
 
 DATA = pathlib.Path(__file__).parent / "data" / "v1"
 ALL, SHORT = (*KINDS, "exported"), (*FROZEN, "finetune")
-QUICK = ("reacher", "ema")
+QUICK = ("ema",)
 MADE = json.loads((DATA / "made.json").read_text())
 # Where rounding differs: a relative tolerance, and the rows that rounding has not moved beyond it.
 RTOL, FIRST = 1e-4, dict(reacher=2, self_play=2, ppo_reacher=9, connect_four_ppo=2, digits_cnn=2)

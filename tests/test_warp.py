@@ -121,6 +121,7 @@ def test_letterbox_and_back():
     assert there.all()
 
 
+@pytest.mark.full
 def test_jitter_covers_its_range():
     jitter = scale_jitter((24, 32), scale=(0.5, 2.0))
     keys = jax.random.split(jax.random.key(0), 300)

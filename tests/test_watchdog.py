@@ -82,6 +82,7 @@ def test_the_process_that_waits_for_its_data_is_named(tmp_path):
     assert watchdog.Watchdog(tmp_path, after=0, processes=2).slowest() is None
 
 
+@pytest.mark.full
 def test_a_stopped_process_is_named(tmp_path):
     """After SIGSTOP to one of two processes, the other ends within the bound and names it."""
     after = 8

@@ -67,7 +67,7 @@ def mean_of_means(parts: int):
     return change
 
 
-@pytest.mark.parametrize("name", ["masked_text", "reinforce"])
+@pytest.mark.parametrize("name", ["masked_text", "ppo"])
 def test_mutant_mean_of_means(name):
     config, task_file = config_of(name, exact=True)
     one = reference(name, exact=True).state
