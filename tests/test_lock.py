@@ -2,21 +2,16 @@
 that share no workdir."""
 import contextlib
 import json
-import multiprocessing
 import os
-import pathlib
 import signal
-import sys
 import threading
 import time
 
-from command import TINY
-from guarantees.forks import Fork
 import pytest
 from test_metrics import workdir as bucket  # noqa: F401  a fixture: gs:// in memory
 
 from karpjax.core.errors import Outage, UserError
-from karpjax.run import cli, distributed, lock, loop, metrics
+from karpjax.run import lock
 from karpjax.run.lock import Lock
 
 
