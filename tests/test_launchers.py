@@ -76,7 +76,7 @@ def test_a_slice_that_never_becomes_ready(cloud, capsys):
     with pytest.raises(UserError, match="is CREATING and not READY after 30 minutes.*remove"):
         tpu.make_ready(COMMAND)
     said = capsys.readouterr().err.splitlines()
-    assert 3 <= len(said) <= 5 and "CREATING, 20 minutes so far" in said[-1], said
+    assert 3 <= len(said) <= 5 and "CREATING, 30 minutes so far" in said[-1], said
     assert fake.lines == ["create"]
 
 

@@ -1,4 +1,4 @@
-"""Standard streams and terminals that may go away: a line that nobody can see must not end a run."""
+"""Standard streams and terminals that go away: a line that nobody can see must not end a run."""
 import contextlib
 import errno
 import io
@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 
-GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET)  # EIO: a closed terminal
+# EIO: a closed terminal.
+GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET)
 
 
 class Lasting(io.FileIO):
