@@ -20,6 +20,8 @@ Also as python -m karpjax.convert.
 from karpjax.core import old_names
 from karpjax.core.errors import UserError
 from karpjax.run import cli
+from karpjax.run.checkpoint import absolute
+from karpjax.run.lock import Lock
 from karpjax.run.published import into_file, into_workdir, published
 
 
@@ -36,12 +38,14 @@ def main(argv) -> None:
                                   "else": (False, INTO_FILE)})
     elif "--from" in given:
         options = cli.parse(argv, __doc__, **PUBLISHED)
-        cli.print_json(published(options["from"], options.arch, options.to, options.heads,
-                                 options.decoder_heads, options.tokenizer))
+        with Lock(absolute(options.to) / "lock", f"--to={options.to}"):
+            cli.print_json(published(options["from"], options.arch, options.to, options.heads,
+                                     options.decoder_heads, options.tokenizer))
     elif "--config" in given:
         options = cli.parse(argv, __doc__, config=True, **INTO_WORKDIR)
-        cli.print_json(into_workdir(options.config, options.task_file, options.weights,
-                                    options.workdir))
+        with Lock(absolute(options.workdir) / "lock", f"--workdir={options.workdir}"):
+            cli.print_json(into_workdir(options.config, options.task_file, options.weights,
+                                        options.workdir))
     elif "--to" in given:
         options = cli.parse(argv, __doc__, **INTO_FILE)
         cli.print_json(into_file(options.workdir, options.to, options.which, options.names,

@@ -10,6 +10,7 @@ import time
 import pytest
 from test_metrics import workdir as bucket  # noqa: F401  a fixture: gs:// in memory
 
+from karpjax import prepare
 from karpjax.core.errors import Outage, UserError
 from karpjax.run import lock
 from karpjax.run.lock import Lock
@@ -229,3 +230,18 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, kind, error):
     with pytest.raises(error, match=f"x.*{kind.strerror}") as raised:
         Lock(tmp_path / "run" / "lock", "x").__enter__()
     assert type(raised.value) is error and not list(tmp_path.iterdir())
+
+
+def test_prepare_holds_the_set(tmp_path, monkeypatch):
+    """Also against a second one that would replace it, and to the end."""
+    flags = ["--format=npz", "--from=x.npz", "--name=mine", f"--data_dir={tmp_path / 'sets'}"]
+    seen = []
+
+    def slow(*arguments, **options):
+        seen.append([path.name for path in (tmp_path / "sets").iterdir()])
+        with pytest.raises(UserError, match="data set 'mine' in .*sets is in use by process"):
+            prepare.main([*flags, "--overwrite"])
+        return {}
+    monkeypatch.setattr(prepare, "prepare", slow)
+    prepare.main(flags)
+    assert seen == [[".mine.lock"]] and not (tmp_path / "sets").exists()

@@ -1,8 +1,8 @@
 """The lock of a workdir, or of a data set that is being prepared: one run at a time writes there.
 
-    with Lock(folder / "lock", "the set in folder") as lock:   # or UserError: it is in use
+    with Lock(folder / "lock", f"--to={folder}") as lock:   # or UserError: it is in use
         ...
-        lock.check()                                           # before each write that matters
+        lock.check()                                        # before each write that matters
 
 The file names its holder, which counts a beat in it every few seconds. On this boot of this machine
 the holder's process number says whether it lives: a dead one is followed at once. Elsewhere neither
@@ -51,7 +51,7 @@ class Lock:
         self.thread, self.closing = None, threading.Event()
 
     def __enter__(self):
-        with writable(self.what, self.file.parent):
+        with writable(self.what):
             if "://" not in str(self.file):  # object stores have no folders
                 folders = (self.file.parent, *self.file.parent.parents)
                 self.made = [folder for folder in folders if not folder.exists()]
@@ -215,7 +215,7 @@ def alone_in(folder):
 
 
 @contextlib.contextmanager
-def writable(what: str, folder):
+def writable(what: str):
     """Turn the system's refusal to write into one line."""
     try:
         yield
@@ -223,7 +223,7 @@ def writable(what: str, folder):
         if outage(error) and error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise Outage(f"{what}: the storage failed ({error}); "
                          "start the same command again") from error
-        raise UserError(f"{what} cannot be written ({error.strerror or error}: {folder}); "
+        raise UserError(f"{what} cannot be written ({error.strerror or error}); "
                         "choose another folder") from error
 
 
