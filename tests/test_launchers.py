@@ -1,5 +1,5 @@
-"""Launchers that die, wait or cannot reach the cloud: nothing is left behind, nothing waits without a
-word, and no bad config makes a slice twice."""
+"""Launchers that die, wait or cannot reach the cloud: nothing is left behind, nothing waits without
+a word, and no bad config makes a slice twice."""
 import contextlib
 import io
 import os
@@ -14,6 +14,7 @@ import pytest
 
 from karpjax.core.errors import Outage, Preempted, UserError
 from karpjax.launch import local, tpu, worker
+from karpjax.run.cli import Options
 
 COMMAND = {name: name for name in ("describe", "create", "remove", "pack", "copy", "run")}
 QUEUED = {**COMMAND, "request": "request --format"}
@@ -52,24 +53,15 @@ def cloud(monkeypatch):
     return make
 
 
-def launched(queued=False, restarts=3) -> int:
+def launched(restarts=3) -> int:
     options = {"name": "n", "type": "t", "zone": "z", "version": "v", "spot": False,
-               "queued": queued, "dry-run": False, "restarts": restarts}
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr(tpu, "commands", lambda *given: QUEUED if queued else COMMAND)
-    with monkey.context():
-        try:
-            return tpu.launch(local_options(options), ["--workdir=gs://b/r"])
-        finally:
-            monkey.undo()
+               "queued": False, "dry-run": False, "restarts": restarts}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tpu, "commands", lambda *given: COMMAND)
+        return tpu.launch(Options(options), ["--workdir=gs://b/r"])
 
 
-def local_options(values):
-    from karpjax.run.cli import Options
-    return Options(values)
-
-
-# ----------------------------------------------------------------------------------------- the slice
+# ---------------------------------------------------------------------------------------- the slice
 
 def test_a_slice_that_never_becomes_ready(cloud, capsys):
     fake = cloud(["", "CREATING"])
@@ -130,10 +122,11 @@ def test_a_failure_of_gcloud_is_no_preemption(monkeypatch, capsys):
     with pytest.raises(Outage, match="gcloud failed 10 times .no network."):
         tpu.state({"describe": "echo no network >&2; exit 1"})
     missing = "echo \"NOT_FOUND: Resource 'x' was not found\" >&2; exit 1"
-    assert tpu.state({"describe": missing}) == "" and tpu.state({"describe": "echo READY"}) == "READY"
+    assert tpu.state({"describe": missing}) == ""
+    assert tpu.state({"describe": "echo READY"}) == "READY"
 
 
-# ----------------------------------------------------------------------------- processes of a machine
+# --------------------------------------------------------------------------- processes of a machine
 
 @pytest.mark.filterwarnings("ignore:os.fork")
 @pytest.mark.parametrize("mutant", [False, True])
@@ -162,8 +155,8 @@ def test_the_launcher_gives_each_process_such_a_pipe(tmp_path, monkeypatch):
         return real(["sh", "-c", "cat; echo over"], **options)
     real = subprocess.Popen
     monkeypatch.setattr(local.subprocess, "Popen", popen)
-    monkeypatch.setattr(local, "wait", lambda processes, *rest: [p.stdin.close() for p in processes])
-    options = local_options({"processes": 2, "devices-per-process": 1, "port": 0, "grace": 1})
+    monkeypatch.setattr(local, "wait", lambda started, *rest: [p.stdin.close() for p in started])
+    options = Options({"processes": 2, "devices-per-process": 1, "port": 0, "grace": 1})
     monkeypatch.setattr(local.sys, "stdout", io.TextIOWrapper(io.BytesIO()))
     local.launch(options, [f"--workdir={tmp_path}"])
     assert [command[2] for command, _ in started] == ["karpjax.launch.worker"] * 2

@@ -1,4 +1,4 @@
-"""Lost readers, hung-up terminals, full disks and closed descriptors end no run (run/streams.py)."""
+"""Lost readers, hung-up terminals, full disks and closed descriptors end no run."""
 import contextlib
 import io
 import os

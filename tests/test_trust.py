@@ -47,7 +47,7 @@ def from_elsewhere(monkeypatch):
     return lambda folder: f"gs:/{folder}"
 
 
-# ------------------------------------------------------------------------------------------- restore
+# ------------------------------------------------------------------------------------------ restore
 
 def test_what_runs_code():
     assert trust.foreign_code(META, {}) == []
@@ -110,7 +110,7 @@ def test_own_tasks_from_elsewhere_and_foreign_ones_that_are_trusted(from_elsewhe
     assert restore(from_elsewhere(TEXT), trust=True).step == 40
 
 
-# ---------------------------------------------------------------------------- training and init_from
+# --------------------------------------------------------------------------- training and init_from
 
 def test_init_from_runs_nothing(hostile):
     folder, mark = hostile("hostile_module.x", source=OWN)
