@@ -59,7 +59,7 @@ class Lock:
             try:
                 self._acquire()
             except BaseException:
-                self._remove_folders()
+                self._release()
                 raise
         self.thread = threading.Thread(target=self._run, name="lock", daemon=True)
         self.thread.start()
@@ -68,10 +68,7 @@ class Lock:
     def __exit__(self, *exception):
         self.closing.set()
         self.thread.join()
-        with contextlib.suppress(OSError, UserError), alone_in(self.file.parent):
-            if holder_in(self._text()).get("token") == self.token:
-                self.file.unlink()
-        self._remove_folders()
+        self._release()
 
     def check(self, now: bool = False) -> None:
         """Raise UserError if another process has followed this one.
@@ -145,7 +142,7 @@ class Lock:
                 self._write()
 
     def _look(self) -> bool:
-        """Return whether the lock is still ours. Nobody's is."""
+        """Return whether the lock is still ours, or nobody's."""
         holder = holder_in(self._text())
         if holder.get("token") in (None, self.token):
             self.seen = time.monotonic()
@@ -171,8 +168,11 @@ class Lock:
         except UnicodeDecodeError:
             return "damaged"
 
-    def _remove_folders(self) -> None:
-        with contextlib.suppress(OSError):  # the first that is not empty
+    def _release(self) -> None:
+        with contextlib.suppress(OSError), alone_in(self.file.parent):
+            if holder_in(self._text()).get("token") == self.token:
+                self.file.unlink()
+        with contextlib.suppress(OSError):  # up to the first folder that is not empty
             for folder in self.made:
                 os.rmdir(folder)
 
@@ -253,7 +253,8 @@ def described(holder: dict) -> str:
 
 def is_near(holder: dict) -> bool:
     """Return whether a holder's process number means something here."""
-    return bool(holder) and holder["boot"] == boot() != ""
+    return bool(holder) and (holder["host"], holder["boot"]) == (platform.node(), boot()) and \
+        holder["boot"] != ""
 
 
 def has_ended(holder: dict) -> bool:
