@@ -65,7 +65,9 @@ def run_once(command: dict) -> int:
 
 
 def commands(options, rest: list[str]) -> dict[str, str]:
-    """Return the lines for a shell: describe, create, remove, pack, copy, run; request, if queued.
+    """Return the lines for a shell: describe, create, remove, pack, copy and run.
+
+    With --queued also request, which describes the request in the queue.
     """
     slice_, zone = shlex.quote(options.name), f"--zone={shlex.quote(options.zone)}"
     kind, version = shlex.quote(options.type), shlex.quote(options.version)
