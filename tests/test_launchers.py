@@ -1,6 +1,5 @@
 """Launchers that die, wait or cannot reach the cloud: nothing is left behind, nothing waits without
 a word, and no bad config makes a slice twice."""
-import contextlib
 import io
 import os
 import signal
@@ -15,6 +14,7 @@ import pytest
 from karpjax.core.errors import Outage, Preempted, UserError
 from karpjax.launch import local, tpu, worker
 from karpjax.run.cli import Options
+from karpjax.run.lock import started
 
 COMMAND = {name: name for name in ("describe", "create", "remove", "pack", "copy", "run")}
 QUEUED = {**COMMAND, "request": "request --format"}
@@ -148,10 +148,10 @@ def test_a_process_ends_with_its_launcher(mutant):
 
 
 def test_the_launcher_gives_each_process_such_a_pipe(tmp_path, monkeypatch):
-    started = []
+    commands = []
 
     def popen(command, **options):
-        started.append((command, options))
+        commands.append((command, options))
         return real(["sh", "-c", "cat; echo over"], **options)
     real = subprocess.Popen
     monkeypatch.setattr(local.subprocess, "Popen", popen)
@@ -159,8 +159,8 @@ def test_the_launcher_gives_each_process_such_a_pipe(tmp_path, monkeypatch):
     options = Options({"processes": 2, "devices-per-process": 1, "port": 0, "grace": 1})
     monkeypatch.setattr(local.sys, "stdout", io.TextIOWrapper(io.BytesIO()))
     local.launch(options, [f"--workdir={tmp_path}"])
-    assert [command[2] for command, _ in started] == ["karpjax.launch.worker"] * 2
-    assert all(options["stdin"] == subprocess.PIPE for _, options in started)
+    assert [command[2] for command, _ in commands] == ["karpjax.launch.worker"] * 2
+    assert all(options["stdin"] == subprocess.PIPE for _, options in commands)
 
 
 def test_a_log_that_cannot_be_written_stops_no_process(tmp_path):
@@ -189,11 +189,10 @@ def test_a_launcher_that_is_killed_leaves_nothing(tmp_path):
             stdout=subprocess.PIPE).stdout.split()]
     first.kill()
     first.wait()
-    time.sleep(1)
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, 0)
-            raise AssertionError(f"{pid} lives on")
+    killed = time.monotonic()
+    while any(map(started, pids)):
+        assert time.monotonic() - killed < 60, f"{pids}: some live on"
+        time.sleep(0.1)
     again = start(10**6)
     for line in again.stdout:
         if "step" in line and "mesh" in line:
