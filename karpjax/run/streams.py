@@ -75,7 +75,7 @@ def lasting_stream(stream, number: int, failures: set):
     raw = io.BufferedWriter(Lasting(number, failures))
     return io.TextIOWrapper(raw, encoding=stream.encoding if stream else "utf-8",
                             errors="backslashreplace",  # a name that an old terminal cannot show
-                            line_buffering=bool(stream) and stream.line_buffering)
+                            line_buffering=True)  # `| tee`, or a kill, would lose the last page
 
 
 def is_open(number: int) -> bool:
