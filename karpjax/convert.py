@@ -12,7 +12,7 @@ a published architecture (karpjax/weights/archs.py) with its input's mean and st
 The second makes one as a run of that config would at step 0, to evaluate, or to train on.
 
 The third writes the variables that evaluation sees (the moving average, if the run kept one), under
-PyTorch's names.
+PyTorch's names. --trust: a task file from gs://... may run here.
 
 Files: .safetensors, .npz; .pth, .pt and .th are read if PyTorch is installed.
 Also as python -m karpjax.convert.
@@ -20,12 +20,14 @@ Also as python -m karpjax.convert.
 from karpjax.core import old_names
 from karpjax.core.errors import UserError
 from karpjax.run import cli
+from karpjax.run.checkpoint import absolute
+from karpjax.run.lock import Lock
 from karpjax.run.published import into_file, into_workdir, published
 
 
 PUBLISHED = {"from": str, "arch": str, "to": str, "heads": 0, "decoder_heads": 0, "tokenizer": ""}
 INTO_WORKDIR = dict(weights=str, workdir=str)
-INTO_FILE = dict(workdir=str, to=str, which="newest", names="")
+INTO_FILE = dict(workdir=str, to=str, which="newest", names="", trust=False)
 
 
 def main(argv) -> None:
@@ -36,15 +38,18 @@ def main(argv) -> None:
                                   "else": (False, INTO_FILE)})
     elif "--from" in given:
         options = cli.parse(argv, __doc__, **PUBLISHED)
-        cli.print_json(published(options["from"], options.arch, options.to, options.heads,
-                                 options.decoder_heads, options.tokenizer))
+        with Lock(absolute(options.to) / "lock", f"--to={options.to}"):
+            cli.print_json(published(options["from"], options.arch, options.to, options.heads,
+                                     options.decoder_heads, options.tokenizer))
     elif "--config" in given:
         options = cli.parse(argv, __doc__, config=True, **INTO_WORKDIR)
-        cli.print_json(into_workdir(options.config, options.task_file, options.weights,
-                                    options.workdir))
+        with Lock(absolute(options.workdir) / "lock", f"--workdir={options.workdir}"):
+            cli.print_json(into_workdir(options.config, options.task_file, options.weights,
+                                        options.workdir))
     elif "--to" in given:
         options = cli.parse(argv, __doc__, **INTO_FILE)
-        cli.print_json(into_file(options.workdir, options.to, options.which, options.names))
+        cli.print_json(into_file(options.workdir, options.to, options.which, options.names,
+                                 options.trust or None))
     else:
         raise UserError("expected --from=FILE, --config=FILE or --to=FILE, found "
                         f"{' '.join(argv) or 'nothing'}; see karpjax convert --help")

@@ -2,6 +2,7 @@
 
     karpjax evaluate --workdir=DIR --split=test [--which=best]
     karpjax evaluate --workdir=DIR --split='test[:1000]'
+    karpjax evaluate --workdir=gs://... --trust     its task file, which is code, may run here
 
 --split: a split that the run evaluates, or any part of its data set in TFDS's syntax.
 Also as python -m karpjax.evaluate.
@@ -22,8 +23,9 @@ from karpjax.sources.source import SpecOnly
 def main(argv):
     if any(flag.lstrip("-").split("=")[0] == "on" for flag in argv if flag.startswith("-")):
         raise UserError("--on is called --split now, as in --split='test[:1000]'; rename it")
-    options = cli.parse(argv, __doc__, workdir=str, split="test", which="newest")
-    run, split = run_with(options.workdir, options.split, options.which)
+    options = cli.parse(argv, __doc__, workdir=str, split="test", which="newest",
+                        trust=False)
+    run, split = run_with(options.workdir, options.split, options.which, options.trust or None)
     chips = math.gcd(run.task.source.batch_size, jax.device_count())
     mesh = sharding.make_mesh(devices=jax.devices()[:chips])
     variables = sharding.put(run.variables, sharding.replicated(mesh))
@@ -32,9 +34,9 @@ def main(argv):
                                          for name, value in metrics.items()}})
 
 
-def run_with(workdir: str, split: str, which: str) -> tuple[Run, str]:
+def run_with(workdir: str, split: str, which: str, trust=None) -> tuple[Run, str]:
     """Return the restored run, and the name that `split` has in its source."""
-    run = restore(workdir, which=which)
+    run = restore(workdir, which=which, trust=trust)
     if isinstance(run.task.source, SpecOnly):
         raise run.task.source.error
     if split in run.task.source.splits:
@@ -45,7 +47,7 @@ def run_with(workdir: str, split: str, which: str) -> tuple[Run, str]:
         raise UserError(f"--split={split}: this run has {known}, "
                         "and its data is no set of TFDS's to take another part of")
     # The part stands in as the test split.
-    return restore(workdir, which=which, data={"test": split}), "test"
+    return restore(workdir, which=which, data={"test": split}, trust=trust), "test"
 
 
 __getattr__ = old_names.attributes("evaluate")

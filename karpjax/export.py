@@ -7,7 +7,7 @@ NAME.safetensors holds the variables that evaluation sees, NAME.json all the res
 taken wherever a checkpoint is: restore, evaluate, config.init_from. Arrays have the names of the
 parameter table and the values of the checkpoint, bit by bit. What training alone needs (the
 optimizer, the data's position) stays behind. For other projects' names and layouts: karpjax
-convert --to=FILE.
+convert --to=FILE. --trust: a task file from gs://... may run here.
 Also as python -m karpjax.export.
 """
 from karpjax.core import old_names
@@ -16,8 +16,8 @@ from karpjax.run.export import export
 
 
 def main(argv) -> None:
-    options = cli.parse(argv, __doc__, workdir=str, to=str, which="newest")
-    cli.print_json(export(options.workdir, options.to, options.which))
+    options = cli.parse(argv, __doc__, workdir=str, to=str, which="newest", trust=False)
+    cli.print_json(export(options.workdir, options.to, options.which, options.trust or None))
 
 
 __getattr__ = old_names.attributes("export")

@@ -14,8 +14,10 @@ from karpjax.run import cli
 
 
 def main(argv):
-    options = cli.parse(argv, __doc__, workdir=str, name=str, train=str, on=str, k=20)
-    cli.print_json(knn(options.workdir, options.name, options.train, options.on, options.k))
+    options = cli.parse(argv, __doc__, workdir=str, name=str, train=str, on=str, k=20,
+                        trust=False)
+    cli.print_json(knn(options.workdir, options.name, options.train, options.on, options.k,
+                       options.trust or None))
 
 
 __getattr__ = old_names.attributes("knn")

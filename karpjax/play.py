@@ -84,8 +84,9 @@ def empty_board(options):
 
 
 def main(argv):
-    options = cli.parse(argv, __doc__, workdir=str, simulations=0, first=False, which="newest")
-    run = restore(options.workdir, which=options.which)
+    options = cli.parse(argv, __doc__, workdir=str, simulations=0, first=False, which="newest",
+                        trust=False)
+    run = restore(options.workdir, which=options.which, trust=options.trust or None)
     env = empty_board(run.config.env) if "env" in run.config else None
     if getattr(env, "players", 1) != 2:
         raise UserError(f"--workdir={options.workdir}: expected a run of a game of two players, "

@@ -25,10 +25,14 @@ The set is written in TFDS's format. Rows keep the files' order, so that train[:
 54,000 images; those of an ImageFolder and of texts are shuffled, alike every time.
 Also as python -m karpjax.prepare.
 """
+import pathlib
+
 from karpjax.core import old_names
 from karpjax.core.errors import UserError
 from karpjax.datasets.formats import FORMATS, prepare
+from karpjax.datasets.tfds import default_data_dir
 from karpjax.run import cli
+from karpjax.run.lock import Lock
 
 FOR_TEXT = dict(length=0, vocabulary=0, tokenizer="", lowercase=False, pack=False, without="")
 
@@ -50,8 +54,12 @@ def main(argv):
     else:
         names = options.classes.split(",") if options.classes else []
         own = {"classes": [name.strip() for name in names]}
-    cli.print_json(prepare(options.format, options["from"], options.name, options.data_dir,
-                           options.overwrite, **own))
+    folder = pathlib.Path(default_data_dir(options.data_dir))
+    # One at a time: two that replace a set would leave a mixture, or none.
+    with Lock(folder / f".{options.name.replace('/', '_')}.lock",
+              f"data set {options.name!r} in {folder}"):
+        cli.print_json(prepare(options.format, options["from"], options.name, options.data_dir,
+                               options.overwrite, **own))
 
 
 __getattr__ = old_names.attributes("prepare")

@@ -205,7 +205,8 @@ def test_tools_that_are_missing(there, missing, tmp_path, monkeypatch):
 GCLOUD = r"""#!/bin/bash
 echo "$3 $4" | cut -d' ' -f1,2 >> {folder}/calls
 case "$4" in
-    describe) cat {folder}/state 2> /dev/null ;;
+    describe) cat {folder}/state 2> /dev/null && exit
+              echo "ERROR: NOT_FOUND: Resource 'my-slice' was not found" >&2; exit 1 ;;
     create) if [ -e {folder}/taken ]; then exit 1; fi
             touch {folder}/taken; echo READY > {folder}/state ;;
     delete) rm -f {folder}/state {folder}/taken ;;

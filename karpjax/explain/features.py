@@ -16,7 +16,7 @@ TEMPERATURE = 0.07
 BATCH = 256
 
 
-def knn(workdir, name: str, train: str, on: str, k: int = 20) -> dict:
+def knn(workdir, name: str, train: str, on: str, k: int = 20, trust: bool | None = None) -> dict:
     """Return the accuracy of the nearest neighbours' vote.
 
     name    a set with labels
@@ -25,7 +25,7 @@ def knn(workdir, name: str, train: str, on: str, k: int = 20) -> dict:
     """
     if k < 1:
         raise UserError(f"--k={k}: expected at least 1 neighbour")
-    run = restore(workdir)
+    run = restore(workdir, trust=trust)
     known, labels, classes = features(run, workdir, name, train)
     queries, expected, _ = features(run, workdir, name, on)
     k = min(k, len(known))

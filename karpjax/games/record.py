@@ -71,7 +71,7 @@ def record(env, player: Callable, positions: int, random: float = 0.0, seed: int
 def main(argv):
     from karpjax.run import cli
     options = cli.parse(argv, __doc__, env="pgx:connect_four", simulations=0, workdir="",
-                        positions=30_000, random=20, seed=0, to=str)
+                        positions=30_000, random=20, seed=0, to=str, trust=False)
     if bool(options.workdir) == bool(options.simulations):
         raise UserError("expected one of --simulations (of UCT) and --workdir (of a network), "
                         f"found {options.simulations} and {options.workdir!r}")
@@ -79,7 +79,8 @@ def main(argv):
     if getattr(env, "players", 1) != 2:
         raise UserError(f"--env={options.env}: expected a game of two players, as in "
                         "pgx:connect_four")
-    player = (players.sampled(restore(options.workdir)) if options.workdir
+    player = (players.sampled(restore(options.workdir, trust=options.trust or None))
+              if options.workdir
               else uct.uct(env, options.simulations))
     columns = record(env, player, options.positions, options.random / 100, options.seed)
     np.savez_compressed(options.to, **columns)

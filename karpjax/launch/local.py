@@ -2,8 +2,10 @@
 
 Their output is in WORKDIR/logs/process_I.log, and that of process 0 is shown too. SIGTERM and
 Ctrl-C are passed on to all, which save the same step and end with 75. If one ends badly, the
-others, which would wait for it in a collective, get `grace` seconds.
+others, which would wait for it in a collective, get `grace` seconds. If this launcher itself is
+killed, all end (worker.py): none is left behind that holds the workdir.
 """
+import contextlib
 import pathlib
 import signal
 import socket
@@ -34,7 +36,7 @@ def launch(options, rest: list[str]) -> int:
     address = f"localhost:{options.port or free_port()}"
     if options.port:
         check_free(options.port)
-    common = [sys.executable, "-m", "karpjax.train", *rest, f"--coordinator={address}",
+    common = [sys.executable, "-m", "karpjax.launch.worker", *rest, f"--coordinator={address}",
               f"--processes={options.processes}", f"--devices={options['devices-per-process']}"]
     processes, readers = [], []
     # Before the first one starts, so that none is left behind.
@@ -45,7 +47,8 @@ def launch(options, rest: list[str]) -> int:
             # In a session of its own: a terminal's Ctrl-C reaches the launcher alone, which passes
             # it on.
             process = subprocess.Popen([*common, f"--process={i}"], start_new_session=True,
-                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                       stderr=subprocess.STDOUT)
             processes.append(process)
             readers.append(threading.Thread(target=keep,
                                             args=(process.stdout, log_file(logs, i), i == 0)))
@@ -96,13 +99,13 @@ def stop(processes, number: int) -> None:
 
 def keep(stream, file: pathlib.Path, show: bool) -> None:
     """Copy what a process prints to its log, and to the terminal if `show`."""
-    with file.open("ab") as log:
-        while chunk := stream.read1():
+    # To the end, whatever becomes of the log: the process would wait for a reader.
+    while chunk := stream.read1():
+        with contextlib.suppress(OSError), file.open("ab") as log:
             log.write(chunk)
-            log.flush()
-            if show:
-                sys.stdout.buffer.write(chunk)
-                sys.stdout.buffer.flush()
+        if show:
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
 
 
 def workdir_of(rest: list[str]) -> str:

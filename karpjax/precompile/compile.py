@@ -12,9 +12,9 @@ from karpjax.core import sharding
 from karpjax.core.errors import UserError
 from karpjax.precompile import hlo
 from karpjax.run import cli
+from karpjax.run.cadence import steps_to_event
 from karpjax.run.chips import CHIPS
 from karpjax.run.experiment import assemble
-from karpjax.run.loop import steps_to_event
 from karpjax.run.programs import WholePrograms, make_programs, step_flops
 
 # libtpu looks for the TPU of its machine, complains of finding none, and would let only one process

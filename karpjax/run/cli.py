@@ -9,6 +9,7 @@ Exit codes:
     4   hung (see watchdog.py)
     75  preempted (SIGTERM or Ctrl-C), or the storage failed for a moment: start the same command
         again to go on
+    130 Ctrl-C before there was anything to save
 """
 import glob
 import importlib.util
@@ -16,6 +17,7 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 import threading
 import traceback
@@ -28,13 +30,29 @@ from karpjax.core import settings
 from karpjax.core.errors import FULL, NotFinite, Preempted, UserError, did_you_mean
 from karpjax.run.config_file import load_config
 from karpjax.run.distributed import join
+from karpjax.run.streams import lasting
 
 HELP = {"-h", "--help", "--helpfull"}
 ACCELERATORS = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/kfd")
 
 
 def run(main) -> None:
-    """Call main(argv) and exit with its code, printing bad input as one line."""
+    """Call main(argv) and exit with its code, printing bad input as one line.
+
+    A reader of its lines that goes away (`| head`, a lost connection) does not end it.
+    """
+    with lasting() as failures:
+        code = _exit_code(main)
+        sys.stdout.flush()
+        if failures:
+            print(f"karpjax: error: the output could not be written ({', '.join(failures)})",
+                  file=sys.stderr)
+            code = code or UserError.code
+    sys.exit(code)
+
+
+def _exit_code(main) -> int | None:
+    """Call main(argv) and return its exit code."""
     has_accelerator = any(map(glob.glob, ACCELERATORS)) or "JAX_PLATFORMS" in os.environ
     if importlib.util.find_spec("libtpu") and not has_accelerator:
         # Precompile's libtpu would look for a TPU, and print a page about not finding one.
@@ -45,6 +63,9 @@ def run(main) -> None:
     except Preempted as stopped:
         print(f"karpjax: {stopped}", file=sys.stderr)
         code = stopped.code
+    except KeyboardInterrupt:  # before the loop, which takes it for SIGTERM
+        print("karpjax: interrupted", file=sys.stderr)
+        code = 128 + signal.SIGINT
     except (UserError, NotFinite) as error:
         print(f"karpjax: error: {error}", file=sys.stderr)
         code = error.code
@@ -63,8 +84,7 @@ def run(main) -> None:
             traceback.print_exc()
         print(f"karpjax: error: {error}", file=sys.stderr)
         code = UserError.code
-    sys.stdout.flush()
-    sys.exit(code)
+    return code
 
 
 def _quiet_threads() -> None:

@@ -2,8 +2,12 @@
 import contextlib
 import json
 import os
+import pathlib
 import sys
+import sysconfig
 import threading
+import time
+import zlib
 
 import jax
 from jax.experimental import multihost_utils
@@ -11,6 +15,9 @@ import numpy as np
 
 from karpjax.core.errors import UserError
 from karpjax.core.settings import differences
+from karpjax.core.trees import named
+
+SAMPLE = 64  # rows
 
 
 def join(coordinator: str = "", processes: int = 0, process: int = 0, seconds: int = 300) -> None:
@@ -55,18 +62,26 @@ def deadline(seconds: float, complaint: str):
         timer.cancel()
 
 
+def gather(value) -> list:
+    """Return what every process gives, in order of the processes, on all of them.
+
+    value  what JSON can hold
+    """
+    if jax.process_count() == 1:
+        return [value]
+    text = np.frombuffer(json.dumps(value, sort_keys=True).encode(), np.uint8)
+    longest = int(np.max(multihost_utils.process_allgather(np.int32(len(text)))))
+    padded = np.pad(text, (0, longest - len(text)))
+    rows = multihost_utils.process_allgather(padded)                          # (processes, longest)
+    return [json.loads(bytes(row).rstrip(b"\0")) for row in rows]
+
+
 def check_same(values: dict) -> None:
     """Raise UserError on all processes, with the differences, unless all hold these values.
 
     values  what JSON can hold
     """
-    if jax.process_count() == 1:
-        return
-    text = np.frombuffer(json.dumps(values, sort_keys=True).encode(), np.uint8)
-    longest = int(np.max(multihost_utils.process_allgather(np.int32(len(text)))))
-    padded = np.pad(text, (0, longest - len(text)))
-    rows = multihost_utils.process_allgather(padded)                          # (processes, longest)
-    first, *others = [json.loads(bytes(row).rstrip(b"\0")) for row in rows]
+    first, *others = gather(values)
     lines = []
     for i, other in enumerate(others, start=1):
         if changed := differences(first, other, may_change=()):
@@ -74,3 +89,70 @@ def check_same(values: dict) -> None:
     if lines:
         raise UserError("the processes of a run must come with the same things (those of process 0 "
                         f"-> its own): {'; '.join(lines)}"[:1500])
+
+
+def check_shared(file, text: str, patience: float = 90.0) -> None:
+    """Raise UserError on all processes unless all see a text that process 0 wrote into a file.
+
+    patience  seconds; a network file system may remember for one minute that a file was not there
+    """
+    # Without it the hosts would wait for each other at the first save, for ever.
+    sees, until = False, time.monotonic() + patience
+    while jax.process_count() > 1 and not sees and time.monotonic() < until:
+        with contextlib.suppress(OSError):
+            sees = text in file.read_text()
+        time.sleep(0 if sees else 0.5)
+    sees = gather(sees or jax.process_count() == 1)
+    blind = [str(i) for i, one_sees in enumerate(sees) if not one_sees]
+    if blind:
+        raise UserError(f"--workdir={file.parent}: expected a folder that all hosts share, but "
+                        f"process {', '.join(blind)} does not see what process 0 writes there; "
+                        "give one on a network file system, or gs://BUCKET/...")
+
+
+def task_and_data(task_file: dict, source) -> dict:
+    """Return checksums of what a run is made of beside its config, to compare the processes.
+
+    These are the task's file, all modules that are not installed (karpjax's in a checkout, those
+    that a config file imports), the arrays in memory, and rows from all over the training split.
+    """
+    if jax.process_count() == 1:
+        return {}
+    return {"task_file": of_bytes((task_file["text"] or "").encode()), "code": local_code(),
+            "content": data_checksums(source)}
+
+
+def local_code() -> dict:
+    """Return {module: checksum} of the imported modules that no package manager installed."""
+    installed = (sysconfig.get_path("stdlib"), "site-packages", "dist-packages")
+    checksums = {}
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if file.endswith(".py") and name != "__main__" and not any(map(file.count, installed)):
+            with contextlib.suppress(OSError):  # a task's file that is only a text
+                checksums[name] = of_bytes(pathlib.Path(file).read_bytes())
+    return checksums
+
+
+def data_checksums(source) -> dict:
+    """Return a checksum of each array that a source holds, and of a few rows of each split."""
+    held = {} if source.streamed else named(source.arrays)
+    checksums = {name: checksum([leaf]) for name, leaf in held.items()}
+    numbers = {"train": sorted({source.num_examples * i // SAMPLE for i in range(SAMPLE)})}
+    for split in ("train", *source.splits) if source.num_examples else ():
+        with contextlib.suppress(NotImplementedError):  # a source of the user's own
+            rows = source.rows(split, numbers.get(split, [0]))
+            checksums[f"rows of {split}"] = checksum(rows[name] for name in sorted(rows))
+    return checksums
+
+
+def checksum(arrays) -> str:
+    """Return a checksum of the bits of arrays, one after another: of slips, not of forgers."""
+    value = 0
+    for array in arrays:
+        value = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), value)
+    return f"{value:08x}"
+
+
+def of_bytes(text: bytes) -> str:
+    return f"{zlib.crc32(text):08x}"

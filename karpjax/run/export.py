@@ -11,7 +11,7 @@ from karpjax.run import checkpoint
 from karpjax.run.restore import restore, stored_as
 
 
-def export(workdir, to, which: str = "newest") -> dict:
+def export(workdir, to, which: str = "newest", trust: bool | None = None) -> dict:
     """Write the pair, and return a summary."""
     to = pathlib.Path(to)
     if to.suffix != checkpoint.EXPORTED:
@@ -19,7 +19,7 @@ def export(workdir, to, which: str = "newest") -> dict:
     beside = to.with_suffix(".json")
     if beside.exists():
         raise UserError(f"{beside}: there already; choose another name, or remove it")
-    run = restore(workdir, which)
+    run = restore(workdir, which, trust=trust)
     tree = stored_as(run.variables, run.config)
     arrays = {name: np.asarray(leaf) for name, leaf in named(tree).items()}
     meta = checkpoint.read_meta(checkpoint.find(workdir, which))

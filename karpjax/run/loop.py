@@ -17,9 +17,10 @@ import jax
 from ml_collections import ConfigDict
 
 from karpjax.core import files, old_names, settings, sharding
-from karpjax.core.errors import Preempted, UserError
+from karpjax.core.errors import Outage, Preempted, UserError
 from karpjax.core.state import TrainState, parameter_table
-from karpjax.run import compile_cache, distributed, init_from, metrics, pictures
+from karpjax.run import compile_cache, distributed, init_from, lock, metrics, pictures
+from karpjax.run.cadence import is_due, steps_to_event
 from karpjax.run.checkpoint import FOLDER, Checkpoints, absolute, steps_of
 from karpjax.run.evaluator import Measured, last_tables, make_evaluator
 from karpjax.run.experiment import Experiment, assemble
@@ -45,12 +46,20 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
     task_file   {"path", "text"} of the config file, if it also holds the task
     mesh        default: all devices, by config.mesh
     """
-    started = time.perf_counter()
-    exp, workdir = open_experiment(config, workdir, task_file, mesh)
+    started, workdir = time.perf_counter(), absolute(workdir)
+    saved = saved_config(workdir)
+    exp = make_experiment(config, task_file, mesh, saved)
+    with lock.held(workdir, lambda: check_workdir(workdir, exp, saved)) as held:
+        open_workdir(workdir, exp, saved)
+        return train(exp, workdir, held, on_metrics, started)
+
+
+def train(exp: Experiment, workdir, held: lock.Lock, on_metrics, started: float) -> dict:
+    """Train in a workdir that this run holds, and return the summary."""
     config, source = exp.config, exp.source
     checkpoints = Checkpoints(workdir, config.keep, config.best, config.keep_every)
     state, start = start_or_resume(exp, workdir, checkpoints)
-    trainer = Trainer(exp, workdir, checkpoints, start, on_metrics, started)
+    trainer = Trainer(exp, workdir, held, checkpoints, start, on_metrics, started)
     stop, profile = StopSignal(), Profile(config, workdir)
     trainer.announce(start)
     eval_splits = [split for split in source.splits if split != "test"]
@@ -84,6 +93,7 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
         final |= trainer.tables(state)
     except BaseException:
         with contextlib.suppress(Exception):  # the error under way is the one to report
+            held.check(now=True)
             trainer.writer.flush()
             checkpoints.close()
         raise
@@ -98,22 +108,29 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
 
 # --------------------------------------------------------------- what to train, and where it stands
 
-def open_experiment(config, workdir, task_file, mesh) -> tuple[Experiment, epath.Path]:
-    """Build the experiment and open its workdir, after all that can be refused."""
+def make_experiment(config, task_file, mesh, saved: dict | None) -> Experiment:
+    """Build the experiment, and refuse all that needs no look at its workdir."""
     if config.debug_nans:
         jax.config.update("jax_debug_nans", True)
     compile_cache.start(config.compile_cache)
-    saved = saved_config(workdir)
     exp = assemble(config, task_file, mesh, saved)
-    config, source = exp.config, exp.source
-    distributed.check_same({"versions": versions(), "config": config.to_dict(),
-                            "data": {"rows": source.num_examples, **source.spec}})
+    source = exp.source
+    distributed.check_same({"versions": versions(), "config": exp.config.to_dict(),
+                            "data": {"rows": source.num_examples, **source.spec},
+                            **distributed.task_and_data(exp.task_file, source)})
     if isinstance(source, SpecOnly):
         raise source.error
-    if not steps_of(absolute(workdir) / FOLDER):
-        save_every = (saved or {}).get("save_every", config.save_every)
-        metrics.check_not_lost(absolute(workdir), save_every, source.steps_per_chunk)
-    return exp, open_workdir(workdir, exp, saved)
+    return exp
+
+
+def check_workdir(workdir: epath.Path, exp: Experiment, saved: dict | None) -> None:
+    """Check, once the workdir is held, that it is as it was and that no record would be lost."""
+    if saved_config(workdir) != saved:
+        raise Outage(f"{workdir}: another run wrote there while this one started; "
+                     "start the same command again")
+    if not steps_of(workdir / FOLDER):
+        save_every = (saved or {}).get("save_every", exp.config.save_every)
+        metrics.check_not_lost(workdir, save_every, exp.source.steps_per_chunk)
 
 
 class Start(NamedTuple):
@@ -168,34 +185,14 @@ def resume(exp: Experiment, workdir, state, meta: dict) -> tuple[TrainState, Sta
     return state, Start(step, True, meta["seconds"], meta.get("rows", 0), notes)
 
 
-# ------------------------------------------------------------------------------- when things happen
-
-def steps_to_event(config, chunk: int, longest: int, step: int) -> int:
-    """Return the length of the next dispatch: up to the next evaluation, save or end.
-
-    It is a whole number of chunks, and at most `longest`. It depends on nothing but the step, so a
-    resumed run cuts the steps as the run that was never stopped would have.
-    """
-    events = [(step // every + 1) * every for every in (config.eval_every, config.save_every)]
-    if config.profile_at > step:
-        events.append(config.profile_at)
-    distance = min(min(events), config.steps) - step
-    return min(-(-distance // chunk) * chunk, longest)
-
-
-def is_due(every: int, before: int, step: int, last: int) -> bool:
-    """Return whether a multiple of `every` lies in (before, step], or the run ends."""
-    return step // every > before // every or step == last
-
-
 # ---------------------------------------------------------------------------- the parts of the loop
 
 class Trainer:
     """Programs, files and clocks of one run: what `fit` calls, in the order that it decides."""
 
-    def __init__(self, exp, workdir, checkpoints, start: Start, on_metrics, started: float):
+    def __init__(self, exp, workdir, held, checkpoints, start: Start, on_metrics, started: float):
         config, source = exp.config, exp.source
-        self.exp, self.workdir, self.checkpoints = exp, workdir, checkpoints
+        self.exp, self.workdir, self.held, self.checkpoints = exp, workdir, held, checkpoints
         self.on_metrics, self.started, self.elapsed_before = on_metrics, started, start.elapsed
         self.programs = make_programs(exp)
         self.evaluator = make_evaluator(exp.task, exp.mesh, config.precision)
@@ -229,6 +226,7 @@ class Trainer:
 
     def advance(self, state: TrainState, step: int, n: int, profile: Profile) -> TrainState:
         """Dispatch n steps, donating `state`, and return the state after them."""
+        self.held.check()
         with self.training, self.waiting:
             arrays = self.next_arrays(step)
         self.watchdog.beat(f"{COMPILING} {n} steps")
@@ -317,6 +315,7 @@ class Trainer:
     def save(self, state: TrainState, step: int, results: dict | None) -> None:
         """Save a checkpoint and its model card, with the results of an evaluation, if any."""
         self.watchdog.beat(f"save at step {step}")
+        self.held.check(now=True)
         self.writer.flush()  # rows first: what a checkpoint claims to have seen must be on disk
         meta = {**checkpoint_meta(self.exp, self.elapsed()), "rows": len(self.writer.rows)}
         self.checkpoints.save(step, state, meta, results)

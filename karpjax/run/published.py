@@ -69,10 +69,10 @@ def _placed(new, old):
     return jax.device_put(new, old.sharding)
 
 
-def into_file(workdir, to, which: str, names: str = "") -> dict:
+def into_file(workdir, to, which: str, names: str = "", trust: bool | None = None) -> dict:
     """Write the newest or the best checkpoint under PyTorch's names, and return a summary."""
     files.check_new(to)
-    run = restore(workdir, which=which)
+    run = restore(workdir, which=which, trust=trust)
     arrays = weights.to_pytorch(*merge_lora(run.model, run.variables), names)
     files.write_arrays(to, arrays)
     return {"step": run.step, "arrays": len(arrays), "file": to}

@@ -5,7 +5,7 @@
 
 There are also run.features, run.params, run.variables, run.config, run.model, run.task, run.step,
 and what its task offers, as run.act(obs). A user's own task file travels in the checkpoint and is
-executed: restore only checkpoints you trust.
+executed: restore only checkpoints you trust. From gs://... that takes trust=True (run/trust.py).
 """
 import dataclasses
 import functools
@@ -22,6 +22,7 @@ from karpjax.core.errors import UserError
 from karpjax.core.task import Task
 from karpjax.core.task_file import build_task, load_task_module
 from karpjax.core.trees import by_name, path_name, split_variables
+from karpjax.run.trust import check_trust
 
 
 class NoSuchMethod(UserError, AttributeError):
@@ -108,15 +109,18 @@ def is_for_a_person(x) -> bool:
     return isinstance(x, (str, os.PathLike)) or hasattr(x, "convert")
 
 
-def restore(path, which: str = "newest", data: dict | None = None) -> Run:
+def restore(path, which: str = "newest", data: dict | None = None,
+            trust: bool | None = None) -> Run:
     """Return the run at `path`, its newest or "best" checkpoint, on this machine's default device.
 
-    data  changes to config.data: {"data_dir": ...} where the data is elsewhere,
-          {"test": "test[:1000]"} for another part
+    data   changes to config.data: {"data_dir": ...} where the data is elsewhere,
+           {"test": "test[:1000]"} for another part
+    trust  whether code that it holds or names may run; None: if it is on this machine
     """
     from karpjax.run import checkpoint  # here: Orbax takes a sixth of a second to import
     folder = checkpoint.find(path, which)
     meta = checkpoint.read_meta(folder)
+    check_trust(path, meta, trust, data)
     config, task_file = ConfigDict(meta["config"]), meta["task"]
     if data:
         config.data = ConfigDict({**config.data.to_dict(), **data})
