@@ -20,7 +20,7 @@ from karpjax.core import files, old_names, settings, sharding
 from karpjax.core.errors import Preempted, UserError
 from karpjax.core.state import TrainState, parameter_table
 from karpjax.run import compile_cache, distributed, init_from, metrics, pictures
-from karpjax.run.checkpoint import FOLDER, Checkpoints, absolute, steps_of
+from karpjax.run.checkpoint import Checkpoints
 from karpjax.run.evaluator import Measured, last_tables, make_evaluator
 from karpjax.run.experiment import Experiment, assemble
 from karpjax.run.in_flight import InFlight
@@ -31,8 +31,10 @@ from karpjax.run.programs import default_dispatch, make_programs
 from karpjax.run.progress import Clock, Progress
 from karpjax.run.restore import check_pictures, check_tokens
 from karpjax.run.signals import StopSignal
+from karpjax.run.together import together
 from karpjax.run.watchdog import COMPILING, Watchdog
-from karpjax.run.workdir import checkpoint_meta, device, open_workdir, saved_config, versions
+from karpjax.run.workdir import (
+    check_same_run, checkpoint_meta, device, open_workdir, saved_config, versions, write_files)
 from karpjax.sources.source import SpecOnly
 
 
@@ -103,17 +105,16 @@ def open_experiment(config, workdir, task_file, mesh) -> tuple[Experiment, epath
     if config.debug_nans:
         jax.config.update("jax_debug_nans", True)
     compile_cache.start(config.compile_cache)
-    saved = saved_config(workdir)
-    exp = assemble(config, task_file, mesh, saved)
+    with together():
+        saved = saved_config(workdir)
+        exp = assemble(config, task_file, mesh, saved)
     config, source = exp.config, exp.source
     distributed.check_same({"versions": versions(), "config": config.to_dict(),
                             "data": {"rows": source.num_examples, **source.spec}})
     if isinstance(source, SpecOnly):
         raise source.error
-    if not steps_of(absolute(workdir) / FOLDER):
-        save_every = (saved or {}).get("save_every", config.save_every)
-        metrics.check_not_lost(absolute(workdir), save_every, source.steps_per_chunk)
-    return exp, open_workdir(workdir, exp, saved)
+    with together():
+        return exp, open_workdir(workdir, exp, saved)
 
 
 class Start(NamedTuple):
@@ -126,15 +127,15 @@ class Start(NamedTuple):
 
 
 def start_or_resume(exp: Experiment, workdir, checkpoints) -> tuple[TrainState, Start]:
-    """Return the state to go on from, and write the source's own files (a tokenizer).
+    """Return the state to go on from, and write config.json and the source's own files.
 
     Sets config.dispatch: a run keeps its dispatch, because another one rounds differently.
     """
+    config = exp.config.to_dict()
     restored = checkpoints.restore(exp.abstract)
     state, start = resume(exp, workdir, *restored) if restored else start_fresh(exp)
-    if jax.process_index() == 0:
-        for name, text in exp.source.files.items():
-            files.write_whole(workdir / name, text)
+    with together():
+        write_files(workdir, config, exp.source.files)
     return state, start
 
 
@@ -152,6 +153,7 @@ def start_fresh(exp: Experiment) -> tuple[TrainState, Start]:
 def resume(exp: Experiment, workdir, state, meta: dict) -> tuple[TrainState, Start]:
     """Check that a checkpoint's run can go on as this experiment does."""
     config, step = exp.config, meta["step"]
+    check_same_run(meta["config"], config, workdir)
     check_tokens(workdir, meta, exp.source.spec)
     check_pictures(config, meta, exp.source.spec)
     config.dispatch = meta["dispatch"]
