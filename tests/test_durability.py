@@ -92,7 +92,7 @@ def test_an_outage_is_no_damage(run, monkeypatch, number, name):
             return read(self, *arguments, **options)
         return call
     with monkeypatch.context() as patch:
-        for method in ("read_text", "read_bytes"):
+        for method in ("read_text", "read_bytes", "open"):
             patch.setattr(path, method, failing(getattr(path, method)))
         with pytest.raises(Outage,
                            match=f"{os.strerror(number)}.*start the same command again") as caught:

@@ -20,6 +20,7 @@ from karpjax.core import files, old_names, settings, sharding
 from karpjax.core.errors import Preempted, UserError
 from karpjax.core.state import TrainState, parameter_table
 from karpjax.run import compile_cache, distributed, init_from, metrics, pictures
+from karpjax.run.cadence import is_due, steps_to_event
 from karpjax.run.checkpoint import Checkpoints
 from karpjax.run.evaluator import Measured, last_tables, make_evaluator
 from karpjax.run.experiment import Experiment, assemble
@@ -122,7 +123,7 @@ class Start(NamedTuple):
     step: int
     resumed: bool
     elapsed: dict     # {clock: seconds} of the run before
-    rows: int         # of metrics.jsonl, when the checkpoint was saved
+    rows: dict        # of metrics.jsonl, when the checkpoint was saved: how many, their hash
     notes: list[str]  # lines to show
 
 
@@ -147,7 +148,7 @@ def start_fresh(exp: Experiment) -> tuple[TrainState, Start]:
     if config.init_from:
         state, notes = init_from.load_weights(config.init_from, state, exp.task, config.init_skip)
         notes += init_from.differences(config)
-    return state, Start(0, False, {}, 0, [parameter_table(exp.abstract.params), *notes])
+    return state, Start(0, False, {}, {}, [parameter_table(exp.abstract.params), *notes])
 
 
 def resume(exp: Experiment, workdir, state, meta: dict) -> tuple[TrainState, Start]:
@@ -167,27 +168,8 @@ def resume(exp: Experiment, workdir, state, meta: dict) -> tuple[TrainState, Sta
     if meta["task"]["text"] != exp.task_file["text"]:
         notes.append(f"note: the file of the task is not what it was when step {step} was saved; "
                      "going on with today's")
-    return state, Start(step, True, meta["seconds"], meta.get("rows", 0), notes)
-
-
-# ------------------------------------------------------------------------------- when things happen
-
-def steps_to_event(config, chunk: int, longest: int, step: int) -> int:
-    """Return the length of the next dispatch: up to the next evaluation, save or end.
-
-    It is a whole number of chunks, and at most `longest`. It depends on nothing but the step, so a
-    resumed run cuts the steps as the run that was never stopped would have.
-    """
-    events = [(step // every + 1) * every for every in (config.eval_every, config.save_every)]
-    if config.profile_at > step:
-        events.append(config.profile_at)
-    distance = min(min(events), config.steps) - step
-    return min(-(-distance // chunk) * chunk, longest)
-
-
-def is_due(every: int, before: int, step: int, last: int) -> bool:
-    """Return whether a multiple of `every` lies in (before, step], or the run ends."""
-    return step // every > before // every or step == last
+    rows = {"expected": meta.get("rows", 0), "sha256": meta.get("rows_sha256", "")}
+    return state, Start(step, True, meta["seconds"], rows, notes)
 
 
 # ---------------------------------------------------------------------------- the parts of the loop
@@ -207,7 +189,7 @@ class Trainer:
         self.training, self.waiting, self.evaluating = Clock(), Clock(), Clock()
         # Rows after the checkpoint are cut: they are logged again.
         self.writer = metrics.Writer(workdir, upto=start.step if start.resumed else -1,
-                                     expected=start.rows)
+                                     **start.rows)
         self.progress = Progress(config.steps, start.step, source.examples_per_step,
                                  self.training, self.waiting)
         self.watchdog = Watchdog(workdir, config.hang_timeout,
@@ -273,7 +255,7 @@ class Trainer:
             rates = rates or self.progress.rates(self.in_flight.done(first + steps))
             row |= rates
             self.log(step, row)
-            self.progress.show(step, self.writer.rows[-1], self.watchdog.slowest())
+            self.progress.show(step, self.writer.latest[-1], self.watchdog.slowest())
             if row["time/data_wait"] > 0.3:
                 self.progress.say(f"step {step}: input-bound, {row['time/data_wait']:.0%} of the "
                                   "time waiting for data")
@@ -282,7 +264,7 @@ class Trainer:
         """Write a row to metrics.jsonl, and hand it to on_metrics."""
         self.writer.write({"step": step, **row})
         if self.on_metrics and jax.process_index() == 0:
-            self.on_metrics(step, self.writer.rows[-1])
+            self.on_metrics(step, self.writer.latest[-1])
 
     def evaluate(self, state: TrainState, step: int, splits: list[str]) -> dict:
         """Return and log {"split/metric": value} of these splits."""
@@ -320,11 +302,12 @@ class Trainer:
         """Save a checkpoint and its model card, with the results of an evaluation, if any."""
         self.watchdog.beat(f"save at step {step}")
         self.writer.flush()  # rows first: what a checkpoint claims to have seen must be on disk
-        meta = {**checkpoint_meta(self.exp, self.elapsed()), "rows": len(self.writer.rows)}
+        rows = {"rows": self.writer.count, "rows_sha256": self.writer.digest()}
+        meta = {**checkpoint_meta(self.exp, self.elapsed()), **rows}
         self.checkpoints.save(step, state, meta, results)
         if jax.process_index() == 0:
             card = model_card(self.exp, step, results, self.workdir.name)
-            files.write_whole(self.workdir / "model_card.md", card)
+            files.write_whole(self.workdir / "model_card.md", card, durable=False)
 
 
 # ------------------------------------------------------------------------------------------ the end
@@ -342,7 +325,7 @@ def finish(trainer: Trainer, state: TrainState, step: int, final: dict, resumed:
         "versions": versions(), "device": device(exp.mesh)}
     if jax.process_index() == 0:
         files.write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
-        pictures.curves(trainer.writer.rows, workdir / "curves.png")
+        pictures.curves(metrics.read_rows(workdir), workdir / "curves.png")
         pictures.of_evaluation(exp.task, trainer.measured, workdir)
     if exp.task.show and exp.source.splits and jax.process_count() == 1:
         # Last: pictures are the user's code.

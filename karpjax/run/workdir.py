@@ -26,17 +26,19 @@ def saved_config(workdir) -> dict | None:
 
     It is its newest checkpoint's, which a hash seals, or, before the first save, config.json's.
     """
+    written = written_config(absolute(workdir) / CONFIG)
     for step in reversed(steps_of(absolute(workdir) / FOLDER)):
         with contextlib.suppress(Damaged):
             return read_meta(absolute(workdir) / FOLDER / str(step))["config"]
-    file = absolute(workdir) / CONFIG
-    try:
-        with storage(file):
-            values = json.loads(file.read_text()) if file.is_file() else None
-        # Without a checkpoint there is nothing that a run of another config could spoil.
+    return written
+
+
+def written_config(file) -> dict | None:
+    """Return the config that a config.json holds, None if it is missing or damaged."""
+    # It may be: it is written again, and without a checkpoint there is no run to spoil.
+    with storage(file), contextlib.suppress(ValueError, RecursionError):
+        values = json.loads(file.read_text()) if file.is_file() else None
         return old_names.today(values) if values and isinstance(values, dict) else None
-    except (ValueError, RecursionError):
-        return None
 
 
 def open_workdir(workdir, exp: Experiment, saved: dict | None) -> epath.Path:
