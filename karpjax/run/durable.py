@@ -27,12 +27,12 @@ def check_layout(workdir, more=()) -> None:
     more   names of other files
     """
     folder = epath.Path(workdir)
-    for name in (*FILES, *more, *FOLDERS):
-        expected = "folder" if name in FOLDERS else "file"
+    names = {"": True, **dict.fromkeys([*FILES, *more], False), **dict.fromkeys(FOLDERS, True)}
+    for name, is_folder in names.items():
         path = folder / name
-        if path.exists() and path.is_dir() != (name in FOLDERS):
-            is_a = "folder" if path.is_dir() else "file"
-            raise UserError(f"{path}: expected a {expected}, found a {is_a}; move it away, or use "
+        if path.exists() and path.is_dir() != is_folder:
+            expected, found = ("folder", "file") if is_folder else ("file", "folder")
+            raise UserError(f"{path}: expected a {expected}, found a {found}; move it away, or use "
                             "a new --workdir")
 
 
