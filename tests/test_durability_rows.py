@@ -67,33 +67,32 @@ def test_any_bit_of_the_json(made, run, tmp_path, which):
     if which == "checkpoint":
         folder, file = run / "checkpoints" / "8", json_of(run / "checkpoints" / "8")
     sound, damaged = meta.read_meta(folder), 0
-    for content in flips(file, 600):
+    for content in flips(file, 400):
         file.write_bytes(content)
         try:
             assert meta.read_meta(folder) == sound
         except Damaged:
             damaged += 1
-    assert damaged > 500
+    assert damaged > 330
 
 
-def test_mutant_no_seal(run, monkeypatch):
+def test_mutant_no_seal(made, run, tmp_path, monkeypatch):
     """Without the seal a changed digit passes, and the test above catches it."""
     monkeypatch.setattr(meta, "seal", lambda values: values[meta.SEAL])
     with pytest.raises(AssertionError):
-        test_any_bit_of_the_json(run.parent, run, run.parent / "unused", "checkpoint")
+        test_any_bit_of_the_json(made, run, tmp_path, "checkpoint")
 
 
 @pytest.mark.parametrize("change", [
     ('"step": 8', '"step": 4'), ('"schema": 1', '"schema": 3'), ('"sha256"', '"sha254"'),
-    ('"fingerprint"', '"fingerprimt"'), ('"mean": [', '"mean": [1')])
+    ('"fingerprint"', '"fingerprimt"'), ('"batch_size": 8', '"batch_size": 9')])
 def test_a_changed_json_falls_back(run, capsys, change):
     """The loop goes on from the step before, to the same rows and the same state."""
     rows, fingerprint = metrics.read_rows(run), meta.read_meta(run / "checkpoints" / "8")[
         "fingerprint"]
     file = json_of(run / "checkpoints" / "8")
     text = file.read_text()
-    if change[0] not in text:  # tiny has no statistics of its input
-        change = ('"batch_size": 8', '"batch_size": 9')
+    assert change[0] in text
     file.write_text(text.replace(*change))
     with pytest.raises(UserError, match="checkpoints/8: its JSON cannot be read .*restore another"):
         restore(run)
@@ -176,21 +175,21 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
     """A writer keeps the rows of one step, also when it starts on a long file."""
     def grown(writer, start):
         tracemalloc.start()
-        for step in range(start, start + 2000):
+        for step in range(start, start + 300):
             writer.write({"step": step, **{f"train/{i}": step + i / 7 for i in range(20)}})
         bytes_, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return bytes_
     writer = metrics.Writer(tmp_path)
-    assert grown(writer, 0) < 100_000 and writer.count == 2000
+    assert grown(writer, 0) < 100_000 and writer.count == 300
     writer.close()
-    writer = metrics.Writer(tmp_path, upto=1500)
-    assert writer.count == 1501 and len(writer.latest) == 1 and grown(writer, 1501) < 100_000
+    writer = metrics.Writer(tmp_path, upto=200)
+    assert writer.count == 201 and len(writer.latest) == 1 and grown(writer, 201) < 100_000
     writer.close()
     writer.kept = []
     writer._add, add = lambda row: writer.kept.append(row) or add(row), writer._add
     writer.board = None
-    assert grown(writer, 4000) > 1_000_000  # the mutant, which keeps all
+    assert grown(writer, 600) > 300_000  # the mutant, which keeps all
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 

@@ -65,7 +65,7 @@ def read_meta(folder) -> dict:
     if number not in ("", str(meta["step"])):
         raise UserError(f"{folder} holds step {meta['step']}, not {number}; move it out of "
                         f"{folder.parent}, or give it its own number")
-    return {**meta, "config": old_names.today(meta["config"])}
+    return {**meta, "config": old_names.today(meta.get("config", {}))}
 
 
 def check_whole(meta) -> None:
@@ -75,10 +75,11 @@ def check_whole(meta) -> None:
     if SEAL in meta and meta[SEAL] != seal(meta):
         raise ValueError("its checksum differs")
     for key, kind in (REQUIRED | OPTIONAL).items():
-        if key not in meta and key in REQUIRED:
+        required = key in (REQUIRED if SEAL not in meta else ("schema", "step"))
+        if key not in meta and required:
             raise ValueError(f"it lacks {key!r}")
         if key in meta and not isinstance(meta[key], kind):
             raise ValueError(f"its {key!r} is of {type(meta[key]).__name__}")
-    # A key that is misspelt by damage, perhaps the seal's own. A later karpjax seals its keys.
+    # A key that is misspelt by damage, perhaps the seal's own. With a seal all is as written.
     if SEAL not in meta and (unknown := set(meta) - {*REQUIRED, *OPTIONAL}):
         raise ValueError(f"unknown keys {sorted(unknown)}, and no checksum")
