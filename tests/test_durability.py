@@ -18,6 +18,7 @@ from karpjax.core import sharding
 from karpjax.core.errors import Outage, outage
 from karpjax.core.task_file import module_from_text
 from karpjax.run import checkpoint, cli, loop, metrics
+from karpjax.run.meta import sealed
 
 RECORD = {"path": "tiny.py", "text": TINY}
 
@@ -69,7 +70,8 @@ def test_what_a_kill_left_is_deleted(tmp_path):
     train(tmp_path, keep=1)
     shutil.copytree(tmp_path / "checkpoints" / "8", tmp_path / "checkpoints" / "6")
     file = tmp_path / "checkpoints" / "6" / "meta" / "metadata"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "step": 6, "metrics": None}))
+    meta = {**json.loads(file.read_text()), "step": 6, "metrics": None}
+    file.write_text(json.dumps(sealed(meta)))
     train(tmp_path, keep=1)
     assert kept_in(tmp_path) == [8]
 
@@ -90,7 +92,7 @@ def test_an_outage_is_no_damage(run, monkeypatch, number, name):
             return read(self, *arguments, **options)
         return call
     with monkeypatch.context() as patch:
-        for method in ("read_text", "read_bytes"):
+        for method in ("read_text", "read_bytes", "open"):
             patch.setattr(path, method, failing(getattr(path, method)))
         with pytest.raises(Outage,
                            match=f"{os.strerror(number)}.*start the same command again") as caught:

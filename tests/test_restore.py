@@ -15,6 +15,7 @@ from karpjax.core import sharding
 from karpjax.core.task_file import load_task_module, module_from_text
 from karpjax.core.trees import path_name
 from karpjax.run import checkpoint, loop, metrics
+from karpjax.run.meta import sealed
 
 RECORD = {"path": "tiny.py", "text": TINY}
 
@@ -46,7 +47,7 @@ def run(made, tmp_path):
 
 def edit_meta(workdir, step: int, change) -> None:
     file = workdir / "checkpoints" / str(step) / "meta" / "metadata"
-    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    file.write_text(json.dumps(sealed(change(json.loads(file.read_text())))))
 
 
 def with_text(*pairs):

@@ -15,7 +15,7 @@ from karpjax.core import sharding
 from karpjax.core.errors import Outage, UserError
 from karpjax.core.task_file import module_from_text
 from karpjax.launch.local import free_port
-from karpjax.run import distributed, lock, loop, metrics
+from karpjax.run import distributed, lock, loop, metrics, workdir
 
 
 def config_of(text: str = TINY, **values):
@@ -67,10 +67,9 @@ def test_a_run_that_was_followed_while_it_stood_still(tmp_path):
 
 def test_another_run_that_began_and_ended_meanwhile(tmp_path, monkeypatch):
     """What was read of the workdir before it was locked counts no more."""
-    exp = types.SimpleNamespace()
     (tmp_path / "config.json").write_text(json.dumps({"seed": 1}))
     with pytest.raises(Outage, match="another run wrote there while this one started"):
-        loop.check_workdir(tmp_path, exp, None)
+        workdir.check_unchanged(tmp_path, None)
 
 
 # ----------------------------------------------------------------------- processes of several kinds

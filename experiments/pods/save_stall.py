@@ -53,6 +53,8 @@ def main():
     with open(options.log, "w") as log, tempfile.TemporaryDirectory() as folder:
         saves = Checkpoints(folder, keep=1)
         for step in range(1, 3 if options.quick else 7):
+            state = state.replace(step=jax.device_put(jax.numpy.int32(step),
+                                                      state.step.sharding))
             stall, _ = seconds(saves.save, step, state, checkpoint_meta(exp, {}), None)
             rest, _ = seconds(saves.wait)
             restoring, copy = seconds(restored, folder, exp.abstract)

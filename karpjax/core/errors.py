@@ -33,6 +33,10 @@ class Outage(UserError):
     code = 75
 
 
+class Damaged(UserError):
+    """A checkpoint that cannot be read. The one before may be whole."""
+
+
 def outage(error) -> str:
     """Return the failure of storage or machine behind an error, or "" if a file is at fault.
 

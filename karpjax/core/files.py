@@ -2,6 +2,8 @@
 
 The pickles are read by PyTorch alone, with weights_only: an unpickled file can run anything.
 """
+import contextlib
+import errno
 import math
 import os
 import pathlib
@@ -129,12 +131,47 @@ def _read_pickle(path) -> dict[str, np.ndarray]:
     return {name: as_numpy(tensor) for name, tensor in loaded.items()}
 
 
-def write_whole(path, text: str) -> None:
-    """Write a file aside, then rename it: a kill leaves the old file or the new one, whole."""
+def write_whole(path, text: str, durable: bool = True) -> None:
+    """Write a file as `whole` does."""
+    with whole(path, durable) as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def whole(path, durable: bool = True):
+    """Yield a file aside, which is renamed at the end: a kill leaves the old or the new one, whole.
+
+    durable   so does a power cut: the disk has it all before the rename, and the rename before the
+              return, which may take 10 ms
+    """
     path = epath.Path(path)
     part = path.parent / (path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+    try:
+        with part.open("w") as file:
+            yield file
+        if durable:
+            flush(part)
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+    if durable:
+        flush(path.parent)
+
+
+def flush(path) -> None:
+    """Let the disk hold a local file, or a folder's list of names, before anything relies on it."""
+    if "://" in str(path):  # an object store keeps what it has accepted
+        return
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:  # some network file systems cannot
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    finally:
+        os.close(number)
 
 
 def plain(value):

@@ -15,7 +15,7 @@ from karpjax.run import cli
 from karpjax.run.cadence import steps_to_event
 from karpjax.run.chips import CHIPS
 from karpjax.run.experiment import assemble
-from karpjax.run.programs import WholePrograms, make_programs, step_flops
+from karpjax.run.programs import WholePrograms, abstract_arrays, make_programs, step_flops
 
 # libtpu looks for the TPU of its machine, complains of finding none, and would let only one process
 # at a time look.
@@ -69,14 +69,6 @@ def precompile(config, task_file, topology: str) -> dict:
     if step := step_of(text, compiled.cost_analysis(), steps, CHIPS[chip]):
         report["step"] = {**step, "examples": exp.source.examples_per_step}
     return report
-
-
-def abstract_arrays(exp):
-    """Return the shapes of what a dispatch reads, placed as the loop places it."""
-    mesh = exp.mesh
-    place = sharding.batch_sharding(mesh) if exp.source.streamed else sharding.replicated(mesh)
-    shapes = jax.eval_shape(lambda arrays: arrays, exp.source.arrays)
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), shapes)
 
 
 def memory_of(compiled) -> dict:

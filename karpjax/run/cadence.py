@@ -1,4 +1,4 @@
-"""When a run dispatches, evaluates and saves: it depends on nothing but the step."""
+"""When things happen: which steps a dispatch ends at, and what is due after it."""
 
 
 def steps_to_event(config, chunk: int, longest: int, step: int) -> int:

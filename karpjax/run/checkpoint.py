@@ -2,13 +2,13 @@
 
     WORKDIR/checkpoints/STEP/state    the TrainState, by Orbax
     WORKDIR/checkpoints/STEP/meta     JSON: schema, config, the task's own file, metrics, versions,
-                                      and a fingerprint (run/fingerprint.py)
+                                      a fingerprint of the state (run/fingerprint.py) and a hash of
+                                      all that (run/meta.py)
 
-The fingerprint is computed when saving and again after loading. So damage to any part of a file is
-detected, and the loop falls back to the checkpoint before.
+Fingerprint and hash are computed when saving and again after loading. So damage to any part of a
+file is detected, and the loop falls back to the checkpoint before.
 """
 import contextlib
-import json
 import os
 import re
 
@@ -17,19 +17,16 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from karpjax.core import files, old_names
-from karpjax.core.errors import Outage, UserError, check_choice, outage, storage
+from karpjax.core import files
+from karpjax.core.errors import Damaged, Outage, UserError, check_choice, outage, storage
 from karpjax.core.state import TrainState
 from karpjax.core.trees import check_names, first_line, named, path_name
+from karpjax.run import distributed, metrics as rows
+from karpjax.run.durable import check_path, flush_folder
 from karpjax.run.fingerprint import different, fingerprint
-
-SCHEMA = 1
-FOLDER = "checkpoints"
-EXPORTED = ".safetensors"
-
-
-class Damaged(UserError):
-    """A checkpoint that cannot be read. The one before may be whole."""
+from karpjax.run.meta import FOLDER, SCHEMA, is_exported, read_meta, sealed
+from karpjax.run.stored import check_opens, read_part, read_state
+from karpjax.run.together import is_refusal, together
 
 
 class Checkpoints:
@@ -42,13 +39,16 @@ class Checkpoints:
     def __init__(self, workdir, keep: int = 2, best: str = "", keep_every: int = 0):
         self.keep, self.best, self.keep_every = keep, best, keep_every
         self.folder = epath.Path(workdir) / FOLDER
+        check_path(self.folder)
         # Orbax forgets the metrics of older steps when a run starts again. So the policy of what
         # stays is this object's, which reads them from our own meta.
-        self.options = ocp.CheckpointManagerOptions(preservation_policy=self,
-                                                    cleanup_tmp_directories=True)
+        before_commit = ocp.AsyncOptions(post_finalization_callback=self._before_commit)
+        self.options = ocp.CheckpointManagerOptions(
+            preservation_policy=self, cleanup_tmp_directories=True, async_options=before_commit)
         with storage(self.folder):
             self.manager = ocp.CheckpointManager(self.folder, options=self.options)
-        self.metrics = self._stored_metrics() if best else {}
+        with together():
+            self.metrics = self._stored_metrics() if best else {}
 
     def _stored_metrics(self) -> dict:
         """Return {step: metrics} of the stored checkpoints. Damage is for `restore` to report."""
@@ -77,9 +77,10 @@ class Checkpoints:
         """
         tree = to_tree(state)
         shapes = {name: list(leaf.shape) for name, leaf in named(tree).items()}
-        meta = {"schema": SCHEMA, **meta, "step": step, "metrics": metrics,
-                "fingerprint": fingerprint(tree), "shapes": shapes}
-        self.metrics[step] = metrics
+        meta = sealed({"schema": SCHEMA, **meta, "step": step, "metrics": metrics,
+                       "fingerprint": fingerprint(tree), "shapes": shapes})
+        stored = self.manager.all_steps()
+        self.metrics = {s: self.metrics.get(s) for s in stored} | {step: metrics}
         with _reported():
             taken = (self.folder / str(step)).exists() and step in steps_of(self.folder)
             args = ocp.args.Composite(state=ocp.args.StandardSave(tree),
@@ -90,27 +91,42 @@ class Checkpoints:
             raise UserError(f"step {step} could not be saved: {blocker} is in the way; move it out "
                             f"of {self.folder}, and start the same command again")
 
+    def _before_commit(self) -> None:
+        """Look, in the background, that a save under way can be read, and let the disk hold it.
+
+        Only then Orbax renames it, and deletes older ones.
+        """
+        if jax.process_index() or "://" in str(self.folder):
+            return
+        with storage(self.folder):
+            # The rows first: a checkpoint claims to have seen them.
+            if (file := self.folder.parent / rows.NAME).exists():
+                files.flush(file)
+            for folder in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                check_opens(folder)
+                flush_folder(folder)
+
     def restore(self, abstract: TrainState, say=print) -> tuple[TrainState, dict] | None:
         """Return the newest checkpoint that is whole and its meta, or None if there is none.
 
         abstract   ShapeDtypeStructs with shardings: where each array goes
         A damaged checkpoint is reported, moved aside to WORKDIR/damaged and skipped. An error of
-        the storage is no damage (Outage).
+        the storage is no damage (Outage). The processes of a run do the same, if only one of them
+        sees the damage too.
         """
         aside = self.folder.parent / "damaged"
         steps = sorted(self.manager.all_steps(), reverse=True)
+        distributed.check_same({"checkpoints": steps})
         for step in steps:
             try:
                 return self._restore_step(step, abstract)
             except Exception as error:  # Orbax and TensorStore report damage in many ways
-                sound = isinstance(error, UserError) and not isinstance(error, Damaged)
-                if sound or "RESOURCE_EXHAUSTED" in str(error):
-                    raise  # the model is another one, or the device too small
+                if is_refusal(error) or isinstance(error, Outage):
+                    raise  # the model is another one, the device too small, the storage away
                 say(f"checkpoint {step} is damaged ({type(error).__name__}: {first_line(error)}); "
                     f"moved to {aside}; falling back to the one before")
-                with storage(self.folder / str(step)):
-                    self._set_aside(step)
-        with storage(aside):
+                self._set_aside(step)
+        with together(), storage(aside):
             if not steps and aside.exists():
                 steps = sorted(path.name for path in aside.iterdir())
         if steps:  # a start from scratch would wipe the record of a long run
@@ -121,32 +137,30 @@ class Checkpoints:
     def _restore_step(self, step: int, abstract: TrainState) -> tuple[TrainState, dict]:
         """Return one checkpoint and its meta. Raise if it is not this model's, or damaged."""
         folder, target = self.folder / str(step), to_tree(abstract)
-        meta = read_meta(folder)
-        if meta["step"] != step:  # Orbax would refuse every save up to the folder's number
-            raise UserError(f"{folder} holds step {meta['step']}, not {step}; move it out of "
-                            f"{self.folder}, or give it its own number")
-        check_names(named(target), stored_shapes(folder), folder,
-                    fix="the task was changed: change it back, or use a new --workdir and "
-                        "config.init_from")
-        with storage(folder):
-            tree = self.manager.restore(step, args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(target))).state
-        damaged = different(meta["fingerprint"], fingerprint(tree))
-        if damaged:
-            raise ValueError(f"checksum of {', '.join(damaged[:3])} differs")
+        with together(), storage(folder):
+            meta = read_meta(folder)
+            check_names(named(target), stored_shapes(folder), folder,
+                        fix="the task was changed: change it back, or use a new --workdir and "
+                            "config.init_from")
+            tree = read_state(folder, ocp.StandardCheckpointHandler(),
+                              ocp.args.StandardRestore(target))
+        checksums = fingerprint(tree)
+        with together():
+            if damaged := different(meta["fingerprint"], checksums):
+                raise Damaged(f"checksum of {', '.join(damaged[:3])} differs")
+            if int(tree["step"]) != step:
+                raise Damaged(f"its state is of step {int(tree['step'])}")
         return from_tree(tree, abstract), meta
 
     def _set_aside(self, step: int) -> None:
         """Move a damaged checkpoint to WORKDIR/damaged, on the first process, for all."""
-        if jax.process_index() == 0:
-            aside = self.folder.parent / "damaged"
-            aside.mkdir(parents=True, exist_ok=True)
-            if (aside / str(step)).exists():
-                (aside / str(step)).rmtree()
-            (self.folder / str(step)).rename(aside / str(step))
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-            multihost_utils.sync_global_devices("damaged checkpoint set aside")
+        with together(), storage(self.folder / str(step)):
+            if jax.process_index() == 0:
+                aside = self.folder.parent / "damaged"
+                aside.mkdir(parents=True, exist_ok=True)
+                if (aside / str(step)).exists():
+                    (aside / str(step)).rmtree()
+                (self.folder / str(step)).rename(aside / str(step))
         self.manager.close()
         self.manager = ocp.CheckpointManager(self.folder, options=self.options)
 
@@ -199,7 +213,10 @@ def find(path, which: str = "newest") -> epath.Path:
     """Return the checkpoint at a path: a workdir's newest or best, a STEP, an exported file."""
     check_choice(which, ("newest", "best"), "which")
     path = absolute(path)
-    if (path / "meta").exists() or is_exported(path):
+    if is_exported(path):
+        return path
+    check_path(path)
+    if (path / "meta").exists():
         return path
     folder = path / FOLDER if (path / FOLDER).exists() else path
     steps = steps_of(folder)
@@ -226,31 +243,6 @@ def best_of(rule: str, metrics: dict) -> int | None:
     ranked = {step: metrics[step][name] for step in sorted(metrics)
               if (metrics[step] or {}).get(name) is not None}
     return (max if mode == "max" else min)(ranked, key=ranked.get) if ranked else None
-
-
-def is_exported(path) -> bool:
-    """Return whether a path is NAME.safetensors with NAME.json, read below like a checkpoint."""
-    path = epath.Path(path)
-    return path.suffix == EXPORTED and path.exists() and path.with_suffix(".json").exists()
-
-
-def read_meta(folder) -> dict:
-    """Return the JSON beside a checkpoint's state, if its schema is not from the future."""
-    folder = epath.Path(folder)
-    try:
-        with storage(folder):
-            exported = is_exported(folder)
-            file = folder.with_suffix(".json") if exported else folder / "meta" / "metadata"
-            meta = json.loads(file.read_text())
-        future = meta["schema"] > SCHEMA
-        meta["config"] = old_names.today(meta.get("config", {}))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"{folder}: its JSON cannot be read ({first_line(error)}); restore another "
-                      "checkpoint") from error
-    if future:
-        raise UserError(f"{folder}: checkpoint schema {meta['schema']}, this karpjax knows up to "
-                        f"{SCHEMA}; upgrade karpjax")
-    return meta
 
 
 def load(folder, abstract: dict) -> dict:
@@ -284,16 +276,8 @@ def load_named(folder, wanted: dict) -> dict:
         tree = jax.tree.map_with_path(
             lambda path, leaf: jax.device_put(arrays[path_name(path)], leaf.sharding), item)
         return check_fingerprint(folder, expected, tree)
-    restore_args = ocp.checkpoint_utils.construct_restore_args(item)
-    try:
-        with storage(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            tree = checkpointer.restore(folder / "state", args=ocp.args.PyTreeRestore(
-                item=item, restore_args=restore_args, partial_restore=True))
-    except Outage:
-        raise
-    except Exception as error:  # Orbax and TensorStore report damage and shapes in many ways
-        raise UserError(f"{folder}: cannot be loaded ({first_line(error)}); it is damaged, or of a "
-                        "model of other shapes") from error
+    with together():
+        tree = read_part(folder, item, ocp.checkpoint_utils.construct_restore_args(item))
     return check_fingerprint(folder, expected, tree)
 
 

@@ -8,14 +8,15 @@ from karpjax.core import files
 from karpjax.core.errors import UserError
 from karpjax.core.trees import named
 from karpjax.run import checkpoint
+from karpjax.run.meta import EXPORTED, sealed
 from karpjax.run.restore import restore, stored_as
 
 
 def export(workdir, to, which: str = "newest", trust: bool | None = None) -> dict:
     """Write the pair, and return a summary."""
     to = pathlib.Path(to)
-    if to.suffix != checkpoint.EXPORTED:
-        raise UserError(f"--to={to}: expected a name that ends in {checkpoint.EXPORTED}")
+    if to.suffix != EXPORTED:
+        raise UserError(f"--to={to}: expected a name that ends in {EXPORTED}")
     beside = to.with_suffix(".json")
     if beside.exists():
         raise UserError(f"{beside}: there already; choose another name, or remove it")
@@ -27,5 +28,5 @@ def export(workdir, to, which: str = "newest", trust: bool | None = None) -> dic
              for part in ("shapes", "fingerprint")}
     # The JSON comes last: without it the arrays are no checkpoint.
     files.write_arrays(to, arrays)
-    files.write_whole(beside, json.dumps(meta, indent=1) + "\n")
+    files.write_whole(beside, json.dumps(sealed(meta), indent=1) + "\n")
     return {"step": run.step, "arrays": len(arrays), "files": [str(to), str(beside)]}

@@ -10,7 +10,6 @@ numbers nor clocks mean anything, so the file is watched for a change. If there 
 seconds, the holder is dead. A holder that finds another's token in the file has lost it, and stops.
 """
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -25,8 +24,9 @@ from etils import epath
 import jax
 
 from karpjax.core import files
-from karpjax.core.errors import Outage, UserError, outage, storage
+from karpjax.core.errors import Outage, UserError, storage
 from karpjax.run import distributed
+from karpjax.run.durable import writable
 
 BEAT = 10.0     # seconds between two beats
 STALE = 60.0    # seconds without a beat after which a holder on another machine is dead
@@ -212,19 +212,6 @@ def alone_in(folder):
         except OSError:  # object stores and some network file systems cannot
             alone = False
         yield alone
-
-
-@contextlib.contextmanager
-def writable(what: str):
-    """Turn the system's refusal to write into one line."""
-    try:
-        yield
-    except OSError as error:
-        if outage(error) and error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise Outage(f"{what}: the storage failed ({error}); "
-                         "start the same command again") from error
-        raise UserError(f"{what} cannot be written ({error.strerror or error}); "
-                        "choose another folder") from error
 
 
 # -------------------------------------------------------------------------------------- the holders

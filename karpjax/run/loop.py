@@ -17,11 +17,11 @@ import jax
 from ml_collections import ConfigDict
 
 from karpjax.core import files, old_names, settings, sharding
-from karpjax.core.errors import Outage, Preempted, UserError
+from karpjax.core.errors import Preempted, UserError
 from karpjax.core.state import TrainState, parameter_table
 from karpjax.run import compile_cache, distributed, init_from, lock, metrics, pictures
 from karpjax.run.cadence import is_due, steps_to_event
-from karpjax.run.checkpoint import FOLDER, Checkpoints, absolute, steps_of
+from karpjax.run.checkpoint import Checkpoints, absolute
 from karpjax.run.evaluator import Measured, last_tables, make_evaluator
 from karpjax.run.experiment import Experiment, assemble
 from karpjax.run.in_flight import InFlight
@@ -32,8 +32,11 @@ from karpjax.run.programs import default_dispatch, make_programs
 from karpjax.run.progress import Clock, Progress
 from karpjax.run.restore import check_pictures, check_tokens
 from karpjax.run.signals import StopSignal
+from karpjax.run.together import together
 from karpjax.run.watchdog import COMPILING, Watchdog
-from karpjax.run.workdir import checkpoint_meta, device, open_workdir, saved_config, versions
+from karpjax.run.workdir import (
+    check_place, check_same_run, check_unchanged, checkpoint_meta, device, open_workdir,
+    saved_config, versions, write_files)
 from karpjax.sources.source import SpecOnly
 
 
@@ -47,10 +50,14 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
     mesh        default: all devices, by config.mesh
     """
     started, workdir = time.perf_counter(), absolute(workdir)
-    saved = saved_config(workdir)
+    with together():
+        saved = saved_config(workdir)
     exp = make_experiment(config, task_file, mesh, saved)
-    with lock.held(workdir, lambda: check_workdir(workdir, exp, saved)) as held:
-        open_workdir(workdir, exp, saved)
+    with together():
+        check_place(workdir, exp.source.files)
+    with lock.held(workdir, lambda: check_unchanged(workdir, saved)) as held:
+        with together():
+            open_workdir(workdir, exp, saved)
         return train(exp, workdir, held, on_metrics, started)
 
 
@@ -113,7 +120,8 @@ def make_experiment(config, task_file, mesh, saved: dict | None) -> Experiment:
     if config.debug_nans:
         jax.config.update("jax_debug_nans", True)
     compile_cache.start(config.compile_cache)
-    exp = assemble(config, task_file, mesh, saved)
+    with together():
+        exp = assemble(config, task_file, mesh, saved)
     source = exp.source
     distributed.check_same({"versions": versions(), "config": exp.config.to_dict(),
                             "data": {"rows": source.num_examples, **source.spec},
@@ -123,35 +131,25 @@ def make_experiment(config, task_file, mesh, saved: dict | None) -> Experiment:
     return exp
 
 
-def check_workdir(workdir: epath.Path, exp: Experiment, saved: dict | None) -> None:
-    """Check, once the workdir is held, that it is as it was and that no record would be lost."""
-    if saved_config(workdir) != saved:
-        raise Outage(f"{workdir}: another run wrote there while this one started; "
-                     "start the same command again")
-    if not steps_of(workdir / FOLDER):
-        save_every = (saved or {}).get("save_every", exp.config.save_every)
-        metrics.check_not_lost(workdir, save_every, exp.source.steps_per_chunk)
-
-
 class Start(NamedTuple):
     """The beginning of a run: step 0, or a checkpoint."""
     step: int
     resumed: bool
     elapsed: dict     # {clock: seconds} of the run before
-    rows: int         # of metrics.jsonl, when the checkpoint was saved
+    rows: dict        # of metrics.jsonl, when the checkpoint was saved: how many, their hash
     notes: list[str]  # lines to show
 
 
 def start_or_resume(exp: Experiment, workdir, checkpoints) -> tuple[TrainState, Start]:
-    """Return the state to go on from, and write the source's own files (a tokenizer).
+    """Return the state to go on from, and write config.json and the source's own files.
 
     Sets config.dispatch: a run keeps its dispatch, because another one rounds differently.
     """
+    config = exp.config.to_dict()
     restored = checkpoints.restore(exp.abstract)
     state, start = resume(exp, workdir, *restored) if restored else start_fresh(exp)
-    if jax.process_index() == 0:
-        for name, text in exp.source.files.items():
-            files.write_whole(workdir / name, text)
+    with together():
+        write_files(workdir, config, exp.source.files)
     return state, start
 
 
@@ -163,12 +161,13 @@ def start_fresh(exp: Experiment) -> tuple[TrainState, Start]:
     if config.init_from:
         state, notes = init_from.load_weights(config.init_from, state, exp.task, config.init_skip)
         notes += init_from.differences(config)
-    return state, Start(0, False, {}, 0, [parameter_table(exp.abstract.params), *notes])
+    return state, Start(0, False, {}, {}, [parameter_table(exp.abstract.params), *notes])
 
 
 def resume(exp: Experiment, workdir, state, meta: dict) -> tuple[TrainState, Start]:
     """Check that a checkpoint's run can go on as this experiment does."""
     config, step = exp.config, meta["step"]
+    check_same_run(meta["config"], config, workdir)
     check_tokens(workdir, meta, exp.source.spec)
     check_pictures(config, meta, exp.source.spec)
     config.dispatch = meta["dispatch"]
@@ -182,7 +181,8 @@ def resume(exp: Experiment, workdir, state, meta: dict) -> tuple[TrainState, Sta
     if meta["task"]["text"] != exp.task_file["text"]:
         notes.append(f"note: the file of the task is not what it was when step {step} was saved; "
                      "going on with today's")
-    return state, Start(step, True, meta["seconds"], meta.get("rows", 0), notes)
+    rows = {"expected": meta.get("rows", 0), "sha256": meta.get("rows_sha256", "")}
+    return state, Start(step, True, meta["seconds"], rows, notes)
 
 
 # ---------------------------------------------------------------------------- the parts of the loop
@@ -202,7 +202,7 @@ class Trainer:
         self.training, self.waiting, self.evaluating = Clock(), Clock(), Clock()
         # Rows after the checkpoint are cut: they are logged again.
         self.writer = metrics.Writer(workdir, upto=start.step if start.resumed else -1,
-                                     expected=start.rows)
+                                     **start.rows)
         self.progress = Progress(config.steps, start.step, source.examples_per_step,
                                  self.training, self.waiting)
         self.watchdog = Watchdog(workdir, config.hang_timeout,
@@ -269,7 +269,7 @@ class Trainer:
             rates = rates or self.progress.rates(self.in_flight.done(first + steps))
             row |= rates
             self.log(step, row)
-            self.progress.show(step, self.writer.rows[-1], self.watchdog.slowest())
+            self.progress.show(step, self.writer.latest[-1], self.watchdog.slowest())
             if row["time/data_wait"] > 0.3:
                 self.progress.say(f"step {step}: input-bound, {row['time/data_wait']:.0%} of the "
                                   "time waiting for data")
@@ -278,7 +278,7 @@ class Trainer:
         """Write a row to metrics.jsonl, and hand it to on_metrics."""
         self.writer.write({"step": step, **row})
         if self.on_metrics and jax.process_index() == 0:
-            self.on_metrics(step, self.writer.rows[-1])
+            self.on_metrics(step, self.writer.latest[-1])
 
     def evaluate(self, state: TrainState, step: int, splits: list[str]) -> dict:
         """Return and log {"split/metric": value} of these splits."""
@@ -317,11 +317,12 @@ class Trainer:
         self.watchdog.beat(f"save at step {step}")
         self.held.check(now=True)
         self.writer.flush()  # rows first: what a checkpoint claims to have seen must be on disk
-        meta = {**checkpoint_meta(self.exp, self.elapsed()), "rows": len(self.writer.rows)}
+        rows = {"rows": self.writer.count, "rows_sha256": self.writer.digest()}
+        meta = {**checkpoint_meta(self.exp, self.elapsed()), **rows}
         self.checkpoints.save(step, state, meta, results)
         if jax.process_index() == 0:
             card = model_card(self.exp, step, results, self.workdir.name)
-            files.write_whole(self.workdir / "model_card.md", card)
+            files.write_whole(self.workdir / "model_card.md", card, durable=False)
 
 
 # ------------------------------------------------------------------------------------------ the end
@@ -339,7 +340,7 @@ def finish(trainer: Trainer, state: TrainState, step: int, final: dict, resumed:
         "versions": versions(), "device": device(exp.mesh)}
     if jax.process_index() == 0:
         files.write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
-        pictures.curves(trainer.writer.rows, workdir / "curves.png")
+        pictures.curves(metrics.read_rows(workdir), workdir / "curves.png")
         pictures.of_evaluation(exp.task, trainer.measured, workdir)
     if exp.task.show and exp.source.splits and jax.process_count() == 1:
         # Last: pictures are the user's code.

@@ -18,6 +18,7 @@ from karpjax.core import sharding
 from karpjax.core.errors import UserError
 from karpjax.core.step import PRECISIONS, make_train_step, scan
 from karpjax.core.trees import cast_floating, where
+from karpjax.run.cadence import steps_to_event
 from karpjax.run.chips import PEAK_FLOPS
 from karpjax.run.progress import Clock
 
@@ -144,8 +145,16 @@ class Programs:
         exp = self.exp
         if exp.config.accumulate > 1 or exp.mesh.devices.flat[0].platform == "gpu":
             return step_flops(exp)
-        program = next((p for p in self.compiled.values() if hasattr(p, "cost_analysis")), None)
+        compiled = self.compiled or self.first()
+        program = next((p for p in compiled.values() if hasattr(p, "cost_analysis")), None)
         return (program.cost_analysis() or {}).get("flops", 0) * exp.mesh.size if program else 0
+
+    def first(self) -> dict:
+        """Return the program of a run's first dispatch, {} if its FLOPs are not counted.
+
+        A run that was at its end already, as after a kill behind its last save, has compiled none.
+        """
+        return {}
 
 
 class WholePrograms(Programs):
@@ -168,6 +177,13 @@ class WholePrograms(Programs):
                 self.compiled[n] = jax.jit(self.program(n))
             else:
                 self.compiled[n] = self.lower(state, arrays, n).compile()
+
+    def first(self) -> dict:
+        """Return the program of a run's first dispatch, {} if its FLOPs are not counted."""
+        if self.exp.config.debug_nans:
+            return {}
+        n = steps_to_event(self.exp.config, self.exp.source.steps_per_chunk, self.longest, step=0)
+        return {n: self.lower(self.exp.abstract, abstract_arrays(self.exp), n).compile()}
 
     def run(self, state, arrays, n: int):
         """Return (state, metrics, bad) after n steps, donating the state."""
@@ -263,6 +279,14 @@ class SplitPrograms(Programs):
             return new.replace(source=state.source), values
 
         return step
+
+
+def abstract_arrays(exp):
+    """Return the shapes of what a dispatch reads, placed as the loop places it."""
+    mesh = exp.mesh
+    place = sharding.batch_sharding(mesh) if exp.source.streamed else sharding.replicated(mesh)
+    shapes = jax.eval_shape(lambda arrays: arrays, exp.source.arrays)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), shapes)
 
 
 # ----------------------------------------------------------------------------- counting FLOPs

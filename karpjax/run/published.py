@@ -13,7 +13,8 @@ from karpjax.run.experiment import assemble
 from karpjax.run.init_from import load_weights
 from karpjax.run.programs import default_dispatch
 from karpjax.run.restore import restore
-from karpjax.run.workdir import checkpoint_meta, open_workdir, saved_config
+from karpjax.run.workdir import (
+    check_place, checkpoint_meta, open_workdir, saved_config, write_files)
 from karpjax.weights import archs
 
 
@@ -52,14 +53,14 @@ def into_workdir(config, task_file, file, workdir, anew=()) -> dict:
         if state.ema:
             state = state.replace(ema=jax.tree.map(_placed, variables["params"], state.ema))
         state = state.replace(params=params, model_state=model_state)
+    check_place(workdir, exp.source.files)
     workdir = open_workdir(workdir, exp, saved_config(workdir))
+    write_files(workdir, exp.config.to_dict(), exp.source.files)
     exp.config.dispatch = exp.config.dispatch or default_dispatch()
     checkpoints = Checkpoints(workdir, exp.config.keep, exp.config.best)
     checkpoints.save(0, state, checkpoint_meta(exp, seconds={}), None)
     checkpoints.wait()
     checkpoints.close()
-    for name, text in exp.source.files.items():
-        files.write_whole(workdir / name, text)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     return {"step": 0, "parameters": parameters, "workdir": str(workdir),
             "model": exp.config.model.to_dict(), **({"anew": list(anew)} if anew else {})}
