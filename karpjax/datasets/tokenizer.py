@@ -97,13 +97,26 @@ def vocabulary_of(json: str) -> Vocabulary:
     if None in ids.values():
         raise UserError(f"the tokenizer has {ids}, expected these tokens, or "
                         f"{', '.join(ROBERTAS)}; train one with python -m karpjax.prepare")
-    size = tokenizer.get_vocab_size()
+    size = check_ids(tokenizer)
     added = tokenizer.get_added_tokens_decoder()
     special = {*ids.values(), *(i for i, token in added.items() if token.special)}
     low = 1 + max((i for i in special if i < size / 2), default=-1)
     high = min((i for i in special if i >= size / 2), default=size)
     return Vocabulary(size, mask=ids["[MASK]"], ordinary=(low, high), pad=ids["[PAD]"],
                       cls=ids["[CLS]"], sep=ids["[SEP]"], json=json)
+
+
+def check_ids(tokenizer) -> int:
+    """Return the number of tokens, whose ids must be 0 to one less, each once."""
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    ids = sorted(vocabulary.values())
+    wrong = next((i for i, found in enumerate(ids) if i != found), None)
+    if wrong is not None:
+        names = [token for token, i in vocabulary.items() if i == ids[wrong]]
+        raise UserError(f"the tokenizer has {len(ids)} tokens, expected their ids to be 0 to "
+                        f"{len(ids) - 1}, each once; found {ids[wrong]} for "
+                        f"{' and '.join(map(repr, names))}; take the file as it was published")
+    return len(ids)
 
 
 def train_tokenizer(texts: Iterable[str], size: int, lowercase: bool = False) -> str:

@@ -29,7 +29,7 @@ from karpjax.run.nonfinite import check_finite
 from karpjax.run.profiling import Profile
 from karpjax.run.programs import default_dispatch, make_programs
 from karpjax.run.progress import Clock, Progress
-from karpjax.run.restore import check_pictures, check_tokens
+from karpjax.run.restore import check_data, check_tokens
 from karpjax.run.signals import StopSignal
 from karpjax.run.watchdog import COMPILING, Watchdog
 from karpjax.run.workdir import checkpoint_meta, device, open_workdir, saved_config, versions
@@ -153,7 +153,7 @@ def resume(exp: Experiment, workdir, state, meta: dict) -> tuple[TrainState, Sta
     """Check that a checkpoint's run can go on as this experiment does."""
     config, step = exp.config, meta["step"]
     check_tokens(workdir, meta, exp.source.spec)
-    check_pictures(config, meta, exp.source.spec)
+    check_data(config, meta, exp.source.spec)
     config.dispatch = meta["dispatch"]
     if step > config.steps:
         raise UserError(f"{workdir} is at step {step} already, beyond config.steps = "

@@ -66,6 +66,11 @@ def translated(model, arrays: dict, where) -> dict[str, np.ndarray]:
     ours = ours_of(table, theirs)
     whole = {name: place for name, place in places(table, set(ours.values())).items()
              if all(part in theirs for part in place.names)}
+    odd = [f"{part} {theirs[part].shape}" for place in whole.values() for part in place.names
+           if not place.fits([theirs[name].shape for name in place.names])]
+    if odd:
+        raise UserError(f"{where}: {', '.join(odd[:5])}: arrays of these names have other axes; is "
+                        f"it of another model than {type(model).__name__}?")
     used = {part for place in whole.values() for part in place.names}
     return {**{name: place.ours(theirs) for name, place in whole.items()},
             **{name: array for name, array in theirs.items() if name not in used}}
