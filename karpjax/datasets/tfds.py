@@ -52,9 +52,10 @@ def prepared_builder(name: str, data_dir: str = ""):
     check_whole(epath.Path(data_dir) / name / VERSION, name)
     try:
         builder = find_builder(name, data_dir)
+        prepared = bool(builder.info.splits) and builder.is_prepared()  # info is read when asked
     except Exception as error:  # TFDS believes the files of a set, and raises all kinds
         raise unreadable(f"data set {name!r} in {data_dir}", error, "prepare it again") from error
-    if not builder.is_prepared():
+    if not prepared:
         raise UserError(f"data set {name!r} is not prepared in {data_dir}; prepare your files with "
                         "python -m karpjax.prepare, or let TFDS download them: python -c \"import "
                         f"tensorflow_datasets as t; t.builder({name!r}, file_format='array_record',"

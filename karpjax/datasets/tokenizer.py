@@ -4,6 +4,7 @@ A tokenizer is trained once, then kept as its JSON. The JSON travels with the da
 made with it and with every checkpoint that was trained on that. Its hash tells whether two are
 the same. Any text has tokens and comes back from them: nothing is unknown.
 """
+import collections
 from collections.abc import Iterable
 import dataclasses
 import functools
@@ -109,14 +110,14 @@ def vocabulary_of(json: str) -> Vocabulary:
 def check_ids(tokenizer) -> int:
     """Return the number of tokens, whose ids must be 0 to one less, each once."""
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    ids = sorted(vocabulary.values())
-    wrong = next((i for i, found in enumerate(ids) if i != found), None)
-    if wrong is not None:
-        names = [token for token, i in vocabulary.items() if i == ids[wrong]]
-        raise UserError(f"the tokenizer has {len(ids)} tokens, expected their ids to be 0 to "
-                        f"{len(ids) - 1}, each once; found {ids[wrong]} for "
-                        f"{' and '.join(map(repr, names))}; take the file as it was published")
-    return len(ids)
+    size = len(vocabulary)
+    for wrong, count in collections.Counter(vocabulary.values()).items():
+        if count > 1 or wrong >= size:
+            names = [repr(token) for token, i in vocabulary.items() if i == wrong]
+            raise UserError(f"the tokenizer has {size} tokens, expected their ids to be 0 to "
+                            f"{size - 1}, each once; found {wrong} for {' and '.join(names)}; "
+                            "take the file as it was published")
+    return size
 
 
 def train_tokenizer(texts: Iterable[str], size: int, lowercase: bool = False) -> str:

@@ -94,6 +94,10 @@ def to_pytorch(model, variables: dict, names: str = "") -> dict:
 def name_arrays(model, arrays: dict, where) -> dict:
     """Return their arrays by the tables' names, or raise if float32 cannot hold one."""
     theirs = clean_arrays(arrays, where, prefix_of(model))
+    empty = [f"{name} {array.shape}" for name, array in theirs.items() if not array.size]
+    if empty:
+        raise UserError(f"{where}: expected numbers in every array, found none in "
+                        f"{', '.join(empty[:5])}; get the file again")
     inexact = [f"{name} {array.dtype}" for name, array in theirs.items()
                if not np.can_cast(array.dtype, np.float32)]
     if inexact:
