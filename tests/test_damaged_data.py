@@ -78,6 +78,14 @@ def test_the_stored_fingerprint_is_compared(tmp_path):
     assert texts(tmp_path).vocabulary.fingerprint != fingerprint
 
 
+def test_metadata_without_a_manifest(tmp_path):
+    folder = write_texts(tmp_path)
+    (folder / content.MANIFEST).unlink()
+    (folder / "metadata.json").write_text("{")
+    with pytest.raises(UserError, match="'texts': its metadata cannot be read .JSONDecodeError"):
+        texts(tmp_path)
+
+
 def test_tokens_beyond_the_vocabulary(tmp_path, monkeypatch):
     """Rows of an older karpjax may hold ids that 16 bits cut."""
     monkeypatch.setattr(tokenizer.Vocabulary, "framed", lambda self, ids, n: np.full(n, 4464))
@@ -112,7 +120,8 @@ def test_names_of_folders_and_labels(tmp_path):
 
 
 def test_names_that_are_kept(tmp_path):
-    names = ["black cat", "m\u00ed\u200cn\u200d\U0001f408"]  # joiners belong to words of some scripts
+    # Joiners belong to the words of some scripts.
+    names = ["black cat", "m\u00ed\u200cn\u200d\U0001f408"]
     make(tmp_path, classes=names)
     assert source_of(tmp_path).spec["names"] == names
 

@@ -2,7 +2,9 @@
 import errno
 import os
 import pathlib
+import resource
 import shutil
+import signal
 
 from guarantees.harness import mesh_of
 from guarantees.registry import config_of
@@ -127,6 +129,24 @@ def test_a_rename_that_fails_leaves_the_old_set(tmp_path, monkeypatch):
             make(tmp_path, 255 - IMAGES, overwrite=True)
     assert (source_of(tmp_path).data["train"]["image"] == IMAGES).all()
     assert os.listdir(tmp_path / "sets") == ["mine"]
+
+
+def test_a_full_disk(tmp_path):
+    """A file size limit stands for a full disk. The error is array_record's, in C++."""
+    make(tmp_path)
+    np.savez(tmp_path / "large.npz", x_train=np.tile(IMAGES, (40, 9, 9, 1)),
+             y_train=np.tile(LABELS, 40))
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot write .*File too large.*make room") as error:
+            prepare("npz", tmp_path / "large.npz", "mine", str(tmp_path / "sets"), overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "\n" not in str(error.value) and os.listdir(tmp_path / "sets") == ["mine"]
+    assert (source_of(tmp_path).data["train"]["image"] == IMAGES).all()
 
 
 def test_leftovers_are_removed_and_live_ones_stay(tmp_path):

@@ -182,9 +182,12 @@ def write_whole(path, text: str) -> None:
 
 
 def sync(path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk; elsewhere do nothing."""
+    """Wait until a file, or the names in a folder, are on the disk.
+
+    An object store keeps what it has taken.
+    """
     if "://" in os.fspath(path):
-        return  # an object store keeps what it has taken
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

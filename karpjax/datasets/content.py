@@ -86,7 +86,10 @@ def write_manifest(folder, rows: str = "") -> None:
 
 
 def read_manifest(folder) -> dict | None:
-    """Return a set's manifest, or None if it has none; ValueError if that is damaged."""
+    """Return a set's manifest, or None if it has none.
+
+    ValueError reports a damaged one.
+    """
     file = epath.Path(folder) / MANIFEST
     return unseal(file.read_bytes()) if file.exists() else None
 

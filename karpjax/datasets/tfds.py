@@ -52,7 +52,7 @@ def prepared_builder(name: str, data_dir: str = ""):
     check_whole(epath.Path(data_dir) / name / VERSION, name)
     try:
         builder = find_builder(name, data_dir)
-        prepared = bool(builder.info.splits) and builder.is_prepared()  # info is read when asked
+        prepared = builder.is_prepared()
     except Exception as error:  # TFDS believes the files of a set, and raises all kinds
         raise unreadable(f"data set {name!r} in {data_dir}", error, "prepare it again") from error
     if not prepared:
@@ -110,6 +110,15 @@ def embedded_builder(name: str, data_dir: str):
             if not folder.exists() or (folder / MANIFEST).exists():
                 raise
     return builder_class(data_dir=data_dir, file_format="array_record")
+
+
+def metadata_of(builder) -> dict:
+    """Return the values that a set was prepared with, {} if there are none."""
+    try:
+        return dict(builder.info.metadata or {})  # read only now
+    except Exception as error:
+        raise unreadable(f"data set {builder.name!r}: its metadata", error,
+                         "prepare it again") from error
 
 
 def open_split(builder, expression: str):

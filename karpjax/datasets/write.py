@@ -16,6 +16,7 @@ import unicodedata
 
 from karpjax.core.errors import Outage, UserError, outage
 from karpjax.core.files import sync
+from karpjax.core.trees import first_line
 from karpjax.datasets.content import RowHash, hash_of, is_whole, write_manifest
 
 VERSION = "1.0.0"
@@ -62,6 +63,9 @@ def prepare_once(builder_class, data_dir: pathlib.Path, target: pathlib.Path,
                          f"({error}); nothing was changed: start the same command again") from error
         raise UserError(f"cannot write the data set to {data_dir} ({error}); set TFDS_DATA_DIR or "
                         "config.data.data_dir to a folder that can be written") from error
+    except RuntimeError as error:  # array_record's, of a full disk
+        raise UserError(f"cannot write the data set to {data_dir} ({first_line(error)}); make "
+                        "room, then start the same command again: nothing was changed") from error
 
 
 def publish(made: pathlib.Path, target: pathlib.Path, replace: bool) -> bool:

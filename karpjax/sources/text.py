@@ -15,7 +15,7 @@ import numpy as np
 
 from karpjax.core.errors import UserError, check_keys
 from karpjax.datasets.content import content_of, hash_bytes
-from karpjax.datasets.tfds import open_splits, prepared_builder
+from karpjax.datasets.tfds import metadata_of, open_splits, prepared_builder
 from karpjax.datasets.tokenizer import BYTES, Vocabulary, vocabulary_of
 from karpjax.sources.arrays import Arrays
 from karpjax.sources.records import source_of
@@ -52,7 +52,7 @@ def prepared_text(data, augment=None) -> Source:
             raise
         example = {"tokens": np.zeros((1, spec["length"]), np.uint16)}
         return with_vocabulary(SpecOnly(example, as_integers, error), spec)
-    features, metadata = builder.info.features, builder.info.metadata or {}
+    features, metadata = builder.info.features, metadata_of(builder)
     if "tokens" not in features or "tokenizer" not in metadata:
         raise UserError(f"data set {data.name!r}: expected tokens and their tokenizer, found the "
                         f"features {sorted(features)}; prepare its texts with python -m "
