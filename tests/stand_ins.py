@@ -15,7 +15,7 @@ from karpjax.core import files
 from karpjax import models, weights
 from karpjax.datasets import text as corpora
 from karpjax.datasets.images import ImageRows, ImageSet
-from karpjax.datasets.tfds import write_dataset
+from karpjax.datasets.write import write_dataset
 from karpjax.run.published import published
 from karpjax.sources.text import EMBEDDED
 

@@ -182,6 +182,7 @@ STUDIES = {
     "experiments/highway/run.py": ["--quick"],
     "experiments/brax/run.py": ["--quick", "--robots", "reacher"],
     "experiments/start/run.py": ["--quick"],
+    "experiments/faults/bits.py": ["--quick"],
     "experiments/kill_resume/run.py": ["--kills=1", "--steps=6", "--tasks=poly"],
 }
 NEEDS = {  # module, and the package it comes in

@@ -15,7 +15,7 @@ import pytest
 from karpjax import restore, UserError
 from karpjax.core.optimizer import by_layer
 from karpjax.datasets import text as corpora
-from karpjax.datasets.tfds import write_dataset
+from karpjax.datasets.write import write_dataset
 from karpjax.explain.features import features, knn, vote
 from karpjax.run.experiment import assemble
 from karpjax.run.loop import fit

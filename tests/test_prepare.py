@@ -223,7 +223,7 @@ BAD = {
                          r"expected labels of 0 and more, found -1"),
     "labels of floats": ("npz", npz_of(y_train=np.zeros(4)), r"expected integers"),
     "no labels for a split": ("npz", npz_of(x_test=image_set(4)[0]), r"missing: y_test"),
-    "no archive": ("npz", lambda file: file.write_text("x"), r"cannot be read as a NumPy archive"),
+    "no archive": ("npz", lambda file: file.write_text("x"), r"not a whole .npz file"),
 }
 
 

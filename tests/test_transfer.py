@@ -239,7 +239,7 @@ def test_a_run_does_not_go_on_with_other_pictures(tmp_path):
 
 
 def test_a_folder_that_changes_is_another_set(tmp_path):
-    from karpjax.datasets.images import prepared_folder
+    from karpjax.datasets.folders import prepared_folder
     folder = shutil.copytree(pathlib.Path(os.environ["TFDS_DATA_DIR"]) / "pictures",
                              tmp_path / "mine")
     sets = tmp_path / "sets"

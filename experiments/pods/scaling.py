@@ -25,7 +25,7 @@ jax.config.update("jax_platforms", "cpu")
 from experiments.runs import Log, command, config_of  # noqa: E402
 from karpjax.datasets.images import ImageRows, ImageSet  # noqa: E402
 from karpjax.datasets.text import import_texts  # noqa: E402
-from karpjax.datasets.tfds import write_dataset  # noqa: E402
+from karpjax.datasets.write import write_dataset  # noqa: E402
 from karpjax.precompile.compile import precompile  # noqa: E402
 from karpjax.run.workdir import versions  # noqa: E402
 

@@ -13,13 +13,14 @@ from etils import epath
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax.core.errors import UserError
+from karpjax.core.errors import UserError, storage
 from karpjax.core.trees import first_line
 
 PICKLES = (".pth", ".pt", ".th")
 KINDS = (".safetensors", ".npz")
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16,
           "I64": np.int64, "I32": np.int32}
+DEFLATED = 1100  # bytes that a byte of a zip file can stand for, at most
 
 
 def read_arrays(path) -> dict[str, np.ndarray]:
@@ -33,20 +34,55 @@ def read_arrays(path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: no such file; expected a file of weights, {suffixes}")
     if path.suffix in PICKLES:
         return _read_pickle(path)
-    safetensors = _safetensors() if path.suffix == ".safetensors" else None
-    damaged = (ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    damaged += (safetensors.SafetensorError,) if safetensors else ()
-    try:
-        if safetensors:
-            entries = safetensors.deserialize(path.read_bytes())
-            return {name: _array(name, path, **entry) for name, entry in entries}
+    arrays = read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
+    strange = [name for name in arrays if not name.isprintable()]
+    if strange:
+        raise UserError(f"{path}: expected printable names of arrays, found {strange[0]!r}")
+    return arrays
+
+
+def read_npz(path) -> dict[str, np.ndarray]:
+    """Return the arrays of an archive, none of which may be pickled."""
+    with _whole(path, ".npz", "write it with numpy.savez"):
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                _check_size(archive, entry)
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
+
+
+def _check_size(archive, entry) -> None:
+    """Raise ValueError if an array's head promises more bytes than its file has."""
+    with archive.open(entry) as file:  # a head is believed by NumPy, which would allocate 4 TB
+        version = np.lib.format.read_magic(file)
+        read_head = np.lib.format.read_array_header_1_0 if version == (1, 0) else \
+            np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_head(file)
+    held = min(entry.file_size, DEFLATED * os.path.getsize(archive.filename))
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize > held:
+        raise ValueError(f"{entry.filename!r} has at most {held} bytes, too few for {shape}")
+
+
+def _read_safetensors(path) -> dict[str, np.ndarray]:
+    safetensors = _safetensors()
+    with _whole(path, ".safetensors", "save it again"):
+        entries = safetensors.deserialize(path.read_bytes())
+        return {name: _array(name, path, **entry) for name, entry in entries}
+
+
+@contextlib.contextmanager
+def _whole(path, kind: str, fix: str):
+    """Turn every error of reading a file into one line."""
+    try:
+        with storage(path):
+            yield
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except damaged as error:
-        raise UserError(f"{path}: not a whole {path.suffix} file ({first_line(error)}); "
-                        "get it again") from error
+    except Exception as error:  # NumPy, zipfile and safetensors raise all kinds
+        raise UserError(f"{path}: not a whole {kind} file of plain arrays ({first_line(error)}); "
+                        f"get it again, or {fix}") from error
 
 
 def write_arrays(path, arrays: dict[str, np.ndarray]) -> None:
@@ -59,7 +95,9 @@ def write_arrays(path, arrays: dict[str, np.ndarray]) -> None:
                 np.savez(file, **arrays)
             else:
                 file.write(_safetensors().numpy.save(arrays, metadata={"format": "pt"}))
+        flush(part)
         os.replace(part, path)
+        flush(path.parent)
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError):
@@ -121,14 +159,16 @@ def _read_pickle(path) -> dict[str, np.ndarray]:
     if isinstance(loaded, dict):
         loaded = next((loaded[key] for key in ("state_dict", "model")
                        if isinstance(loaded.get(key), dict)), loaded)
-    if not isinstance(loaded, dict) or not all(torch.is_tensor(x) for x in loaded.values()):
+    if not isinstance(loaded, dict) or not all(
+            isinstance(name, str) and torch.is_tensor(x) for name, x in loaded.items()):
         raise UserError(f"{path}: expected a state dict {{name: tensor}}, found "
                         f"{type(loaded).__name__}; save model.state_dict() and convert that")
 
     def as_numpy(tensor):
         tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor  # numpy has none
         return tensor.detach().numpy()
-    return {name: as_numpy(tensor) for name, tensor in loaded.items()}
+    with _whole(path, path.suffix, "save dense tensors"):
+        return {name: as_numpy(tensor) for name, tensor in loaded.items()}
 
 
 def write_whole(path, text: str, durable: bool = True) -> None:

@@ -71,6 +71,8 @@ DEFAULTS = dict(
 MAY_CHANGE = (
     "steps", "log_every", "eval_every", "save_every", "keep", "keep_every", "mesh", "accumulate",
     "debug_nans", "profile_at", "profile_steps", "compile_cache", "nonfinite_limit", "hang_timeout")
+# The places of data may change too: a run knows its data by content.
+PLACES = ("data.data_dir", "data.dir", "data.path", "data.file")
 POSITIVE = ("steps", "accumulate", "log_every", "eval_every", "save_every", "keep",
             "steps_per_dispatch", "nonfinite_limit", "profile_steps")
 CHOICES = {"parallel": ("jit", "pmap"), "dispatch": ("", "scan", "step"),
@@ -143,7 +145,7 @@ def check_config(values: ConfigDict) -> None:
 
 def check_same(saved: dict, current: dict, workdir) -> None:
     """Check that the config of a workdir and today's are the same experiment."""
-    changed = differences(saved, current)
+    changed = differences(saved, current, may_change=(*MAY_CHANGE, *PLACES))
     if changed:
         raise UserError(f"{workdir} holds another experiment: {'; '.join(changed)}; use a new "
                         f"--workdir, or the old values (only {', '.join(MAY_CHANGE)} may change)")
@@ -170,10 +172,10 @@ def differences(saved: dict, current: dict, prefix: str = "", may_change=MAY_CHA
     for key in sorted(set(saved) | set(current)):
         name = f"{prefix}{key}"
         old, new = saved.get(key, "(absent)"), current.get(key, "(absent)")
-        if not prefix and key in may_change or old == new:
+        if name in may_change or old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
-            lines += differences(old, new, f"{name}.")
+            lines += differences(old, new, f"{name}.", may_change)
         else:
             lines.append(f"{name}: {old!r} -> {new!r}")
     return lines

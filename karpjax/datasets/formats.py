@@ -3,7 +3,8 @@ import pathlib
 
 from karpjax.core.errors import UserError, did_you_mean
 from karpjax.datasets import images, text
-from karpjax.datasets.tfds import default_data_dir, prepared_builder, write_dataset
+from karpjax.datasets.tfds import prepared_builder
+from karpjax.datasets.write import local_data_dir, recover_killed, write_dataset
 
 FORMATS = {"imagefolder": images.import_imagefolder, "idx": images.import_idx,
            "cifar": images.import_cifar, "npz": images.import_npz, "text": text.import_texts}
@@ -19,7 +20,7 @@ def prepare(format: str, source, name: str, data_dir: str = "", overwrite: bool 
     """
     tfds_name = str(source).removeprefix(TFDS) if str(source).startswith(TFDS) else ""
     source = pathlib.Path(source).expanduser()
-    data_dir = pathlib.Path(default_data_dir(str(data_dir)))
+    data_dir = local_data_dir(data_dir)
     if format not in FORMATS:
         raise UserError(f"--format={format}{did_you_mean(format, FORMATS)}")
     if not name.isidentifier() or name != name.lower():
@@ -30,12 +31,15 @@ def prepare(format: str, source, name: str, data_dir: str = "", overwrite: bool 
                         "only texts are prepared from TFDS")
     if not tfds_name:
         check_source_path(source, format)
+    recover_killed(str(data_dir), name)
     if (data_dir / name).exists() and not overwrite:
         raise UserError(f"data set {name!r} is already in {data_dir}; take another --name, "
                         "or replace it with --overwrite")
     source = prepared_builder(tfds_name, str(data_dir)) if tfds_name else source
     dataset = FORMATS[format](source, **options)
-    write_dataset(name, dataset, data_dir, replace=overwrite)
+    if not write_dataset(name, dataset, data_dir, replace=overwrite):
+        raise UserError(f"data set {name!r} was written to {data_dir} by another process "
+                        "meanwhile; take another --name, or replace it with --overwrite")
     return {"name": name, "data_dir": str(data_dir), **dataset.summary(),
             "examples": {split: len(rows) for split, rows in dataset.splits.items()}}
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 import concurrent.futures
 import dataclasses
 import gzip
-import hashlib
 import io
 import pathlib
 import struct
@@ -17,7 +16,10 @@ import zlib
 import numpy as np
 
 from karpjax.core.errors import UserError
-from karpjax.datasets.tfds import VERSION, default_data_dir, write_dataset
+from karpjax.core.files import read_npz
+from karpjax.datasets.write import class_names
+
+MOST_CLASSES = 100_000  # without names: a label of 10^9 would make as many
 
 
 @dataclasses.dataclass
@@ -80,7 +82,7 @@ def import_imagefolder(folder: pathlib.Path, classes: list[str] = ()) -> ImageSe
     if not splits.get("train"):
         raise UserError(f"--from={folder}: expected {folder}/train/CLASS/*.jpg, found "
                         f"{first_names(folder)} in it")
-    classes = [each.name for each in splits["train"]]
+    classes = class_names([each.name for each in splits["train"]], folder / "train")
     rows, ignored = {}, 0
     for split, folders in splits.items():
         check_classes(folder, split, [each.name for each in folders], classes)
@@ -197,7 +199,7 @@ def import_cifar(folder: pathlib.Path, classes: list[str] = ()) -> ImageSet:
         names, skip = "batches.meta.txt", 0
         parts = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
     if not classes:
-        classes = first_file(folder, names).read_text().split()
+        classes = read_names(first_file(folder, names))
     splits = {}
     for split, files in parts.items():
         rows = np.concatenate([read_cifar(first_file(folder, file), skip) for file in files])
@@ -205,6 +207,15 @@ def import_cifar(folder: pathlib.Path, classes: list[str] = ()) -> ImageSet:
         images = pixels.transpose(0, 2, 3, 1)                                       # (N, 32, 32, 3)
         splits[split] = checked_rows(images, rows[:, skip], f"{folder}, {split}", len(classes))
     return ImageSet(classes, (32, 32, 3), splits)
+
+
+def read_names(file: pathlib.Path) -> list[str]:
+    """Read the names of classes, a line each."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 ({error}); expected a name a line") from error
+    return class_names([line.strip() for line in lines if line.strip()], file)
 
 
 def read_cifar(file: pathlib.Path, skip: int) -> np.ndarray:
@@ -238,17 +249,6 @@ def import_npz(file: pathlib.Path, classes: list[str] = ()) -> ImageSet:
         splits[split] = checked_rows(images, labels.reshape(-1), f"{file}, {split}",
                                      len(classes) or None)
     return of_one_shape(splits, classes, file)
-
-
-def read_npz(file: pathlib.Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an archive, none of which may be pickled."""
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # NumPy and zipfile raise all kinds
-        raise UserError(f"{file}: cannot be read as a NumPy archive of plain arrays "
-                        f"({type(error).__name__}: {error}); write it with "
-                        "numpy.savez_compressed") from error
 
 
 def pairs_of(columns: dict, file: pathlib.Path) -> list[str]:
@@ -295,7 +295,7 @@ def checked_rows(images, labels, where: str, classes: int | None = None) -> Imag
 
 
 def of_one_shape(splits: dict[str, ImageRows], classes: list[str], where) -> ImageSet:
-    """Return the set of these splits, or raise if their images have several shapes.
+    """Return the set of these splits, or raise if they have several shapes or too many classes.
 
     Classes without names are named by their numbers.
     """
@@ -303,32 +303,8 @@ def of_one_shape(splits: dict[str, ImageRows], classes: list[str], where) -> Ima
     if len(set(shapes.values())) > 1:
         raise UserError(f"{where}: expected images of one shape, found {shapes}")
     highest = max(int(rows.labels.max()) for rows in splits.values())
+    if not classes and highest >= MOST_CLASSES:
+        raise UserError(f"{where}: expected labels below {MOST_CLASSES}, found {highest}, which "
+                        "would make as many classes; number the classes from 0")
     classes = classes or [str(i) for i in range(1 + highest)]
-    return ImageSet(classes, shapes["train"], splits)
-
-
-def prepared_folder(folder, data_dir="") -> str:
-    """Return the data set's name of an ImageFolder as it is now.
-
-    The set is written on first use, and again after a picture has changed.
-    """
-    name, data_dir = name_of_folder(folder), pathlib.Path(default_data_dir(str(data_dir)))
-    if not (data_dir / name / VERSION).exists():
-        print(f"{folder}: preparing its pictures as data set {name} in {data_dir}", flush=True)
-        write_dataset(name, import_imagefolder(pathlib.Path(folder).expanduser()), data_dir)
-    return name
-
-
-def name_of_folder(folder) -> str:
-    """Return folder_HASH, the hash of names, sizes and times of SPLIT/CLASS/PICTURE.
-
-    Links are followed.
-    """
-    root = pathlib.Path(folder).expanduser()
-    if not root.is_dir():
-        raise UserError(f"config.data.dir = {str(folder)!r}: no such folder; expected one with "
-                        "train/CLASS/*.jpg in it")
-    files = [(str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns)
-             for path in sorted(root.glob("*/*/*"))
-             if path.suffix.lower() in PICTURES and path.is_file()]
-    return f"folder_{hashlib.sha256(repr(files).encode()).hexdigest()[:12]}"
+    return ImageSet(class_names(classes, where), shapes["train"], splits)

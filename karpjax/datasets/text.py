@@ -14,6 +14,7 @@ from karpjax.core.errors import UserError
 from karpjax.datasets.images import first_names
 from karpjax.datasets.tfds import iterate_records, open_split
 from karpjax.datasets.tokenizer import Vocabulary, load_tokenizer, train_tokenizer, vocabulary_of
+from karpjax.datasets.write import class_names
 
 SUFFIXES = (".txt", ".jsonl")
 HELD_OUT = ("test", "val", "validation")
@@ -64,8 +65,9 @@ class TextSet:
         return {"tokens": row(), "segments": row()}
 
     def metadata(self) -> dict:
-        """Return the tokenizer and the length of a row, which are kept with the set."""
-        return {"tokenizer": self.vocabulary.json, "length": self.length}
+        """Return the tokenizer, its hash and the length of a row, which are kept with the set."""
+        return {"tokenizer": self.vocabulary.json, "fingerprint": self.vocabulary.fingerprint,
+                "length": self.length}
 
     def summary(self) -> dict:
         """Return the facts that karpjax.prepare prints."""
@@ -214,6 +216,8 @@ def parse_document(line: str, where: str) -> Document:
         raise UserError(f"{where}: half of a surrogate pair (character {error.start} of the text),"
                         " which is no character; leave it out") from error
     label = row.get("label", "")
+    if isinstance(label, (dict, list)):
+        raise UserError(f"{where}: expected a label of text or a number, found {line[-60:]}")
     unlabelled = label is None or isinstance(label, int) and label < 0
     return Document(row["text"], "" if unlabelled else str(label))
 
@@ -286,6 +290,7 @@ def classes_of(documents: dict, where) -> list[str]:
     A UserError reports a document without one of them, in any split.
     """
     classes = sorted({each.label for each in documents["train"]} - {""}, key=label_order)
+    class_names(classes, f"{where}, train")
     for split, each in documents.items():
         counts = collections.Counter(one.label for one in each)
         if counts[""]:

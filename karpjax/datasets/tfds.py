@@ -8,12 +8,19 @@ from collections.abc import Iterator
 import importlib
 import os
 import pathlib
-import shutil
-import tempfile
 
+from etils import epath
 import numpy as np
 
-from karpjax.core.errors import UserError
+from karpjax.core.errors import Outage, UserError, outage
+from karpjax.datasets.content import MANIFEST, check_whole, is_whole
+from karpjax.datasets.write import (
+    VERSION,
+    default_data_dir,
+    local_data_dir,
+    prepare_once,
+    recover_killed,
+)
 
 EMBEDDED = {"digits": ("karpjax.datasets.digits", "Digits")}  # made from the package's own files
 READ_AT_ONCE = 1000                                           # records
@@ -36,27 +43,19 @@ def prepared_builder(name: str, data_dir: str = ""):
 
     The embedded sets are prepared on first use.
     """
-    import tensorflow_datasets as tfds
     data_dir = default_data_dir(data_dir)
     if not name:
         raise UserError("config.data.name: expected the name of a data set, found none")
+    recover_killed(data_dir, name)
     if name in EMBEDDED:
         return embedded_builder(name, data_dir)
-    # As it is on disk, with the features that it was written with: TFDS's own class of that name
-    # may have others.
+    check_whole(epath.Path(data_dir) / name / VERSION, name)
     try:
-        return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
-    except tfds.core.registered.DatasetNotFoundError:
-        pass
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except (tfds.core.registered.DatasetNotFoundError, ValueError, ImportError) as error:
-        folders = pathlib.Path(data_dir).glob("*") if os.path.isdir(data_dir) else []
-        prepared = [path.name for path in folders if path.is_dir()]
-        raise UserError(f"data set {name!r}: TFDS does not know it and it is not prepared in "
-                        f"{data_dir} (there: {', '.join(sorted({*EMBEDDED, *prepared}))}); check "
-                        "the name, or prepare it: python -m karpjax.prepare --help") from error
-    if not builder.is_prepared():
+        builder = find_builder(name, data_dir)
+        prepared = builder.is_prepared()
+    except Exception as error:  # TFDS believes the files of a set, and raises all kinds
+        raise unreadable(f"data set {name!r} in {data_dir}", error, "prepare it again") from error
+    if not prepared:
         raise UserError(f"data set {name!r} is not prepared in {data_dir}; prepare your files with "
                         "python -m karpjax.prepare, or let TFDS download them: python -c \"import "
                         f"tensorflow_datasets as t; t.builder({name!r}, file_format='array_record',"
@@ -64,15 +63,62 @@ def prepared_builder(name: str, data_dir: str = ""):
     return builder
 
 
+def find_builder(name: str, data_dir: str):
+    """Return TFDS's builder of a set on disk, or of a name that TFDS knows."""
+    import tensorflow_datasets as tfds
+    # As it is on disk, with the features that it was written with: TFDS's own class of that name
+    # may have others.
+    try:
+        return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError:
+        pass
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, ImportError) as error:
+        folders = pathlib.Path(data_dir).glob("[!.]*") if os.path.isdir(data_dir) else []
+        prepared = [path.name for path in folders if path.is_dir()]
+        raise UserError(f"data set {name!r}: TFDS does not know it and it is not prepared in "
+                        f"{data_dir} (there: {', '.join(sorted({*EMBEDDED, *prepared}))}); check "
+                        "the name, or prepare it: python -m karpjax.prepare --help") from error
+
+
+def unreadable(what: str, error: Exception, fix: str) -> UserError:
+    """Return the error of a data set that cannot be read: an Outage, or damage."""
+    if isinstance(error, UserError):
+        return error
+    if failure := outage(error):
+        return Outage(f"{what}: the storage failed ({failure}); start the same command again")
+    text = " ".join(str(error).split())[:200]
+    return UserError(f"{what} cannot be read ({type(error).__name__}: {text}); "
+                     f"the file is damaged: {fix}")
+
+
 def embedded_builder(name: str, data_dir: str):
-    """Return the builder of one of karpjax's own sets, which is prepared first if need be."""
+    """Return the builder of one of karpjax's own sets.
+
+    The set is prepared if it is not there, and again if it is damaged or of an older karpjax.
+    """
     module, class_name = EMBEDDED[name]
     builder_class = getattr(importlib.import_module(module), class_name)
-    builder = builder_class(data_dir=data_dir, file_format="array_record")
-    if not builder.is_prepared():
-        prepare_once(builder_class, pathlib.Path(data_dir), pathlib.Path(builder.data_dir))
-        builder = builder_class(data_dir=data_dir, file_format="array_record")
-    return builder
+    folder = epath.Path(data_dir) / name / str(builder_class.VERSION)
+    if not is_whole(folder):
+        try:
+            local = local_data_dir(data_dir)
+            prepare_once(builder_class, local, local / name / folder.name,
+                         rows=lambda: f"{name} {folder.name}")
+        except UserError:  # a folder that cannot be written may have it from an older karpjax
+            if not folder.exists() or (folder / MANIFEST).exists():
+                raise
+    return builder_class(data_dir=data_dir, file_format="array_record")
+
+
+def metadata_of(builder) -> dict:
+    """Return the values that a set was prepared with, {} if there are none."""
+    try:
+        return dict(builder.info.metadata or {})  # read only now
+    except Exception as error:
+        raise unreadable(f"data set {builder.name!r}: its metadata", error,
+                         "prepare it again") from error
 
 
 def open_split(builder, expression: str):
@@ -87,6 +133,9 @@ def open_split(builder, expression: str):
         raise UserError(f"data set {builder.name!r} has no split {expression!r}; it has "
                         f"{sorted(builder.info.splits)}, and parts of them as in 'train[:90%]'"
                         ) from error
+    except Exception as error:  # array_record's own
+        what = f"data set {builder.name!r}, split {expression!r}"
+        raise unreadable(what, error, "prepare the set again") from error
 
 
 def read_record(rows, i: int, name: str):
@@ -99,9 +148,8 @@ def read_record(rows, i: int, name: str):
         raise UserError(f"data set {name}: reading images needs Pillow ({error}); "
                         'pip install "karpjax[images]"') from error
     except Exception as error:  # Pillow, OpenCV and array_record each raise their own kinds
-        raise UserError(f"data set {name}: record {i} cannot be read ({type(error).__name__}: "
-                        f"{str(error)[:200]}); the file is damaged: prepare the set again, or "
-                        "leave the record out by its split") from error
+        fix = "prepare the set again, or leave the record out by its split"
+        raise unreadable(f"data set {name}: record {i}", error, fix) from error
 
 
 def read_records(rows, part: range, name: str) -> list:
@@ -127,68 +175,3 @@ def read_columns(rows, decode, name: str) -> dict:
         raise UserError(f"data set {name}: rows of {len(shapes)} shapes, expected one to hold "
                         "them in one array; give images one shape with config.data.resize")
     return {key: np.stack([row[key] for row in decoded]) for key in decoded[0]}
-
-
-def default_data_dir(data_dir: str = "") -> str:
-    """Return the folder of data sets: `data_dir`, else $TFDS_DATA_DIR, else TFDS's default."""
-    return os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR")
-                              or "~/tensorflow_datasets")
-
-
-def prepare_once(builder_class, data_dir: pathlib.Path, target: pathlib.Path,
-                 replace: bool = False) -> None:
-    """Prepare a set in a scratch folder, then rename it to `target`.
-
-    replace    remove a set that is there already, in any version; else it stays as it is
-    """
-    # The rename: two processes may start together, and neither must see a half-written set.
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=data_dir, prefix=".preparing_") as scratch:
-            import tensorflow_datasets as tfds
-            tfds.disable_progress_bar()  # a second of work
-            builder = builder_class(data_dir=scratch, file_format="array_record")
-            builder.download_and_prepare()
-            if replace and target.parent.exists():
-                shutil.rmtree(target.parent)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.rename(builder.data_dir, target)
-            except OSError:
-                if not target.exists():  # another process was first: fine
-                    shutil.copytree(builder.data_dir, target)
-    except PermissionError as error:
-        raise UserError(f"cannot write the data set to {data_dir} ({error}); set TFDS_DATA_DIR or "
-                        "config.data.data_dir to a folder that can be written") from error
-
-
-VERSION = "1.0.0"
-
-
-def write_dataset(name: str, dataset, data_dir="", replace: bool = False) -> None:
-    """Write an ImageSet or a TextSet as data set `name`, whole or not at all."""
-    data_dir = pathlib.Path(default_data_dir(str(data_dir)))
-    target = data_dir / name / VERSION
-    prepare_once(make_builder_class(name, dataset), data_dir, target, replace)
-
-
-def make_builder_class(name: str, dataset) -> type:
-    """Return a TFDS builder class that writes the rows of `dataset` in their order."""
-    import tensorflow_datasets as tfds
-    features = tfds.features.FeaturesDict(dataset.features())
-    metadata = tfds.core.MetadataDict(dataset.metadata())
-
-    class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version(VERSION)
-
-        def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=features, metadata=metadata,
-                                         disable_shuffling=True)
-
-        def _split_generators(self, dl_manager):
-            return {split: self._generate_examples(rows) for split, rows in dataset.splits.items()}
-
-        def _generate_examples(self, rows):
-            return enumerate(rows)
-    Prepared.name = name
-    return Prepared

@@ -4,6 +4,7 @@ A tokenizer is trained once, then kept as its JSON. The JSON travels with the da
 made with it and with every checkpoint that was trained on that. Its hash tells whether two are
 the same. Any text has tokens and comes back from them: nothing is unknown.
 """
+import collections
 from collections.abc import Iterable
 import dataclasses
 import functools
@@ -97,13 +98,26 @@ def vocabulary_of(json: str) -> Vocabulary:
     if None in ids.values():
         raise UserError(f"the tokenizer has {ids}, expected these tokens, or "
                         f"{', '.join(ROBERTAS)}; train one with python -m karpjax.prepare")
-    size = tokenizer.get_vocab_size()
+    size = check_ids(tokenizer)
     added = tokenizer.get_added_tokens_decoder()
     special = {*ids.values(), *(i for i, token in added.items() if token.special)}
     low = 1 + max((i for i in special if i < size / 2), default=-1)
     high = min((i for i in special if i >= size / 2), default=size)
     return Vocabulary(size, mask=ids["[MASK]"], ordinary=(low, high), pad=ids["[PAD]"],
                       cls=ids["[CLS]"], sep=ids["[SEP]"], json=json)
+
+
+def check_ids(tokenizer) -> int:
+    """Return the number of tokens, whose ids must be 0 to one less, each once."""
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    size = len(vocabulary)
+    for wrong, count in collections.Counter(vocabulary.values()).items():
+        if count > 1 or wrong >= size:
+            names = [repr(token) for token, i in vocabulary.items() if i == wrong]
+            raise UserError(f"the tokenizer has {size} tokens, expected their ids to be 0 to "
+                            f"{size - 1}, each once; found {wrong} for {' and '.join(names)}; "
+                            "take the file as it was published")
+    return size
 
 
 def train_tokenizer(texts: Iterable[str], size: int, lowercase: bool = False) -> str:

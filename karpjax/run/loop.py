@@ -12,7 +12,6 @@ import json
 import time
 from typing import NamedTuple
 
-from etils import epath
 import jax
 from ml_collections import ConfigDict
 
@@ -30,7 +29,7 @@ from karpjax.run.nonfinite import check_finite
 from karpjax.run.profiling import Profile
 from karpjax.run.programs import default_dispatch, make_programs
 from karpjax.run.progress import Clock, Progress
-from karpjax.run.restore import check_pictures, check_tokens
+from karpjax.run.restore import check_data, check_tokens
 from karpjax.run.signals import StopSignal
 from karpjax.run.together import together
 from karpjax.run.watchdog import COMPILING, Watchdog
@@ -169,7 +168,7 @@ def resume(exp: Experiment, workdir, state, meta: dict) -> tuple[TrainState, Sta
     config, step = exp.config, meta["step"]
     check_same_run(meta["config"], config, workdir)
     check_tokens(workdir, meta, exp.source.spec)
-    check_pictures(config, meta, exp.source.spec)
+    check_data(config, meta, exp.source.spec)
     config.dispatch = meta["dispatch"]
     if step > config.steps:
         raise UserError(f"{workdir} is at step {step} already, beyond config.steps = "

@@ -17,11 +17,12 @@ import jax
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
-from karpjax.core import old_names
+from karpjax.core import old_names, settings
 from karpjax.core.errors import UserError
 from karpjax.core.task import Task
 from karpjax.core.task_file import build_task, load_task_module
 from karpjax.core.trees import by_name, path_name, split_variables
+from karpjax.datasets.folders import same_pictures
 from karpjax.run.trust import check_trust
 
 
@@ -175,12 +176,24 @@ def check_tokens(path, meta: dict, spec: dict) -> None:
                         "its workdir: python -m karpjax.prepare --tokenizer=FILE")
 
 
-def check_pictures(config, meta: dict, spec: dict) -> None:
-    """Check that a run goes on with the pictures that it began with (config.data.dir)."""
-    was, now = (meta.get("source") or {}).get("set"), spec.get("set")
-    if was and now and was != now:
-        raise UserError(f"config.data.dir = {config.data.dir!r}: its pictures have changed since "
+def check_data(config, meta: dict, spec: dict) -> None:
+    """Check that a run goes on with the data that it began with, wherever it lies now."""
+    was, data = meta.get("source") or {}, config.get("data", {})
+    if was.get("set") and spec.get("set") and \
+            not same_pictures(was["set"], data.dir, data.get("data_dir", "")):
+        raise UserError(f"config.data.dir = {data.dir!r}: its pictures have changed since "
                         "this run began; put them back, or use a new --workdir")
+    if "content" in was and "content" in spec:
+        if was["content"] != spec["content"]:
+            raise UserError("config.data: the data has changed since this run began, its content "
+                            f"is {spec['content'][:12]}, expected {was['content'][:12]}; put it "
+                            "back, or use a new --workdir")
+        return
+    moved = settings.differences({"data": meta["config"].get("data", {})},
+                                 {"data": config.to_dict().get("data", {})})
+    if moved:
+        raise UserError(f"the data moved, and its content was not kept: {'; '.join(moved)}; put it "
+                        "back, or use a new --workdir")
 
 
 def on_default_device(tree):

@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from karpjax.core.errors import UserError, check_keys
-from karpjax.datasets.images import name_of_folder, prepared_folder
+from karpjax.datasets.content import content_of
+from karpjax.datasets.folders import prepared_folder, same_pictures
 from karpjax.datasets.tfds import open_splits, prepared_builder
 from karpjax.sources.records import source_of
 from karpjax.sources.source import Source, SpecOnly
@@ -70,7 +71,7 @@ def images(data, augment=None, mix=None) -> Source:
     stored = decode(records["train"][0])["image"].shape
     source.classes = features["label"].num_classes
     source.spec = {"classes": source.classes, "shape": list(stored),
-                   "names": features["label"].names}
+                   "names": features["label"].names, "content": content_of(builder)}
     if data.get("dir", ""):
         source.spec["set"] = builder.name
     source.encode = picture_encoder(source.spec["shape"])
@@ -97,7 +98,7 @@ def open_builder(data):
             raise UserError(f"config.data: name = {data.name!r} and dir = {data.dir!r}; expected "
                             "one of them")
         was = (data.get("described") or {}).get("set")
-        if was and was != name_of_folder(data.dir):
+        if was and not same_pictures(was, data.dir, data.get("data_dir", "")):
             raise UserError(f"config.data.dir = {data.dir!r}: its pictures have changed since they "
                             "were learned from")
         name = prepared_folder(data.dir, data.get("data_dir", ""))

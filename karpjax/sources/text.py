@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.core.errors import UserError, check_keys
-from karpjax.datasets.tfds import open_splits, prepared_builder
-from karpjax.datasets.tokenizer import BYTES, vocabulary_of
+from karpjax.datasets.content import content_of, hash_bytes
+from karpjax.datasets.tfds import metadata_of, open_splits, prepared_builder
+from karpjax.datasets.tokenizer import BYTES, Vocabulary, vocabulary_of
 from karpjax.sources.arrays import Arrays
 from karpjax.sources.records import source_of
 from karpjax.sources.source import Source, SpecOnly
@@ -51,22 +52,30 @@ def prepared_text(data, augment=None) -> Source:
             raise
         example = {"tokens": np.zeros((1, spec["length"]), np.uint16)}
         return with_vocabulary(SpecOnly(example, as_integers, error), spec)
-    features, metadata = builder.info.features, builder.info.metadata or {}
+    features, metadata = builder.info.features, metadata_of(builder)
     if "tokens" not in features or "tokenizer" not in metadata:
         raise UserError(f"data set {data.name!r}: expected tokens and their tokenizer, found the "
                         f"features {sorted(features)}; prepare its texts with python -m "
                         f"karpjax.prepare --format=text --from=tfds:{data.name} --name=...")
-    names = [name for name in ("tokens", "segments", "label") if name in features]
+    length = features["tokens"].shape[0]
+    classes = features["label"].num_classes if "label" in features else 0
+    spec = {"length": length, "classes": classes, "tokenizer": metadata["tokenizer"],
+            "fingerprint": metadata.get("fingerprint"), "content": content_of(builder)}
+    limits = {"tokens": vocabulary_of_spec(spec).size, "segments": 1 + length, "label": classes}
+    names = [name for name in limits if name in features]
 
     def decode(record):
-        return {name: np.asarray(record[name]) for name in names}
+        row = {name: np.asarray(record[name]) for name in names}
+        for name, column in row.items():
+            if not 0 <= column.min() <= column.max() < limits[name]:
+                raise UserError(f"data set {data.name!r}: expected {name} of 0 to "
+                                f"{limits[name] - 1}, found {column.min()} to {column.max()}; "
+                                "prepare the set again")
+        return row
 
-    length = features["tokens"].shape[0]
     row_bytes = 2 * length * (1 + ("segments" in features)) + 8
     source = source_of(data, *open_splits(builder, data), decode, row_bytes,
                        preprocess=as_integers, augment=augment)
-    classes = features["label"].num_classes if "label" in features else 0
-    spec = {"length": length, "classes": classes, "tokenizer": metadata["tokenizer"]}
     return with_vocabulary(source, spec)
 
 
@@ -83,6 +92,7 @@ def bytes_of_a_file(data, augment=None) -> Source:
         example = {"tokens": np.zeros((1, data.length), np.uint8)}
         return with_vocabulary(SpecOnly(example, as_integers, error), spec)
     tokens = np.frombuffer(path.read_bytes(), np.uint8)
+    spec["content"] = hash_bytes(tokens)
     rows = len(tokens) // data.length
     if rows < 10:
         raise UserError(f"{path}: {len(tokens)} bytes make {rows} rows of {data.length}, expected "
@@ -106,12 +116,23 @@ def as_integers(batch: dict) -> dict:
 def with_vocabulary(source: Source, spec: dict) -> Source:
     """Add the facts about the texts that a checkpoint keeps: row length, classes, tokenizer."""
     tokenizer, length = spec["tokenizer"], spec["length"]
-    source.vocabulary = vocabulary_of(tokenizer) if tokenizer else BYTES
+    source.vocabulary = vocabulary_of_spec(spec)
     source.classes = spec["classes"]
     source.encode = lambda texts: source.vocabulary.encode(texts, length)
     source.spec = {**spec, "fingerprint": source.vocabulary.fingerprint}
     source.files = {"tokenizer.json": tokenizer} if tokenizer else {}
     return source
+
+
+def vocabulary_of_spec(spec: dict) -> Vocabulary:
+    """Return the vocabulary of a spec's tokenizer, if it is the one that was stored."""
+    vocabulary = vocabulary_of(spec["tokenizer"]) if spec["tokenizer"] else BYTES
+    was = spec.get("fingerprint")  # None: by a karpjax that kept none
+    if was and was != vocabulary.fingerprint:
+        raise UserError(f"the tokenizer is damaged: its fingerprint is "
+                        f"{vocabulary.fingerprint[:12]}, expected {was[:12]}; prepare the set "
+                        "again, or take another checkpoint")
+    return vocabulary
 
 
 def unigram_entropy(tokens: np.ndarray) -> float:

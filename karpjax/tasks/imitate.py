@@ -19,9 +19,10 @@ import optax
 
 import karpjax as kj
 from karpjax.core.errors import UserError, check_keys
+from karpjax.core.files import read_npz
 from karpjax.core.settings import check_own_keys
 from karpjax.core.trees import where
-from karpjax.datasets.images import read_npz
+from karpjax.datasets.content import RowHash
 from karpjax.envs import environment, protocol
 from karpjax.sources.source import SpecOnly
 
@@ -83,6 +84,8 @@ def recorded(data, env, like) -> kj.sources.Source:
             raise
         obs = jax.tree.map(lambda x: np.zeros((1, *x.shape), x.dtype), dict(like))
         return SpecOnly({"obs": obs}, prepare, error)
+    content = RowHash()
+    content.add(columns)
     held_out = columns.pop("game") % HELD_OUT == 0
     if held_out.all() or not held_out.any():
         raise UserError(f"config.data.file = {data.file!r}: expected some games for training and "
@@ -92,7 +95,7 @@ def recorded(data, env, like) -> kj.sources.Source:
     validation = {name: column[held_out] for name, column in columns.items()}
     source = kj.sources.arrays(train, batch_size=data.batch_size, splits={"validation": validation},
                                preprocess=prepare, augment=mirror if data.get("mirror") else None)
-    source.spec = {"recorded": len(held_out)}
+    source.spec = {"recorded": len(held_out), "content": content.hexdigest()}
     return source
 
 

@@ -66,6 +66,11 @@ def translated(model, arrays: dict, where) -> dict[str, np.ndarray]:
     ours = ours_of(table, theirs)
     whole = {name: place for name, place in places(table, set(ours.values())).items()
              if all(part in theirs for part in place.names)}
+    odd = [f"{part} {theirs[part].shape}" for place in whole.values() for part in place.names
+           if not place.fits([theirs[name].shape for name in place.names])]
+    if odd:
+        raise UserError(f"{where}: {', '.join(odd[:5])}: arrays of these names have other axes; is "
+                        f"it of another model than {type(model).__name__}?")
     used = {part for place in whole.values() for part in place.names}
     return {**{name: place.ours(theirs) for name, place in whole.items()},
             **{name: array for name, array in theirs.items() if name not in used}}
@@ -89,6 +94,10 @@ def to_pytorch(model, variables: dict, names: str = "") -> dict:
 def name_arrays(model, arrays: dict, where) -> dict:
     """Return their arrays by the tables' names, or raise if float32 cannot hold one."""
     theirs = clean_arrays(arrays, where, prefix_of(model))
+    empty = [f"{name} {array.shape}" for name, array in theirs.items() if not array.size]
+    if empty:
+        raise UserError(f"{where}: expected numbers in every array, found none in "
+                        f"{', '.join(empty[:5])}; get the file again")
     inexact = [f"{name} {array.dtype}" for name, array in theirs.items()
                if not np.can_cast(array.dtype, np.float32)]
     if inexact:

@@ -9,6 +9,7 @@ is not in them: it is that of the published size of this width, or must be given
 from collections.abc import Callable
 import dataclasses
 import functools
+import math
 
 from karpjax.core.errors import UserError, did_you_mean
 from karpjax.core.settings import config
@@ -130,6 +131,9 @@ def config_for(arch: str, arrays: dict, heads: int = 0, decoder_heads: int = 0,
     except KeyError as error:
         raise UserError(f"the file has no array for our {error}, which every {arch} has; is it of "
                         "another --arch?") from error
+    except (IndexError, TypeError, ValueError) as error:
+        raise UserError(f"the file has arrays of other axes than every {arch} has ({error}); is it "
+                        "of another --arch?") from error
     model = {**known.model, **sizes}
     data = dict(name="", train="", batch_size=1)
     if known.task == "masked_text":
@@ -141,7 +145,11 @@ def config_for(arch: str, arrays: dict, heads: int = 0, decoder_heads: int = 0,
     else:
         size = known.size
         if "position" in arrays:
-            side = round((len(arrays["position"]) - 1 - ("dist" in arrays)) ** 0.5)
+            patches = len(arrays["position"]) - 1 - ("dist" in arrays)
+            side = math.isqrt(max(patches, 0))
+            if side == 0 or side ** 2 != patches:
+                raise UserError(f"the file has {patches} positions of patches, expected those of a "
+                                "square")
             size = side * model["patch"]
         classes = arrays["head/bias"].shape[0] if "head/bias" in arrays else 1
         data |= dict(resize=[size, size], **known.recipe)
@@ -152,5 +160,10 @@ def config_for(arch: str, arrays: dict, heads: int = 0, decoder_heads: int = 0,
 
 def count_blocks(arrays: dict, name: str) -> int:
     """Return the number of blocks of that name, as of block0/..., block1/..."""
-    numbers = [key.split("/")[0].removeprefix(name) for key in arrays if key.startswith(name)]
-    return max((int(number) for number in numbers if number.isdigit()), default=-1) + 1
+    numbers = {key.split("/")[0].removeprefix(name) for key in arrays if key.startswith(name)}
+    numbers = {number for number in numbers if number.isdecimal()}
+    missing = {str(i) for i in range(len(numbers))} - numbers
+    if missing:
+        raise UserError(f"the file has {len(numbers)} of {name}0, {name}1, ..., but lacks {name}"
+                        f"{min(missing)}; is it cut, or of another --arch?")
+    return len(numbers)

@@ -52,6 +52,13 @@ class Place:
         parts = [arrays[name].squeeze(self.ones).transpose(self.axes) for name in self.names]
         return np.concatenate(parts, axis=-1)
 
+    def fits(self, shapes: list[tuple]) -> bool:
+        """Return whether `ours` can join arrays of these shapes."""
+        axes = all(len(shape) == len(self.order) and all(shape[i] == 1 for i in self.ones)
+                   for shape in shapes)
+        joined = self.axes[-1] if axes else 0
+        return axes and len({(*s[:joined], *s[joined + 1:]) for s in shapes}) == 1
+
     def theirs(self, array: np.ndarray) -> dict[str, np.ndarray]:
         """Return their arrays from our variable."""
         back = np.argsort(self.axes)
