@@ -233,7 +233,8 @@ def test_a_kill_while_parts_are_merged(bucket):  # noqa: F811
 
 @pytest.mark.parametrize("here, there, raised, says", [
     (None, None, None, ""), (Damaged("a"), None, Damaged, "^a$"),
-    (None, Damaged("b"), Damaged, "process 1: b"), (None, ValueError("c"), Damaged, "ValueError: c"),
+    (None, Damaged("b"), Damaged, "process 1: b"),
+    (None, ValueError("c"), Damaged, "ValueError: c"),
     (Damaged("a"), Outage("o"), Outage, "process 1: o"), (Outage("o"), Damaged("a"), Outage, "^o$"),
     (Outage("o"), UserError("other model"), UserError, "process 1: other model"),
     (None, RuntimeError("RESOURCE_EXHAUSTED: memory"), UserError, "RESOURCE_EXHAUSTED")])

@@ -47,7 +47,8 @@ def tree(folder) -> dict:
 
 # --------------------------------------------------------------------- which experiment it holds
 
-UNSOUND = {"deleted": None, "empty": "", "no keys": "{}", "cut": '{"seed": 0, "tas', "a list": "[1]",
+UNSOUND = {"deleted": None, "empty": "", "no keys": "{}", "cut": '{"seed": 0, "tas',
+           "a list": "[1]",
            "a number": "3", "nested": "[" * 5000, "of another run": '{"seed": 7}'}
 
 

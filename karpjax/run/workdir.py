@@ -75,7 +75,10 @@ def open_workdir(workdir, exp: Experiment, saved: dict | None) -> epath.Path:
 
 
 def check_same_run(saved: dict, config, workdir) -> None:
-    """Check that a config goes on with the run of a saved one. A dispatch not given is the run's."""
+    """Check that a config goes on with the run of a saved one.
+
+    A dispatch that is not given is the run's.
+    """
     values = config.to_dict()
     values["dispatch"] = values["dispatch"] or saved.get("dispatch", "")
     settings.check_same(saved, values, workdir)
