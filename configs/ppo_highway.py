@@ -4,7 +4,7 @@
     python -m karpjax.train --config=configs/ppo_highway.py --workdir=runs/highway
 
 The criterion: in the real highway-env at most 10 % of the episodes crash, and the return is above
-those of random actions and of doing nothing. It is not measured over seeds yet
+those of random actions and of doing nothing. Over 3 seeds 3.0, 6.5 and 5.5 % crash
 (experiments/highway).
 """
 import karpjax

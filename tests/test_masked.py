@@ -196,6 +196,7 @@ def test_neighbours_of_themselves(pretrained):
     refused(unlabelled, "without labels")
 
 
+@pytest.mark.full
 def test_neighbours_for_a_run_on_a_folder(pretrained):
     """A run that was trained on config.data.dir is compared on a set by name."""
     run = restore(pretrained / "image")

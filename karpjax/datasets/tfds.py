@@ -86,7 +86,9 @@ def unreadable(what: str, error: Exception, fix: str) -> UserError:
     """Return the error of a data set that cannot be read: an Outage, or damage."""
     if isinstance(error, UserError):
         return error
-    if failure := outage(error):
+    # Pillow's error for a damaged picture is an OSError too, without the system's number.
+    of_pillow = isinstance(error, OSError) and error.errno is None
+    if not of_pillow and (failure := outage(error)):
         return Outage(f"{what}: the storage failed ({failure}); start the same command again")
     text = " ".join(str(error).split())[:200]
     return UserError(f"{what} cannot be read ({type(error).__name__}: {text}); "

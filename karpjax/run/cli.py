@@ -21,6 +21,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 
 from absl import flags
 import jax
@@ -99,6 +100,7 @@ def _quiet_threads() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     threading.excepthook = print_one_line
     sys.unraisablehook = lambda args: None
+    warnings.filterwarnings("ignore", ".* was never awaited", RuntimeWarning)  # Orbax's, at the end
 
 
 def parse(argv, doc: str, config: bool = False, **defaults):

@@ -68,7 +68,7 @@ TOO_MUCH_DATA = """
 import karpjax as kj, numpy as np, optax
 
 def get_config():
-    return kj.config(data=dict(batch_size=64), model=dict(name="cnn"))
+    return kj.config(data=dict(batch_size=64, on_device="yes"), model=dict(name="cnn"))
 
 def build(config):
     n = 2**28                                                            # of 64 bytes: 16 GiB
