@@ -7,28 +7,21 @@ import pathlib
 import shutil
 import threading
 
-from command import TINY
 from etils import epath
 from guarantees.harness import kept_in
 import jax
 import pytest
+import tiny_runs
 
 from karpjax import restore, UserError
-from karpjax.core import sharding
 from karpjax.core.errors import Outage, outage
-from karpjax.core.task_file import module_from_text
-from karpjax.run import checkpoint, cli, loop, metrics
+from karpjax.run import checkpoint, cli, metrics
 from karpjax.run.meta import sealed
-
-RECORD = {"path": "tiny.py", "text": TINY}
 
 
 def train(workdir, **values):
     """Train with four saves and four evaluations in eight steps. The loss falls."""
-    config = module_from_text("tiny.py", TINY).get_config()
-    config.update_from_flattened_dict({"eval_every": 2, "save_every": 2, "log_every": 1, **values})
-    return loop.fit(config, workdir, task_file=RECORD,
-                    mesh=sharding.make_mesh(1, devices=jax.devices()[:1]))
+    return tiny_runs.train(workdir, **{"eval_every": 2, "save_every": 2, "log_every": 1, **values})
 
 
 @pytest.fixture(scope="module")

@@ -8,25 +8,16 @@ import shutil
 import tracemalloc
 
 from command import TINY
-from guarantees.harness import mesh_of
 import jax
 import numpy as np
 import pytest
 from test_metrics import ObjectStore, workdir as bucket  # noqa: F401
+from tiny_runs import RECORD, train
 
 from karpjax import restore, UserError
 from karpjax.core.errors import Damaged, Outage
 from karpjax.core.task_file import module_from_text
 from karpjax.run import checkpoint, export, loop, meta, metrics, together
-
-RECORD = {"path": "tiny.py", "text": TINY}
-
-
-def train(folder, **values):
-    """Train with two saves in eight steps, and return the summary."""
-    config = module_from_text("tiny.py", TINY).get_config()
-    config.update_from_flattened_dict(values)
-    return loop.fit(config, folder, task_file=RECORD, mesh=mesh_of(1))
 
 
 @pytest.fixture(scope="module")

@@ -6,25 +6,20 @@ import pathlib
 import shutil
 
 from command import TINY
-import jax
 import pytest
+import tiny_runs
 
 import karpjax
 from karpjax import restore, UserError
-from karpjax.core import files, settings, sharding
+from karpjax.core import files, settings
 from karpjax.core.task_file import module_from_text
 from karpjax.run import checkpoint, durable, loop, metrics, workdir
 from karpjax.run.checkpoint import Checkpoints
 
-RECORD = {"path": "tiny.py", "text": TINY}
-
 
 def train(folder, **values):
     """Train with four saves in eight steps, and return the summary."""
-    config = module_from_text("tiny.py", TINY).get_config()
-    config.update_from_flattened_dict({"eval_every": 4, "save_every": 2, "log_every": 1, **values})
-    return loop.fit(config, folder, task_file=RECORD,
-                    mesh=sharding.make_mesh(1, devices=jax.devices()[:1]))
+    return tiny_runs.train(folder, **{"eval_every": 4, "save_every": 2, "log_every": 1, **values})
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import numpy as np
 from karpjax.core.errors import UserError
 from karpjax.core.settings import differences
 from karpjax.core.trees import named
+from karpjax.datasets.content import hash_bytes
 
 SAMPLE = 64  # rows
 
@@ -118,7 +119,7 @@ def task_and_data(task_file: dict, source) -> dict:
     """
     if jax.process_count() == 1:
         return {}
-    return {"task_file": of_bytes((task_file["text"] or "").encode()), "code": local_code(),
+    return {"task_file": hash_bytes((task_file["text"] or "").encode()), "code": local_code(),
             "content": data_checksums(source)}
 
 
@@ -130,7 +131,7 @@ def local_code() -> dict:
         file = getattr(module, "__file__", None) or ""
         if file.endswith(".py") and name != "__main__" and not any(map(file.count, installed)):
             with contextlib.suppress(OSError):  # a task's file that is only a text
-                checksums[name] = of_bytes(pathlib.Path(file).read_bytes())
+                checksums[name] = hash_bytes(pathlib.Path(file).read_bytes())
     return checksums
 
 
@@ -152,7 +153,3 @@ def checksum(arrays) -> str:
     for array in arrays:
         value = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), value)
     return f"{value:08x}"
-
-
-def of_bytes(text: bytes) -> str:
-    return f"{zlib.crc32(text):08x}"

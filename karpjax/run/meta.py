@@ -5,7 +5,6 @@
 It decides how the arrays are read, so a changed bit in it must be noticed as one in them is. The
 seal is the SHA-256 of all the rest, as sorted JSON. Checkpoints of karpjax 0.1 have none.
 """
-import hashlib
 import json
 
 from etils import epath
@@ -13,6 +12,7 @@ from etils import epath
 from karpjax.core import old_names
 from karpjax.core.errors import Damaged, UserError, storage
 from karpjax.core.trees import first_line
+from karpjax.datasets.content import hash_of
 
 SCHEMA = 1
 FOLDER = "checkpoints"
@@ -32,8 +32,7 @@ def sealed(meta: dict) -> dict:
 
 def seal(values: dict) -> str:
     """Return the SHA-256 of a meta without its seal."""
-    text = json.dumps({key: values[key] for key in values if key != SEAL}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hash_of({key: values[key] for key in values if key != SEAL})
 
 
 def is_exported(path) -> bool:
