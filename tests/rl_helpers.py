@@ -68,32 +68,6 @@ def trained_params(end):
 
 # -------------------------------------------------------------------------------------------- games
 
-class Nim:
-    """A game of 4 stones: each player takes 1 or 2, and whoever takes the last has won.
-
-    Seats are as in Pgx: who begins is drawn. The first player wins by leaving 3.
-    """
-    players, actions, max_steps = 2, Discrete(2), 4
-
-    def reset(self, key):
-        state = {"left": jnp.int32(4), "player": jax.random.bernoulli(key).astype(jnp.int32)}
-        return state, self.observe(state)
-
-    def step(self, state, action, key):
-        left = state["left"] - action - 1
-        state = {"left": left, "player": 1 - state["player"]}
-        obs = self.observe(state)
-        reward = jnp.where(left < 0, -1.0, jnp.where(left == 0, 1.0, 0.0))
-        return state, TimeStep(obs, reward, left <= 0, FALSE, obs)
-
-    def observe(self, state):
-        return {"obs": jax.nn.one_hot(state["left"], 5),
-                "legal": jnp.arange(2) < jnp.maximum(state["left"], 1)}
-
-    def to_move(self, state):
-        return state["player"]
-
-
 def take(n):
     """Return a player who takes n stones, or fewer if fewer are left."""
     def player(state, obs, key):

@@ -6,7 +6,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rl_helpers import FALSE, NEEDS_PGX, Nim, take
+from nim import Nim
+from rl_helpers import FALSE, NEEDS_PGX, take
 
 import karpjax as kj
 from karpjax.envs import protocol, spaces

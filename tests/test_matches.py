@@ -3,7 +3,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rl_helpers import lowest, NEEDS_PGX, Nim, take
+from nim import Nim
+from rl_helpers import lowest, NEEDS_PGX, take
 
 import karpjax as kj
 from karpjax import play

@@ -3,7 +3,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rl_helpers import NEEDS_PGX, Nim
+from nim import Nim
+from rl_helpers import NEEDS_PGX
 
 import karpjax as kj
 from karpjax.envs.spaces import Discrete

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rl_helpers import NEEDS_PGX, Nim, trained_params
+from nim import Nim
+from rl_helpers import NEEDS_PGX, trained_params
 
 import karpjax as kj
 from karpjax.games import players

@@ -1,7 +1,6 @@
 """The three runs hold what they say: no pair of guarantee and task is lost, the stamp is not stale,
 costs are watched.
 """
-import ast
 import datetime
 import json
 import subprocess
@@ -16,30 +15,36 @@ PAIRS = json.loads((ROOT / "tests" / "guarantees" / "pairs.json").read_text())
 
 
 COLLECT = """
-import sys
+import json, sys
 sys.path.insert(0, "tests")
 import pytest
 import three_runs
 
 class Plugin:
     def pytest_collection_finish(self, session):
-        print("PAIRS", sorted(set(filter(None, map(three_runs.pair_of, session.items)))))
+        print("RUNS", json.dumps(session.config.stash[three_runs.HELD]))
 
-pytest.main([*sys.argv[1:], "--collect-only", "-n0", "-p", "no:cacheprovider"], plugins=[Plugin()])
+sys.exit(pytest.main(["tests", "--collect-only", "-q", "-n0", "-p", "no:cacheprovider"],
+                     plugins=[Plugin()]))
 """
 
 
-def collected(*flags: str) -> set[tuple[str, str]]:
-    """Return the pairs that a run of these flags holds, as pytest collects them."""
-    done = subprocess.run([sys.executable, "-c", COLLECT, "tests/guarantees", *flags], cwd=ROOT,
-                          capture_output=True, text=True)
-    line = next(line for line in done.stdout.splitlines() if line.startswith("PAIRS"))
-    return set(ast.literal_eval(line.removeprefix("PAIRS ")))
+@pytest.fixture(scope="module")
+def runs(request):
+    """Return {run: {"tests", "pairs"}}: what pytest collected now if it was all, else anew."""
+    held = request.config.stash.get(three_runs.HELD, None)
+    if held is None:
+        done = subprocess.run([sys.executable, "-c", COLLECT], cwd=ROOT, capture_output=True,
+                              text=True)
+        line = next(line for line in done.stdout.splitlines() if line.startswith("RUNS"))
+        held = json.loads(line.removeprefix("RUNS "))
+    return {run: {"tests": set(of["tests"]), "pairs": set(map(tuple, of["pairs"]))}
+            for run, of in held.items()}
 
 
 @pytest.fixture(scope="module")
-def full():
-    return collected("--full")
+def full(runs):
+    return runs["full"]["pairs"]
 
 
 def test_no_pair_is_lost(full):
@@ -60,17 +65,42 @@ def test_every_task_is_in_every_guarantee():
     assert PAIRS["g8"] == sorted(path.name for path in (ROOT / "configs").glob("*.py"))
 
 
-def test_the_default_run_holds_the_core_and_the_pairs_of_the_day(full):
+def test_the_default_run_holds_the_core_and_the_pairs_of_the_day(runs, full):
     expected = {pair for pair in full if three_runs.in_core(pair)} | three_runs.drawn(full,
         three_runs.git("rev-parse", "HEAD"))
-    assert collected() == expected and len(expected) == sum(map(three_runs.in_core,
-                                                                full)) + three_runs.DRAWN
+    assert runs["default"]["pairs"] == expected
+    assert len(expected) == sum(map(three_runs.in_core, full)) + three_runs.DRAWN
 
 
-def test_a_task_has_all_its_guarantees(full):
-    assert collected("--task=poly") == {pair for pair in full
-                                        if pair[1] == "poly"} and len({p for p in full
-                                            if p[1] == "poly"}) == 5
+def test_most_tests_are_in_the_default_run(runs):
+    """Of the tests that are no guarantee's, more than three quarters."""
+    held, all_ = ({name for name in runs[run]["tests"] if "guarantees/" not in name}
+                  for run in ("default", "full"))
+    assert held < all_ and len(held) > 0.75 * len(all_)
+
+
+def test_every_dear_test_comes_round(runs):
+    """Within 200 commits: each is drawn, and no commit draws more than its share."""
+    times, seen = three_runs.read(three_runs.TIMES), set()
+    dear = three_runs.dear(runs["unmarked"]["tests"], times)
+    most = three_runs.DRAWN_DEAR * times["machine_seconds"]
+    for i in range(200):
+        drawn = three_runs.drawn_dear(dear, f"commit {i}", times)
+        assert sum(times["tests"][name] for name in drawn) < most + 1e-6
+        seen |= drawn
+    assert seen == dear
+
+
+def test_a_new_test_is_not_dear():
+    file = {"machine_seconds": 0.02, "tests": {"tests/a.py::slow": 2.1, "tests/a.py::fast": 1.9,
+                                               "tests/guarantees/g.py::slow": 99.0}}
+    assert three_runs.dear(["tests/a.py::slow", "tests/a.py::fast", "tests/a.py::new",
+                            "tests/guarantees/g.py::slow"], file) == {"tests/a.py::slow"}
+
+
+def test_a_task_has_all_its_guarantees(runs, full):
+    poly = {pair for pair in full if pair[1] == "poly"}
+    assert runs["task"]["pairs"] == poly and len(poly) == 5
 
 
 def test_every_pair_comes_round(full):

@@ -1,11 +1,12 @@
 """The three runs of the tests: the tests of each, their costs, and the stamp of the full one.
 
-    python -m pytest tests               six core tasks, and two pairs that today's commit draws
+    python -m pytest tests               six core tasks, all cheap tests, and what the commit draws
     python -m pytest tests --task=NAME   one task under all guarantees, in 2 to 4 minutes
     python -m pytest tests --full        every pair of guarantee and task, every config and study
 
-A pair is a guarantee and a task (of G8: a config). What a run leaves out is deselected, never
-skipped. `--full` writes the cost of each test to tests/times.json and its stamp to
+A pair is a guarantee and a task (of G8: a config). A dear test took long in the last full run, and
+is no guarantee's: the default run draws some by the commit's hash, so that all come round. What a
+run leaves out is deselected, never skipped. `--full` writes the cost of each test to tests/times.json and its stamp to
 tests/full_run.json. Both are committed.
 """
 import datetime
@@ -22,6 +23,8 @@ import resource
 import subprocess
 import time
 
+import pytest
+
 
 ROOT = pathlib.Path(__file__).parent.parent
 TASKS = set(json.loads((ROOT / "tests" / "guarantees" / "pairs.json").read_text())["g1"])
@@ -30,6 +33,8 @@ TIMES, STAMP = ROOT / "tests" / "times.json", ROOT / "tests" / "full_run.json"
 CORE = ("digits", "digits_host", "masked_text", "finetune", "ppo", "self_play")
 CORE_CONFIGS = ("digits_cnn.py", "ppo_reacher.py")
 DRAWN = 2                                   # pairs beside the core's, so that all come round
+# in times of the fixed piece of work that `machine_seconds` does, which takes about 0.02 s
+DEAR, DRAWN_DEAR = 100, 3000                # a test's; of all dear tests that a commit draws
 # times the seconds of tests/times.json: then a run fails in CI
 SLOWER = 1.25
 STAMPED = ("karpjax/core", "karpjax/run")   # the folders whose trees the stamp holds
@@ -72,21 +77,67 @@ def git(*arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def default_run(items: list) -> list:
-    """Return the items of the default run."""
+def default_run(items: list, seed: str) -> list:
+    """Return the items of the default run of the commit with this hash."""
     pairs = {item: pair_of(item) for item in items}
-    today = drawn(filter(None, pairs.values()), git("rev-parse", "HEAD"))
-    return [item for item in items if not item.get_closest_marker("full")
-            and (pairs[item] is None or in_core(pairs[item]) or pairs[item] in today)]
+    today = drawn(filter(None, pairs.values()), seed)
+    held = [item for item in unmarked(items)
+            if pairs[item] is None or in_core(pairs[item]) or pairs[item] in today]
+    late = dear([item.nodeid for item in held], read(TIMES))
+    late -= drawn_dear(late, seed, read(TIMES))
+    return [item for item in held if item.nodeid not in late]
+
+
+def unmarked(items: list) -> list:
+    return [item for item in items if not item.get_closest_marker("full")]
+
+
+def dear(names, file: dict) -> set[str]:
+    """Return the names of the dear tests among these, by tests/times.json."""
+    most = DEAR * file.get("machine_seconds", 0.0)
+    return {name for name in names if "guarantees/" not in name
+            and file.get("tests", {}).get(name, 0.0) > most}
+
+
+def drawn_dear(names: set[str], seed: str, file: dict) -> set[str]:
+    """Return the first of these names, in an order by the seed, that take DRAWN_DEAR together."""
+    chosen, left = set(), DRAWN_DEAR * file.get("machine_seconds", 0.0)
+    for name in random.Random(seed).sample(sorted(names), len(names)):
+        left -= file["tests"][name]
+        if left < 0:
+            break
+        chosen.add(name)
+    return chosen
+
+
+def of_task(items: list, task: str) -> list:
+    """Return the guarantees of one task."""
+    return [item for item in items if (pair_of(item) or ("", ""))[1] == task]
+
+
+def held_by(items: list) -> dict:
+    """Return {run: {"tests": [node id], "pairs": [pair]}} of all collected items, for the tests of
+    these runs: "full", "task" (poly), "default", and "unmarked" of those without the mark `full`.
+    """
+    runs = {"full": items, "unmarked": unmarked(items), "task": of_task(items, "poly"),
+            "default": default_run(items, git("rev-parse", "HEAD"))}
+    return {run: {"tests": [item.nodeid for item in kept],
+                  "pairs": sorted(set(filter(None, map(pair_of, kept))))}
+            for run, kept in runs.items()}
+
+
+HELD = pytest.StashKey[dict]()
 
 
 def select(config, items: list) -> None:
     """Deselect what this run leaves out, group the rest for the workers, and put the dearest groups
     first.
     """
-    task, default = config.getoption("task"), set(default_run(items))
+    if config.args == ["tests"]:
+        config.stash[HELD] = held_by(items)
+    task, default = config.getoption("task"), set(default_run(items, git("rev-parse", "HEAD")))
     if task:
-        keep = [item for item in items if (pair_of(item) or ("", ""))[1] == task]
+        keep = of_task(items, task)
     elif config.getoption("full") or any("::" in argument for argument in config.args):
         keep = list(items)                  # whoever names a test means that test
     else:

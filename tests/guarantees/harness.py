@@ -25,17 +25,26 @@ def mesh_of(data: int, fsdp: int = 1):
     return sharding.make_mesh(data, fsdp, devices=jax.devices()[:data * fsdp])
 
 
+FACTOR = "factor"  # an entry of the arrays
+
+
 def uneven(experiment):
-    """Give the examples weights of 0 to 3: a mean of means is then a wrong mean."""
+    """Give the examples weights of 0 to 3: a mean of means is then a wrong mean.
+
+    The weights are data, so that G9 can poison them without another program.
+    """
     source = experiment.source
-    batch = source.batch
+    batch, next_batch = source.batch, source.next_batch
+    factor = {FACTOR: (np.arange(source.batch_size) % 7 % 4).astype(np.float32)}
 
     def uneven_batch(arrays, chunk, i):
-        rows = batch(arrays, chunk, i)
-        factor = (np.arange(source.batch_size) % 7 % 4).astype(np.float32)
+        rows = batch({name: x for name, x in arrays.items() if name != FACTOR}, chunk, i)
+        weight = rows["weight"]
         return {**rows,
-                "weight": rows["weight"] * factor.reshape(-1, *[1] * (rows["weight"].ndim - 1))}
+                "weight": weight * arrays[FACTOR].reshape(-1, *[1] * (weight.ndim - 1))}
     source.batch = uneven_batch
+    source.arrays = {**source.arrays, **factor}
+    source.next_batch = lambda *args: {**next_batch(*args), **factor}
     return experiment
 
 
@@ -43,8 +52,9 @@ class Trained(NamedTuple):
     metrics: dict     # {name: (steps,)}
     state: dict       # {name: array}, all of the TrainState
     flops: float      # of one device, for one step
-    bad: dict         # {name: array}, the last batch that was not finite
     experiment: Any
+    programs: Any
+    last: Any         # the TrainState itself, on the devices
 
 
 def run(config, task_file, mesh, steps: int = 12, change=lambda experiment: experiment,
@@ -55,23 +65,40 @@ def run(config, task_file, mesh, steps: int = 12, change=lambda experiment: expe
     """
     config.dispatch = config.dispatch or "step"
     experiment = change(assemble(config, task_file, mesh))
-    programs, state, source = make_programs(experiment), experiment.fresh_state(), experiment.source
-    placed = None if source.streamed else sharding.put(source.arrays, sharding.replicated(mesh))
-    rows, step = [], 0
-    while step < steps:
+    programs = make_programs(experiment)
+    state, metrics = go_on(experiment, programs, experiment.fresh_state(), 0, steps, each)
+    flops = next((p.cost_analysis()["flops"] for p in programs.compiled.values()
+                  if hasattr(p, "cost_analysis")), 0.0)
+    return Trained(metrics, named(state), flops, experiment, programs, state)
+
+
+def go_on(experiment, programs, state, step: int, until: int,
+          each=lambda step, state: None, change=lambda arrays: arrays):
+    """Return the state after the steps from `step` to `until`, and their metrics {name: (steps,)}.
+
+    change  of the arrays that a dispatch reads
+    """
+    source, mesh, rows = experiment.source, experiment.mesh, []
+    placed = None if source.streamed else sharding.put(change(source.arrays),
+                                                       sharding.replicated(mesh))
+    while step < until:
         arrays = placed
         if source.streamed:
-            arrays = sharding.put_batch(mesh, source.next_batch(step, config.seed))
-        n = min(programs.longest, steps - step)
+            batch = source.next_batch(step, experiment.config.seed)
+            arrays = sharding.put_batch(mesh, change(batch))
+        n = min(programs.longest, until - step)
         programs.compile(state, arrays, n)
-        state, values, bad = programs.run(state, arrays, n)
+        state, values, _ = programs.run(state, arrays, n)
         rows.append(jax.device_get(values))  # waits: see run/in_flight.py on devices of the CPU
         step += n
         each(step, state)
-    metrics = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    flops = next((p.cost_analysis()["flops"] for p in programs.compiled.values()
-                  if hasattr(p, "cost_analysis")), 0.0)
-    return Trained(metrics, named(state), flops, named(bad), experiment)
+    return state, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+@functools.cache
+def on_eight(name: str) -> Trained:
+    """Return 12 steps of a task on 8 devices, 2 x 4 with fsdp, with uneven weights."""
+    return run(*config_of(name), mesh_of(2, 4), change=uneven)
 
 
 @functools.cache

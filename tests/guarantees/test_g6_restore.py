@@ -4,32 +4,30 @@ A missing or unexpected name is an error that lists both.
 """
 import functools
 
-from guarantees.harness import mesh_of, named
+from guarantees.harness import mesh_of, named, on_eight
 from guarantees.registry import TASKS, config_of
 import jax
 import pytest
 
 import karpjax
-from karpjax.run import checkpoint, loop
+from karpjax.run import checkpoint
 from karpjax.run.experiment import assemble
+from karpjax.run.workdir import checkpoint_meta
 
 
 @pytest.fixture(scope="module")
-def on_eight(tmp_path_factory):
-    """Return the workdir of a task trained for 4 steps on 8 devices, the state sharded over two.
-
-    Nothing is drawn.
+def saved(tmp_path_factory):
+    """Return the folder of a task's only checkpoint, of 12 steps on 8 devices, the state sharded
+    over four of them.
     """
     @functools.cache
-    def run(name):
-        workdir = tmp_path_factory.mktemp(name)
-        config, task_file = config_of(name, steps=4, eval_every=4, mesh={"data": 4, "fsdp": 2})
-        loop.fit(config, workdir, task_file=task_file)
+    def save(name):
+        workdir, end = tmp_path_factory.mktemp(name), on_eight(name)
+        saves = checkpoint.Checkpoints(workdir)
+        saves.save(12, end.last, checkpoint_meta(end.experiment, {}), None)
+        saves.close()
         return workdir
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("curves", "show", "of_evaluation"):
-            patch.setattr(loop.pictures, name, lambda *drawn: None)
-        yield run
+    return save
 
 
 @functools.cache
@@ -39,23 +37,23 @@ def assembled(name, *mesh):
 
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("mesh", [(1, 2), (1, 1)], ids=str)
-def test_on_fewer_devices(name, mesh, on_eight):
+def test_on_fewer_devices(name, mesh, saved):
     """From 8 devices to 2 to 1 the whole state restores, with the checksums of the devices that
     saved it."""
     experiment = assembled(name, *mesh)
-    state, meta = checkpoint.Checkpoints(on_eight(name)).restore(experiment.abstract)
+    state, meta = checkpoint.Checkpoints(saved(name)).restore(experiment.abstract)
     assert {leaf.sharding.mesh.size
             for leaf in jax.tree.leaves(state.params)} == {mesh[0] * mesh[1]}
     assert checkpoint.fingerprint(checkpoint.to_tree(state)) == meta["fingerprint"]
-    assert meta["step"] == 4
+    assert meta["step"] == 12
 
 
-def test_from_one_device_back_to_fsdp(on_eight, tmp_path):
+def test_from_one_device_back_to_fsdp(saved, tmp_path):
     """From 8 devices with fsdp to 1 and back, the state that one device saved is split again."""
     one, eight = (assembled("ppo", *mesh) for mesh in ((1, 1), (4, 2)))
-    state, meta = checkpoint.Checkpoints(on_eight("ppo")).restore(one.abstract)
+    state, meta = checkpoint.Checkpoints(saved("ppo")).restore(one.abstract)
     saves = checkpoint.Checkpoints(tmp_path)
-    saves.save(4, state, {}, None)
+    saves.save(12, state, {}, None)
     saves.close()
     back, _ = checkpoint.Checkpoints(tmp_path).restore(eight.abstract)
     assert checkpoint.fingerprint(checkpoint.to_tree(back)) == meta["fingerprint"]
@@ -63,14 +61,14 @@ def test_from_one_device_back_to_fsdp(on_eight, tmp_path):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_in_two_lines(name, on_eight):
+def test_in_two_lines(name, saved):
     """Without config or task file, on one device, parameters are as saved and predictions have the
     right shape."""
-    run = karpjax.restore(on_eight(name))
-    saved = named(checkpoint.Checkpoints(on_eight(name)).restore(assembled(name, 1, 1).abstract)[0])
+    run = karpjax.restore(saved(name))
+    stored = named(checkpoint.Checkpoints(saved(name)).restore(assembled(name, 1, 1).abstract)[0])
     key = "ema" if run.config.ema_decay else "params"
     for leaf_name, value in named(run.params).items():
-        assert (value == saved[f"{key}/{leaf_name}"]).all()
+        assert (value == stored[f"{key}/{leaf_name}"]).all()
     inputs = run.task.source.example[run.task.inputs]
     assert run.predict(inputs).shape[0] == 1
 
@@ -90,16 +88,16 @@ def load_with_a_dropped_name(workdir):
     return checkpoint.load(checkpoint.find(workdir), on_default_device(wanted))
 
 
-def test_names_must_agree(on_eight):
+def test_names_must_agree(saved):
     with pytest.raises(karpjax.UserError, match="missing in the checkpoint: .*renamed.*"
                                                 "unexpected in it: .*conv0/kernel"):
-        load_with_a_dropped_name(on_eight("digits"))
+        load_with_a_dropped_name(saved("digits"))
 
 
-def test_mutant_names_not_compared(on_eight, monkeypatch):
+def test_mutant_names_not_compared(saved, monkeypatch):
     """Without the comparison no error lists the names: the test above would fail."""
     monkeypatch.setattr(checkpoint, "check_names", lambda *args: None)
     try:
-        load_with_a_dropped_name(on_eight("digits"))
+        load_with_a_dropped_name(saved("digits"))
     except Exception as error:
         assert "unexpected in it" not in str(error)

@@ -37,6 +37,7 @@ FLAGS = {"connect_four_supervised.py": ["", "--config.data.file={data}/games.npz
                               "--config.mesh.fsdp=4", "--config.model.layers=2"]}
 MICRO_BATCHES = ["--config=configs/digits_cnn.py", "--config.dispatch=step",
                  "--config.accumulate=4"]
+MICRO = ("micro-batches", "rows cross chips", "unrolled")  # the second and third are mutants
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
                                   reason="libtpu is not installed")
 
@@ -132,10 +133,12 @@ def missing(config: str) -> str:
 
 
 def asked_for(request) -> set:
-    """Return the configs of this run's tests, and the one that the micro-batches are compared with.
+    """Return the configs of this run's tests, and the micro-batches with what they are compared to.
     """
-    return {"digits_cnn.py", *(item.callspec.params.get("name") for item in request.session.items
-                               if hasattr(item, "callspec"))}
+    items = request.session.items
+    micro = ("digits_cnn.py", *MICRO) if any("micro_batches" in item.name for item in items) else ()
+    return {*micro, *(item.callspec.params.get("name") for item in items
+                      if hasattr(item, "callspec"))}
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +151,8 @@ def compiled(request):
 
     jobs = {name: [f"--config=configs/{name}{flags_of(name)[0]}", *flags_of(name)[1:]]
             for name in CONFIGS if not missing(name)}
-    jobs |= {name: MICRO_BATCHES for name in ("micro-batches", "rows cross chips", "unrolled")}
-    jobs = {name: flags for name, flags in jobs.items() if name not in CONFIGS
-            or name in asked_for(request)}
+    jobs |= {name: MICRO_BATCHES for name in MICRO}
+    jobs = {name: flags for name, flags in jobs.items() if name in asked_for(request)}
     done = python("-c", COMPILE,
                   *[json.dumps([name, TOPOLOGY, *flags]) for name, flags in jobs.items()])
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -178,6 +180,7 @@ def micro_batches_are_right(micro: dict, whole: dict) -> bool:
         and micro["memory"]["code"] < 1.2 * whole["memory"]["code"]
 
 
+@pytest.mark.full
 @needs_libtpu
 def test_micro_batches(compiled):
     micro, whole = compiled["micro-batches"], compiled["digits_cnn.py"]
@@ -185,8 +188,9 @@ def test_micro_batches(compiled):
     assert micro["flops"] == whole["flops"]
 
 
+@pytest.mark.full
 @needs_libtpu
-@pytest.mark.parametrize("mutant", ["rows cross chips", "unrolled"])
+@pytest.mark.parametrize("mutant", MICRO[1:])
 def test_mutant_micro_batches(compiled, mutant):
     assert not micro_batches_are_right(compiled[mutant], compiled["digits_cnn.py"])
 

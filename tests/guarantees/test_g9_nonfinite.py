@@ -1,6 +1,6 @@
 """G9: a non-finite loss never corrupts the state: the step is skipped and counted, its batch kept,
 and the run stops."""
-from guarantees.harness import mesh_of, named, run
+from guarantees.harness import FACTOR, go_on, mesh_of, named, on_eight, run
 from guarantees.registry import TASKS, config_of
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,29 @@ from karpjax.core.errors import NotFinite
 from karpjax.run import checkpoint, loop
 
 KEPT = ("params/", "model_state/", "opt_state/", "ema/")
+
+
+def kept_of(state) -> dict:
+    return {name: x.copy() for name, x in named(state).items() if name.startswith(KEPT)}
+
+
+def changed_names(before: dict, after: dict) -> list[str]:
+    return [name for name, value in before.items() if not np.array_equal(value, after[name])]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_skipped_without_a_trace(name):
+    """On 8 devices, 4 steps whose weights are not numbers change nothing, and the next ones learn.
+    """
+    experiment, programs, last = on_eight(name)[-3:]
+    before, state = kept_of(last), jax.tree.map(jnp.copy, last)
+    state, metrics = go_on(experiment, programs, state, 12, 16, change=lambda arrays: {
+        **arrays, FACTOR: np.full_like(arrays[FACTOR], np.nan)})
+    assert metrics["skipped"].tolist() == metrics["skipped_in_a_row"].tolist() == [1, 2, 3, 4]
+    assert changed_names(before, kept_of(state)) == []
+    state, metrics = go_on(experiment, programs, state, 16, 20)
+    assert metrics["skipped"].tolist() == [4] * 4 and not metrics["skipped_in_a_row"].any()
+    assert changed_names(before, kept_of(state))
 
 
 def poisoned_from(first: int, value: float):
@@ -33,24 +56,30 @@ def poisoned_from(first: int, value: float):
 
 
 def changed_by_poison(name, value) -> list[str]:
-    """Train 4 good steps (of every task a whole chunk), then 4 poisoned ones.
+    """Train 4 good steps (of every task a whole chunk), then 4 poisoned ones, by programs of 4.
 
     Return the names that they changed.
     """
     states, overrides = {}, {"dispatch": "scan", "steps_per_dispatch": 4}
 
     def keep(step, state):
-        states[step] = {n: x.copy() for n, x in named(state).items() if n.startswith(KEPT)}
+        states[step] = kept_of(state)
     end = run(*config_of(name, **overrides), mesh_of(2), steps=8, change=poisoned_from(4, value),
               each=keep)
     assert end.metrics["skipped"].tolist() == end.metrics["skipped_in_a_row"].tolist() == [
         0, 0, 0, 0, 1, 2, 3, 4]
-    return [n for n, value in states[4].items() if not np.array_equal(value, states[8][n])]
+    return changed_names(states[4], states[8])
 
 
-@pytest.mark.parametrize("name, value", [*((name, np.nan) for name in TASKS), ("digits", np.inf)])
-def test_skipped_without_a_trace(name, value):
-    assert changed_by_poison(name, value) == []
+# These compile a program each: one task is in the default run.
+IN_A_SCAN = [pytest.param(name, value, marks=[pytest.mark.full] * ((name, value) != ("digits", np.inf)))
+             for name, value in [*((name, np.nan) for name in TASKS), ("digits", np.inf)]]
+
+
+@pytest.mark.parametrize("task, value", IN_A_SCAN)
+def test_skipped_in_a_scan(task, value):
+    """All of a batch may be no number, and the bad steps stand in the middle of a program."""
+    assert changed_by_poison(task, value) == []
 
 
 def test_mutant_no_guard(monkeypatch):
