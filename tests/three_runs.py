@@ -6,8 +6,8 @@
 
 A pair is a guarantee and a task (of G8: a config). A dear test took long in the last full run, and
 is no guarantee's: the default run draws some by the commit's hash, so that all come round. What a
-run leaves out is deselected, never skipped. `--full` writes the cost of each test to tests/times.json and its stamp to
-tests/full_run.json. Both are committed.
+run leaves out is deselected, never skipped. `--full` writes the cost of each test to
+tests/times.json and its stamp to tests/full_run.json. Both are committed.
 """
 import datetime
 import hashlib
@@ -32,6 +32,9 @@ TIMES, STAMP = ROOT / "tests" / "times.json", ROOT / "tests" / "full_run.json"
 # Every kind of source, of model state and of optimizer.
 CORE = ("digits", "digits_host", "masked_text", "finetune", "ppo", "self_play")
 CORE_CONFIGS = ("digits_cnn.py", "ppo_reacher.py")
+# Two processes show nothing new here: pictures of folders are arrays, as the digits are, and
+# self-play is a rollout, as ppo's is.
+SHOWN_BY_OTHERS = {("g3", "finetune"), ("g3", "self_play")}
 DRAWN = 2                                   # pairs beside the core's, so that all come round
 # in times of the fixed piece of work that `machine_seconds` does, which takes about 0.02 s
 DEAR, DRAWN_DEAR = 100, 3000                # a test's; of all dear tests that a commit draws
@@ -60,7 +63,8 @@ def pair_of(item) -> tuple[str, str] | None:
 
 
 def in_core(pair: tuple[str, str]) -> bool:
-    return pair[1] in (CORE_CONFIGS if pair[0] == "g8" else CORE)
+    core = CORE_CONFIGS if pair[0] == "g8" else CORE
+    return pair[1] in core and pair not in SHOWN_BY_OTHERS
 
 
 def drawn(pairs, seed: str) -> set:

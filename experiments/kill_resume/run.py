@@ -10,7 +10,8 @@
 Every second kill falls inside a save (while Orbax's temporary folder is there), the others some
 random moments after a random row. A random one of several processes is killed, or gets SIGTERM.
 Tasks are those of tests/guarantees/registry.py. results.jsonl gets one line for each kill and each
-task. The exit code is 1 if any run differs.
+task. The exit code is 1 if any run differs: its rows, its state, which checkpoints it kept, or the
+best of them.
 """
 import argparse
 import json
@@ -28,10 +29,11 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from guarantees.harness import child, children, finished, record_of  # noqa: E402
+from guarantees.harness import child, children, finished, kept_in, record_of  # noqa: E402
 from guarantees.registry import TASKS  # noqa: E402
 
 from karpjax.core.errors import Preempted  # noqa: E402
+from karpjax.run import checkpoint  # noqa: E402
 from karpjax.run.workdir import versions  # noqa: E402
 
 
@@ -107,7 +109,7 @@ def study(name: str, options, log) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         ended(start(folder / "reference"))
-        expected = record_of(folder / "reference")
+        expected, kept = record_of(folder / "reference"), kept_of(folder / "reference")
         while done < options.kills:
             workdir = folder / "killed"
             shutil.rmtree(workdir, ignore_errors=True)
@@ -119,12 +121,19 @@ def study(name: str, options, log) -> bool:
                 done, here = done + 1, here + 1
                 log({"task": name, "kill": done, **kill})
             ended(start(workdir))
-            same = record_of(workdir) == expected
-            equal &= same
+            same, same_kept = record_of(workdir) == expected, kept_of(workdir) == kept
+            equal &= same and same_kept
             log({"task": name, "run_with_kills": here, "rows": len(expected[0]),
                  "leaves": len(expected[1]),
-                 "bitwise_equal": same})
+                 "bitwise_equal": same, "kept_and_best": kept, "same_kept": same_kept})
     return equal
+
+
+def kept_of(workdir) -> list:
+    """Return the steps whose checkpoints are there, and that of the best, None without one."""
+    config = checkpoint.read_meta(checkpoint.find(workdir))["config"]
+    best = int(checkpoint.find(workdir, "best").name) if config["best"] else None
+    return [kept_in(workdir), best]
 
 
 def main():

@@ -11,6 +11,7 @@ Exit codes:
         again to go on
     130 Ctrl-C before there was anything to save
 """
+import atexit
 import glob
 import importlib.util
 import json
@@ -20,6 +21,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 
@@ -28,12 +30,13 @@ import jax
 from ml_collections import ConfigDict, config_flags
 
 from karpjax.core import settings
-from karpjax.core.errors import FULL, NotFinite, Preempted, UserError, did_you_mean
+from karpjax.core.errors import FULL, NotFinite, Outage, Preempted, UserError, did_you_mean, outage
 from karpjax.run.config_file import load_config
 from karpjax.run.distributed import join
 from karpjax.run.streams import lasting
 
 HELP = {"-h", "--help", "--helpfull"}
+THREADS_END = 5.0  # seconds that threads have at an end that is not a good one
 ACCELERATORS = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/kfd")
 
 
@@ -49,6 +52,8 @@ def run(main) -> None:
             print(f"karpjax: error: the output could not be written ({', '.join(failures)})",
                   file=sys.stderr)
             code = code or UserError.code
+    if code:
+        _leave_threads(code)
     sys.exit(code)
 
 
@@ -78,14 +83,41 @@ def _exit_code(main) -> int | None:
         print(f"karpjax: error: {line[1]}", file=sys.stderr)
         code = UserError.code
     except OSError as error:
-        if error.errno in FULL:
-            error = f"the disk is full ({error}); make room, then start the same command again: " \
-                "saved checkpoints are whole"
-        else:  # perhaps the machine's fault, perhaps the task file's: show where
-            traceback.print_exc()
-        print(f"karpjax: error: {error}", file=sys.stderr)
-        code = UserError.code
+        line, code = of_the_system(error)
+        print(f"karpjax: error: {line}", file=sys.stderr)
     return code
+
+
+def of_the_system(error: OSError) -> tuple[str, int]:
+    """Return the line and the exit code of an error of the system that nobody has named."""
+    if error.errno in FULL:
+        return (f"the disk is full ({error}); make room, then start the same command again: "
+                "saved checkpoints are whole"), UserError.code
+    # perhaps the machine's fault, perhaps the task file's: show where
+    own = [frame for frame in traceback.extract_tb(error.__traceback__)
+           if not frame.filename.startswith((sys.base_prefix, sys.prefix, "<frozen"))]
+    where = f", in {own[-1].filename}:{own[-1].lineno}" if own else ""
+    if outage(error):
+        return (f"the storage or the machine failed ({error}{where}); start the same command "
+                "again"), Outage.code
+    return f"{error}{where}", UserError.code
+
+
+def _leave_threads(code: int) -> None:
+    """Exit if threads of a save that failed are still there after some seconds.
+
+    Orbax's wait up to ten minutes for a folder that nobody will make.
+    """
+    until = time.monotonic() + THREADS_END
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            # Orbax's own join raises
+            threading.Thread.join(thread, max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                sys.stdout.flush()
+                sys.stderr.flush()
+                atexit._run_exitfuncs()
+                os._exit(code)
 
 
 def _quiet_threads() -> None:

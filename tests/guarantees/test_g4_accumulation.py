@@ -84,6 +84,7 @@ def test_mutant_mean_of_means():
     assert differences(trained(divides_too_early, 4), trained(two_losses, 1)) != []
 
 
+@pytest.mark.full
 def test_counting_costs_nothing():
     """The counting pass before accumulation holds no network: about as many FLOPs as one big batch.
     """

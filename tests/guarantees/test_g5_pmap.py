@@ -18,6 +18,7 @@ def test_pmap_equals_jit(name):
     assert differences(pmap.state, jit.state) == []
 
 
+@pytest.mark.full
 def test_batch_statistics_are_per_device_under_pmap():
     """BatchNorm on 2 of 16 images is another network: the builds differ, as documented."""
     jit = on_eight("digits").metrics["loss"][:1]

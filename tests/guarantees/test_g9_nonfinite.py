@@ -72,7 +72,8 @@ def changed_by_poison(name, value) -> list[str]:
 
 
 # These compile a program each: one task is in the default run.
-IN_A_SCAN = [pytest.param(name, value, marks=[pytest.mark.full] * ((name, value) != ("digits", np.inf)))
+IN_A_SCAN = [pytest.param(name, value,
+                          marks=[pytest.mark.full] * ((name, value) != ("digits", np.inf)))
              for name, value in [*((name, np.nan) for name in TASKS), ("digits", np.inf)]]
 
 

@@ -1,0 +1,100 @@
+"""Start two processes of one command in one workdir, and kill and restart launchers. Compare rows.
+
+    python experiments/faults/two_at_once.py            # ten times each: a quarter of an hour
+    python experiments/faults/two_at_once.py --times=1
+
+Both are processes of their own, as a user starts them. In the end there must be the rows, the state
+and the checkpoints of a run that nothing disturbed. two_at_once.jsonl has a line for each time.
+"""
+import argparse
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from guarantees.harness import kept_in, record_of  # noqa: E402
+
+from karpjax.run.workdir import versions  # noqa: E402
+
+FLAGS = [f"--config={ROOT}/tests/tiny.py", "--config.steps=400", "--config.log_every=5",
+         "--config.save_every=20", "--config.eval_every=40", "--config.keep=2",
+         "--config.best=max validation/accuracy"]
+LAUNCH = ["launch", "local", "--processes=2", "--devices=1", *FLAGS]
+TRAIN = ["train", *FLAGS]
+ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+
+
+def started(command: list, workdir) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "karpjax", *command, f"--workdir={workdir}"],
+                            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True)
+
+
+def ended(process) -> tuple[int, str]:
+    said, _ = process.communicate(timeout=600)
+    return process.returncode, (said.strip().splitlines() or [""])[-1]
+
+
+def left_in(workdir) -> tuple:
+    return (*record_of(workdir), kept_in(workdir))
+
+
+def two_trainings(workdir, chance) -> dict:
+    """Start a second process some moments after the first."""
+    delay = chance.uniform(0, 6)
+    first = started(TRAIN, workdir)
+    time.sleep(delay)
+    second = started(TRAIN, workdir)
+    (code, said), (other, said_too) = ended(first), ended(second)
+    return {"delay": round(delay, 2), "codes": [code, other], "said": [said, said_too],
+            # one is told that the other is there; or it begins as the other has ended
+            "right": sorted([code, other]) in ([0, 0], [0, 2])}
+
+
+def killed_launcher(workdir, chance) -> dict:
+    """Kill a launcher of two processes at a random moment, and start it again at once."""
+    delay = chance.uniform(4, 12)
+    first = started(LAUNCH, workdir)
+    time.sleep(delay)
+    was_running = first.poll() is None
+    first.send_signal(signal.SIGKILL)
+    second = started(LAUNCH, workdir)
+    (code, said), (other, said_too) = ended(first), ended(second)
+    return {"delay": round(delay, 2), "killed": was_running, "codes": [code, other],
+            "said": [said, said_too], "right": other == 0}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--log", default=str(pathlib.Path(__file__).parent / "two_at_once.jsonl"))
+    options = parser.parse_args()
+    right, chance = True, random.Random(0)
+    with open(options.log, "w") as file, tempfile.TemporaryDirectory() as folder:
+        def log(row: dict) -> None:
+            print(json.dumps(row), file=file, flush=True)
+            print(json.dumps(row), flush=True)
+        log({"versions": versions()})
+        for case, command in ((two_trainings, TRAIN), (killed_launcher, LAUNCH)):
+            code, said = ended(started(command, f"{folder}/{case.__name__}"))
+            assert code == 0, said
+            expected = left_in(f"{folder}/{case.__name__}")
+            for i in range(options.times):
+                workdir = f"{folder}/{case.__name__}_{i}"
+                row = case(workdir, chance)
+                row["same"] = left_in(workdir) == expected
+                right = right and row["right"] and row["same"]
+                log({"case": case.__name__, **row})
+    sys.exit(not right)
+
+
+if __name__ == "__main__":
+    main()
