@@ -34,8 +34,8 @@ def test_faults_of_a_command(name, bench):
 
 def test_threads_of_a_failed_save_do_not_keep_a_process(bench):
     """Orbax's wait ten minutes for a folder that could not be made."""
-    found, said = bench.outcome(Case("convert", "mkdir", bench.undisturbed("convert")[1]["mkdir"] - 3,
-                                     "ESTALE"))
+    mkdirs = bench.undisturbed("convert")[1]["mkdir"]
+    found, said = bench.outcome(Case("convert", "mkdir", mkdirs - 3, "ESTALE"))
     assert found == "again" and "Stale file handle" in said
 
 
