@@ -3,9 +3,9 @@
     python experiments/faults/memory.py            # 30,000 steps: about ten minutes
     python experiments/faults/memory.py --steps=3000
 
-memory.jsonl has a line for each 1,000 steps: resident MB, and open files. After the first 1,000
-steps, memory must stay within 20 MB and the number of open files as it is, and the script fails
-otherwise.
+memory.jsonl has a line for each 1,000 steps: resident MB, and open files, of which a save under way
+holds some. After the first 1,000 steps memory must stay within 20 MB, and never may more files be
+open than in the first 5,000, or the script fails.
 """
 import argparse
 import gc
@@ -59,10 +59,10 @@ def main() -> None:
         train(pathlib.Path(folder, "run"), steps=options.steps, log_every=1, eval_every=20,
               save_every=500, keep=2)
     memory = [row["resident_mb"] for row in seen]
-    files = {row["open_files"] for row in seen}
-    right = max(memory) - memory[0] <= MEGABYTES and len(files) == 1
+    files = [row["open_files"] for row in seen]
+    right = max(memory) - memory[0] <= MEGABYTES and max(files) <= max(files[:5])
     print(f"resident memory {memory[0]} MB after {EVERY} steps, at most {max(memory)} MB later; "
-          f"open files {sorted(files)}")
+          f"open files {min(files)} to {max(files[:5])} at first, at most {max(files)} later")
     sys.exit(not right)
 
 
