@@ -184,6 +184,10 @@ STUDIES = {
     "experiments/brax/run.py": ["--quick", "--robots", "reacher"],
     "experiments/start/run.py": ["--quick"],
     "experiments/faults/bits.py": ["--quick"],
+    "experiments/faults/inject.py": ["--quick"],
+    "experiments/faults/workdir_bits.py": ["--quick"],
+    "experiments/faults/two_at_once.py": ["--times=1"],
+    "experiments/faults/memory.py": ["--steps=6000"],
     "experiments/kill_resume/run.py": ["--kills=1", "--steps=6", "--tasks=poly"],
 }
 NEEDS = {  # module, and the package it comes in

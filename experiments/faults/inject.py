@@ -1,6 +1,6 @@
 """Let a file operation of a command fail, or kill the command there, and run the command again.
 
-    python experiments/faults/inject.py            # 1,080 cases: half an hour on two cores
+    python experiments/faults/inject.py            # 1,080 cases: an hour on two cores
     python experiments/faults/inject.py --quick
 
 Commands, faults and outcomes are those of tests/guarantees/fault_cases.py, of which each commit's
@@ -65,7 +65,7 @@ def study(share: int, log) -> collections.Counter:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a twentieth of the cases")
+    parser.add_argument("--quick", action="store_true", help="a sixtieth of the cases")
     parser.add_argument("--log", default=str(pathlib.Path(__file__).parent / "inject.jsonl"))
     options = parser.parse_args()
     with open(options.log, "w") as file:
@@ -73,7 +73,7 @@ def main() -> None:
             print(json.dumps(row), file=file, flush=True)
             print(json.dumps(row), flush=True)
         log({"versions": versions()})
-        counts = study(20 if options.quick else 1, log)
+        counts = study(60 if options.quick else 1, log)
         for (command, outcome), number in sorted(counts.items()):
             log({"command": command, "outcome": outcome, "cases": number})
     sys.exit(any(outcome in WRONG for _, outcome in counts))

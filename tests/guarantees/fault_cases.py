@@ -61,7 +61,7 @@ class Case(NamedTuple):
 class Command(NamedTuple):
     """A command in a folder.
 
-    before  makes what is there, in an empty folder
+    before  makes what is there, in an empty folder of a Bench
     result  of the folder: what must be equal in the end
     sound   globs of files that must stay as they are
     """
@@ -73,38 +73,37 @@ class Command(NamedTuple):
 
 # ------------------------------------------------------------------------- what is there before
 
-def a_config(folder: pathlib.Path) -> None:
+def a_config(folder: pathlib.Path, bench) -> None:
     (folder / "tiny.py").write_text(TINY)
 
 
-def a_finished_run(folder: pathlib.Path) -> None:
-    a_config(folder)
-    ended = command("train", *TRAIN[1:], cwd=folder, real=False)
-    assert ended.returncode == 0, ended.stderr
+def a_finished_run(folder: pathlib.Path, bench) -> None:
+    bench.undisturbed("train")
+    shutil.copytree(bench.folder / "train", folder, dirs_exist_ok=True)
 
 
-def a_run_that_was_killed(folder: pathlib.Path) -> None:
+def a_run_that_was_killed(folder: pathlib.Path, bench) -> None:
     """Leave a run as a kill after its last row does: the second checkpoint is not there."""
-    a_finished_run(folder)
+    a_finished_run(folder, bench)
     shutil.rmtree(folder / "run" / "checkpoints" / "8")
     for name in ("summary.json", "curves.png"):
         (folder / "run" / name).unlink()
 
 
-def some_images(folder: pathlib.Path, seed: int = 0) -> None:
+def some_images(folder: pathlib.Path, bench, seed: int = 0) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (8, 4, 4, 3), np.uint8)
     np.savez(folder / "mine.npz", x_train=pixels, y_train=np.arange(8) % 2)
 
 
-def another_set(folder: pathlib.Path) -> None:
+def another_set(folder: pathlib.Path, bench) -> None:
     """Leave a prepared set of other images, which is to be replaced."""
-    some_images(folder, seed=1)
+    some_images(folder, bench, seed=1)
     ended = command("prepare", *PREPARE[1:], cwd=folder, real=False)
     assert ended.returncode == 0, ended.stderr
-    some_images(folder)
+    some_images(folder, bench)
 
 
-def some_weights(folder: pathlib.Path) -> None:
+def some_weights(folder: pathlib.Path, bench) -> None:
     """Leave a config of a network that other projects have too, and a file of its weights."""
     (folder / "resnet.py").write_text(RESNET)
     model = kj.models.make_model(dict(name="resnet_cifar", depth=8), classes=10)
@@ -164,7 +163,7 @@ class Bench:
     def template(self, name: str) -> pathlib.Path:
         folder = self.folder / f"{name}_before"
         folder.mkdir()
-        COMMANDS[name].before(folder)
+        COMMANDS[name].before(folder, self)
         return folder
 
     def undisturbed(self, name: str) -> tuple:
