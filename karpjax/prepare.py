@@ -25,12 +25,11 @@ The set is written in TFDS's format. Rows keep the files' order, so that train[:
 54,000 images; those of an ImageFolder and of texts are shuffled, alike every time.
 Also as python -m karpjax.prepare.
 """
-import pathlib
 
 from karpjax.core import old_names
 from karpjax.core.errors import UserError
 from karpjax.datasets.formats import FORMATS, prepare
-from karpjax.datasets.tfds import default_data_dir
+from karpjax.datasets.write import local_data_dir
 from karpjax.run import cli
 from karpjax.run.lock import Lock
 
@@ -54,7 +53,7 @@ def main(argv):
     else:
         names = options.classes.split(",") if options.classes else []
         own = {"classes": [name.strip() for name in names]}
-    folder = pathlib.Path(default_data_dir(options.data_dir))
+    folder = local_data_dir(options.data_dir)
     # One at a time: two that replace a set would leave a mixture, or none.
     with Lock(folder / f".{options.name.replace('/', '_')}.lock",
               f"data set {options.name!r} in {folder}"):

@@ -14,7 +14,7 @@ import pathlib
 
 import jax
 
-from karpjax.core import old_names
+from karpjax.core import files, old_names
 from karpjax.core.errors import UserError
 from karpjax.precompile.slices import HEAD, LARGEST, batch_key, compiled, draw, line, until_it_turns
 from karpjax.run import cli
@@ -29,8 +29,7 @@ def main(argv) -> int:
     if options.batches != LARGEST and not all(text.isdigit() and int(text) for text in given):
         raise UserError(f"--batches={options.batches}: expected numbers with commas between them, "
                         f"as in 64,128, or {LARGEST}")
-    if options.plot:
-        check_plot(pathlib.Path(options.plot))
+    plot = check_plot(files.local(options.plot, "--plot")) if options.plot else None
     print(HEAD)
     rows = []
     for topology in options.topologies.split(","):
@@ -42,16 +41,17 @@ def main(argv) -> int:
         for row in own:
             rows.append(row)
             print(line(row), flush=True)
-    if options.plot:
-        draw(rows, options.plot)
+    if plot:
+        draw(rows, plot)
     return 0 if any(row["fits"] for row in rows) else 1
 
 
-def check_plot(file: pathlib.Path) -> None:
-    """Check that the plot can be written, before an hour of compiling."""
+def check_plot(file: pathlib.Path) -> pathlib.Path:
+    """Return the file, if the plot can be written to it: before an hour of compiling."""
     if file.suffix not in PLOTS or not file.parent.is_dir():
         raise UserError(f"--plot={file}: expected a name that ends in {', '.join(PLOTS)}, in a "
                         "folder that is there")
+    return file
 
 
 __getattr__ = old_names.attributes("slices")

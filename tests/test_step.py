@@ -55,14 +55,40 @@ def test_one_all_reduce_for_the_gradient():
 
 
 def test_ema():
-    step = jax.jit(kj.make_train_step(regression, optax.sgd(0.1), ema_decay=0.5))
+    """At first the decay is less, so that nothing is left of the weights of the start."""
+    step = jax.jit(kj.make_train_step(regression, optax.sgd(0.1), ema_decay=0.2))
     state = state_of(optax.sgd(0.1), ema=True)
     average = np.zeros(3)
-    for _ in range(3):
+    for decay in (1 / 10, 2 / 11, 0.2, 0.2):
         state, _ = step(state, data())
-        average = 0.5 * average + 0.5 * np.asarray(state.params["w"])
+        average = decay * average + (1 - decay) * np.asarray(state.params["w"])
     np.testing.assert_allclose(state.ema["w"], average, rtol=1e-5)
     assert state.eval_variables["params"] is state.ema
+
+
+def centred(params, model_state, batch, key):
+    """Return the loss of a model that keeps a mean, as BatchNorm does, and how often it moved."""
+    statistics = model_state["batch_stats"]
+    output = batch["x"] @ params["w"]                                                 # (B,)
+    new = {"mean": 0.9 * statistics["mean"] + 0.1 * output.mean(), "moved": statistics["moved"] + 1}
+    square = kj.mean((output - batch["y"]) ** 2)
+    return {"square": square}, {}, {"batch_stats": new}
+
+
+def test_statistics_are_averaged_as_the_parameters_are():
+    """Evaluation sees both averages: with the statistics of other weights, a network is another."""
+    variables = {"params": {"w": jnp.zeros(3)},
+                 "batch_stats": {"mean": jnp.float32(0), "moved": jnp.int32(0)}}
+    state = kj.TrainState.create(variables, optax.sgd(0.1), jax.random.key(0), ema=True)
+    step = jax.jit(kj.make_train_step(centred, optax.sgd(0.1), ema_decay=0.2))
+    average = 0.0
+    for decay in (1 / 10, 2 / 11, 0.2, 0.2):
+        state, _ = step(state, data())
+        average = decay * average + (1 - decay) * state.model_state["batch_stats"]["mean"]
+    seen = state.eval_variables["batch_stats"]
+    np.testing.assert_allclose(seen["mean"], average, rtol=1e-5)
+    assert seen["mean"] != state.model_state["batch_stats"]["mean"]
+    assert seen["moved"] == state.model_state["batch_stats"]["moved"] == 4
 
 
 def test_bf16_computes_in_bf16_and_keeps_fp32():

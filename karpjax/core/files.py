@@ -23,9 +23,17 @@ DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.b
 DEFLATED = 1100  # bytes that a byte of a zip file can stand for, at most
 
 
+def local(path, what: str) -> pathlib.Path:
+    """Return a path on this machine, its ~ expanded. Raise UserError for one elsewhere."""
+    if "://" in str(path):
+        raise UserError(f"{what} = {path}: expected a path on this machine; copy it from or to "
+                        "there by other means")
+    return pathlib.Path(path).expanduser()
+
+
 def read_arrays(path) -> dict[str, np.ndarray]:
     """Return {name: array} of a file, its kind known by its suffix."""
-    path = pathlib.Path(path).expanduser()
+    path = local(path, "weights")
     suffixes = ", ".join(KINDS + PICKLES)
     if path.suffix not in KINDS + PICKLES:
         raise UserError(f"{path}: expected a file of weights, {suffixes}; found the suffix "
@@ -108,7 +116,7 @@ def write_arrays(path, arrays: dict[str, np.ndarray]) -> None:
 
 def check_new(path) -> pathlib.Path:
     """Return a path that `write_arrays` can take: of a known kind, new, in a folder that exists."""
-    path = pathlib.Path(path)
+    path = local(path, "--to")
     if path.suffix not in KINDS:
         raise UserError(f"{path}: expected a name that ends in {' or '.join(KINDS)}, "
                         f"found {path.suffix!r}")

@@ -34,7 +34,7 @@ DEFAULTS = dict(
 
     # The step.
     accumulate=1,           # micro-batches a step
-    ema_decay=0.0,          # > 0: evaluate a moving average of the parameters
+    ema_decay=0.0,          # > 0: evaluate a moving average of parameters and statistics
     precision="fp32",       # "bf16": compute in bfloat16, keep everything in float32
     nonfinite_limit=1,      # steps in a row with a value that is not finite after which the run
                             # stops; each such step is skipped

@@ -18,6 +18,7 @@ class TrainState:
     model_state   its other variables (BatchNorm statistics), {} if it has none
     opt_state     the optimizer's
     ema           moving average of params, {} when off
+    ema_state     that of model_state, {} when off: other weights have other statistics
     key           the run's PRNG key, constant: step s draws from fold_in(key, s)
     source        the source's state: data position, or environments and normalisers
     skipped       steps skipped because something was not finite: (in all, in a row)
@@ -27,6 +28,7 @@ class TrainState:
     model_state: PyTree
     opt_state: PyTree
     ema: PyTree
+    ema_state: PyTree
     key: Array
     source: PyTree
     skipped: Int[Array, "2"]
@@ -37,8 +39,8 @@ class TrainState:
         """Return the state at step 0 for a model's variables (the output of `model.init`)."""
         params, model_state = split_variables(variables)
         # The copy matters: the step donates its state, and two leaves of it must not be one buffer.
-        average = jax.tree.map(jnp.copy, params) if ema else {}
-        return cls(jnp.int32(0), params, model_state, optimizer.init(params), average, key,
+        averages = jax.tree.map(jnp.copy, (params, model_state)) if ema else ({}, {})
+        return cls(jnp.int32(0), params, model_state, optimizer.init(params), *averages, key,
                    {} if source is None else source, jnp.zeros(2, jnp.int32))
 
     @property
@@ -49,7 +51,7 @@ class TrainState:
     @property
     def eval_variables(self) -> dict:
         """Model variables for evaluation and prediction: the moving average if there is one."""
-        return {"params": self.ema or self.params, **self.model_state}
+        return {"params": self.ema or self.params, **(self.ema_state or self.model_state)}
 
 
 def init_state(task, optimizer, seed: int, ema: bool = False) -> TrainState:

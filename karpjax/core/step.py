@@ -39,7 +39,7 @@ def make_train_step(loss_fn: Callable, optimizer: optax.GradientTransformation, 
     accumulate  micro-batches a step; gradients equal those of the whole batch (except under
                 BatchNorm and dropout, which see micro-batches). Micro-batch j is the strided rows
                 j::k, so every device keeps its own rows
-    ema_decay   > 0 keeps a moving average of the parameters, ema <- d ema + (1 - d) params
+    ema_decay   > 0 keeps a moving average of the parameters and of the model's state, as `average`
     precision   "fp32", or "bf16": the loss sees bf16 parameters. Parameters, optimizer and the sum
                 over micro-batches stay fp32. The gradient of one micro-batch, and its sum over
                 devices under jit, are of bf16 precision
@@ -96,9 +96,9 @@ def make_train_step(loss_fn: Callable, optimizer: optax.GradientTransformation, 
         loss, grad_norm = sum(losses.values()), optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = state.ema
+        averages = state.ema, state.ema_state
         if ema_decay:
-            ema = jax.tree.map(lambda e, p: ema_decay * e + (1 - ema_decay) * p, ema, params)
+            averages = average(averages, (params, model_state), ema_decay, state.step)
 
         # A bad batch must leave no trace: BatchNorm can swallow an infinity that the loss hides.
         finite = all_finite((loss, grad_norm, model_state))
@@ -106,7 +106,8 @@ def make_train_step(loss_fn: Callable, optimizer: optax.GradientTransformation, 
         skipped = jnp.stack([state.skipped[0] + bad, (state.skipped[1] + bad) * bad])
         state = state.replace(
             step=state.step + 1, params=where(finite, params, state.params),
-            ema=where(finite, ema, state.ema),
+            ema=where(finite, averages[0], state.ema),
+            ema_state=where(finite, averages[1], state.ema_state),
             model_state=where(finite, model_state, state.model_state),
             opt_state=where(finite, opt_state, state.opt_state), skipped=skipped)
         metric_totals, metric_counts = metrics
@@ -166,6 +167,19 @@ def ratio(total, count, empty):
         return total / jnp.maximum(count.value, count.floor)
     # Not `count > 0`: a nan count must show.
     return jnp.where(count == 0, empty, total / jnp.where(count == 0, 1, count))
+
+
+def average(averages, values, decay: float, step):
+    """Move averages of floating leaves to their new values: a <- d a + (1 - d) x. Others are x.
+
+    d is the decay, at first less: min(decay, (1 + step) / (10 + step)), as in TensorFlow's
+    ExponentialMovingAverage. Else the random weights of the start would stay in the average.
+    """
+    d = jnp.minimum(decay, (1 + step) / (10 + step))
+
+    def moved(a, x):
+        return d * a + (1 - d) * x if jnp.issubdtype(x.dtype, jnp.floating) else x
+    return jax.tree.map(moved, averages, values)
 
 
 def without_gradient(params, patterns: Sequence[str]):

@@ -10,6 +10,7 @@ import pathlib
 
 import numpy as np
 
+from karpjax.core import files
 from karpjax.core.errors import UserError
 from karpjax.datasets.images import first_names
 from karpjax.datasets.tfds import iterate_records, open_split
@@ -129,7 +130,7 @@ def import_texts(source, length: int, vocabulary: int, tokenizer_file: str = "",
 
 def leave_out(documents: dict, without: str) -> dict:
     """Leave the documents of the file `without` out of all splits but HELD_OUT."""
-    held_out = {each.text for each in read_documents(pathlib.Path(without))}
+    held_out = {each.text for each in read_documents(files.local(without, "--without"))}
     kept = dict(documents)
     for split in documents:
         if split in HELD_OUT:
@@ -224,7 +225,7 @@ def parse_document(line: str, where: str) -> Document:
 
 def read_tokenizer(file: str) -> str:
     """Read a tokenizer's JSON."""
-    path = pathlib.Path(file)
+    path = files.local(file, "--tokenizer")
     if not path.is_file():
         raise UserError(f"--tokenizer={file}: no such file; expected a tokenizer's JSON")
     try:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import envs
+from karpjax.core import files
 from karpjax.core.errors import UserError
 from karpjax.envs import spaces
 from karpjax.envs.protocol import auto_reset, step_keys
@@ -75,7 +76,9 @@ def main(argv):
     if bool(options.workdir) == bool(options.simulations):
         raise UserError("expected one of --simulations (of UCT) and --workdir (of a network), "
                         f"found {options.simulations} and {options.workdir!r}")
-    env = envs.make_env(options.env)
+    to, env = files.local(options.to, "--to"), envs.make_env(options.env)
+    if to.suffix != ".npz" or not to.parent.is_dir():
+        raise UserError(f"--to={to}: expected a name that ends in .npz, in a folder that is there")
     if getattr(env, "players", 1) != 2:
         raise UserError(f"--env={options.env}: expected a game of two players, as in "
                         "pgx:connect_four")
@@ -83,9 +86,9 @@ def main(argv):
               if options.workdir
               else uct.uct(env, options.simulations))
     columns = record(env, player, options.positions, options.random / 100, options.seed)
-    np.savez_compressed(options.to, **columns)
+    np.savez_compressed(to, **columns)
     cli.print_json({"positions": len(columns["action"]), "games": len(np.unique(columns["game"])),
-                    "to": options.to})
+                    "to": str(to)})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from karpjax.run.programs import WholePrograms, abstract_arrays, make_programs, 
 # at a time look.
 ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4",
          "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-STATE = ("params", "opt_state", "ema", "model_state", "source")
+STATE = ("params", "opt_state", "ema", "ema_state", "model_state", "source")
 
 
 def precompile(config, task_file, topology: str) -> dict:

@@ -139,6 +139,8 @@ class Checkpoints:
         folder, target = self.folder / str(step), to_tree(abstract)
         with together(), storage(folder):
             meta = read_meta(folder)
+            if without_statistics := meta["schema"] < 2:
+                target = {name: part for name, part in target.items() if name != "ema_state"}
             check_names(named(target), stored_shapes(folder), folder,
                         fix="the task was changed: change it back, or use a new --workdir and "
                             "config.init_from")
@@ -150,6 +152,9 @@ class Checkpoints:
                 raise Damaged(f"checksum of {', '.join(damaged[:3])} differs")
             if int(tree["step"]) != step:
                 raise Damaged(f"its state is of step {int(tree['step'])}")
+        if without_statistics:
+            live = tree["model_state"] if abstract.ema else {}
+            tree["ema_state"] = jax.tree.map(jnp.copy, live)
         return from_tree(tree, abstract), meta
 
     def _set_aside(self, step: int) -> None:

@@ -1,6 +1,5 @@
 """A checkpoint as a pair of files to share: NAME.safetensors and NAME.json."""
 import json
-import pathlib
 
 import numpy as np
 
@@ -14,16 +13,16 @@ from karpjax.run.restore import restore, stored_as
 
 def export(workdir, to, which: str = "newest", trust: bool | None = None) -> dict:
     """Write the pair, and return a summary."""
-    to = pathlib.Path(to)
+    to = files.local(to, "--to")
     if to.suffix != EXPORTED:
         raise UserError(f"--to={to}: expected a name that ends in {EXPORTED}")
     beside = to.with_suffix(".json")
     if beside.exists():
         raise UserError(f"{beside}: there already; choose another name, or remove it")
     run = restore(workdir, which, trust=trust)
-    tree = stored_as(run.variables, run.config)
-    arrays = {name: np.asarray(leaf) for name, leaf in named(tree).items()}
     meta = checkpoint.read_meta(checkpoint.find(workdir, which))
+    tree = stored_as(run.variables, meta)
+    arrays = {name: np.asarray(leaf) for name, leaf in named(tree).items()}
     meta |= {part: {name: meta[part][name] for name in arrays}
              for part in ("shapes", "fingerprint")}
     # The JSON comes last: without it the arrays are no checkpoint.

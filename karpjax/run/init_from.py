@@ -27,6 +27,7 @@ from karpjax.core.state import TrainState
 from karpjax.core.trees import (
     by_name, first_match, path_name, split_variables, variable_name)
 from karpjax.run import checkpoint
+from karpjax.run.meta import evaluated
 from karpjax.run.restore import check_tokens, on_default_device
 
 HEAD = r"head(_\w+)?/.*"
@@ -73,9 +74,8 @@ def own_weights(path) -> Weights:
     """Return the weights of one of our runs, averaged if its evaluation was."""
     folder = checkpoint.find(path)
     meta = checkpoint.read_meta(folder)
-    params = "ema/" if meta["config"]["ema_decay"] else "params/"
-    places = {name.removeprefix(part): name for name in meta["shapes"]
-              for part in (params, "model_state/") if name.startswith(part)}
+    places = {name.removeprefix(f"{part}/"): name for name in meta["shapes"]
+              for part in evaluated(meta) if name.startswith(f"{part}/")}
 
     def load(wanted):
         stored = {places[name]: leaf for name, leaf in wanted.items()}
@@ -204,10 +204,16 @@ def load_weights(path, state: TrainState, task, skip=()) -> tuple[TrainState, li
     variables = jax.tree.map_with_path(
         lambda path, leaf: loaded.get(variable_name(path), leaf), like)
     params, model_state = split_variables(variables)
-    state = state.replace(params=params, model_state=model_state,
-                          ema=jax.tree.map(jnp.copy, params) if state.ema else state.ema,
-                          source=eval_state_of(given, state, task.source.eval_state))
+    state = with_weights(state, params, model_state).replace(
+        source=eval_state_of(given, state, task.source.eval_state))
     return state, [f"{path}: {'; '.join([f'{len(loaded)} of {len(ours)} arrays', *notes])}"]
+
+
+def with_weights(state: TrainState, params, model_state) -> TrainState:
+    """Return a state with other variables, where the moving averages start too."""
+    averages = jax.tree.map(jnp.copy, (params, model_state)) if state.ema else ({}, {})
+    return state.replace(params=params, model_state=model_state, ema=averages[0],
+                         ema_state=averages[1])
 
 
 def eval_state_of(given: Weights, state: TrainState, names) -> dict:

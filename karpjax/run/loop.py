@@ -24,6 +24,7 @@ from karpjax.run.checkpoint import Checkpoints, absolute
 from karpjax.run.evaluator import Measured, last_tables, make_evaluator
 from karpjax.run.experiment import Experiment, assemble
 from karpjax.run.in_flight import InFlight
+from karpjax.run.meta import LIVE_STATISTICS, evaluated
 from karpjax.run.model_card import model_card
 from karpjax.run.nonfinite import check_finite
 from karpjax.run.profiling import Profile
@@ -177,6 +178,8 @@ def resume(exp: Experiment, workdir, state, meta: dict) -> tuple[TrainState, Sta
     if meta["config"]["steps"] != config.steps:
         notes.append(f"note: config.steps was {meta['config']['steps']}; "
                      "a schedule without a length of its own follows it")
+    if evaluated(meta) == ("ema", "model_state") and state.ema_state:
+        notes.append(f"note: {LIVE_STATISTICS} at step {step}")
     if meta["task"]["text"] != exp.task_file["text"]:
         notes.append(f"note: the file of the task is not what it was when step {step} was saved; "
                      "going on with today's")

@@ -14,8 +14,10 @@ from karpjax.core.errors import Damaged, UserError, storage
 from karpjax.core.trees import first_line
 from karpjax.datasets.content import hash_of
 
-SCHEMA = 1
+SCHEMA = 2  # 1: a moving average of the parameters has no statistics of its own
 FOLDER = "checkpoints"
+LIVE_STATISTICS = ("an older karpjax saved a moving average of the parameters alone; the statistics "
+                   "of the network as it was trained stand for the average's")
 EXPORTED = ".safetensors"
 SEAL = "sha256"
 REQUIRED = {"schema": int, "step": int, "config": dict, "task": dict, "dispatch": str,
@@ -65,6 +67,13 @@ def read_meta(folder) -> dict:
         raise UserError(f"{folder} holds step {meta['step']}, not {number}; move it out of "
                         f"{folder.parent}, or give it its own number")
     return {**meta, "config": old_names.today(meta.get("config", {}))}
+
+
+def evaluated(meta: dict) -> tuple[str, str]:
+    """Return the entries of a state that evaluation sees: parameters, and the model's state."""
+    if not meta["config"].get("ema_decay"):
+        return "params", "model_state"
+    return "ema", "model_state" if meta["schema"] < 2 else "ema_state"
 
 
 def check_whole(meta) -> None:

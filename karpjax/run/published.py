@@ -10,7 +10,7 @@ from karpjax.datasets.text import read_tokenizer
 from karpjax.models.layers.transformer import merge_lora
 from karpjax.run.checkpoint import FOLDER, Checkpoints, absolute
 from karpjax.run.experiment import assemble
-from karpjax.run.init_from import load_weights
+from karpjax.run.init_from import load_weights, with_weights
 from karpjax.run.programs import default_dispatch
 from karpjax.run.restore import restore
 from karpjax.run.workdir import (
@@ -50,9 +50,7 @@ def into_workdir(config, task_file, file, workdir, anew=()) -> dict:
         variables = weights.to_karpjax(exp.task.model, like, files.read_arrays(file), file)
         state = exp.fresh_state()
         params, model_state = split_variables(jax.tree.map(_placed, variables, like))
-        if state.ema:
-            state = state.replace(ema=jax.tree.map(_placed, variables["params"], state.ema))
-        state = state.replace(params=params, model_state=model_state)
+        state = with_weights(state, params, model_state)
     check_place(workdir, exp.source.files)
     workdir = open_workdir(workdir, exp, saved_config(workdir))
     write_files(workdir, exp.config.to_dict(), exp.source.files)
@@ -72,8 +70,8 @@ def _placed(new, old):
 
 def into_file(workdir, to, which: str, names: str = "", trust: bool | None = None) -> dict:
     """Write the newest or the best checkpoint under PyTorch's names, and return a summary."""
-    files.check_new(to)
+    to = files.check_new(to)
     run = restore(workdir, which=which, trust=trust)
     arrays = weights.to_pytorch(*merge_lora(run.model, run.variables), names)
     files.write_arrays(to, arrays)
-    return {"step": run.step, "arrays": len(arrays), "file": to}
+    return {"step": run.step, "arrays": len(arrays), "file": str(to)}

@@ -12,6 +12,7 @@ import functools
 import inspect
 import os
 from typing import Any
+import warnings
 
 import jax
 from jax.sharding import SingleDeviceSharding
@@ -23,6 +24,7 @@ from karpjax.core.task import Task
 from karpjax.core.task_file import build_task, load_task_module
 from karpjax.core.trees import by_name, path_name, split_variables
 from karpjax.datasets.folders import same_pictures
+from karpjax.run.meta import LIVE_STATISTICS, evaluated
 from karpjax.run.trust import check_trust
 
 
@@ -130,19 +132,19 @@ def restore(path, which: str = "newest", data: dict | None = None,
     task = build_task(with_description(config, meta.get("source")), module)
     check_tokens(path, meta, task.source.spec)
     variables = jax.eval_shape(task.init, jax.random.key(0))
-    wanted = stored_as(variables, config)
-    tree = checkpoint.load(folder, on_default_device(wanted))
-    variables = {"params": tree.get("ema", tree.get("params")), **tree["model_state"],
-                 **eval_state_of(folder, task.source)}
+    params, model_state = evaluated(meta)
+    tree = checkpoint.load(folder, on_default_device(stored_as(variables, meta)))
+    if params == "ema" and model_state == "model_state" and tree[model_state]:
+        warnings.warn(f"{folder}: {LIVE_STATISTICS}", stacklevel=2)
+    variables = {"params": tree[params], **tree[model_state], **eval_state_of(folder, task.source)}
     return Run(config, task, variables, meta["step"], meta["metrics"] or {})
 
 
-def stored_as(variables: dict, config) -> dict:
-    """Return variables as evaluation sees them, by their places in a checkpoint."""
+def stored_as(variables: dict, meta: dict) -> dict:
+    """Return variables as evaluation sees them, by their places in a checkpoint of this meta."""
     network = {name: part for name, part in variables.items() if name != "source"}
-    params, model_state = split_variables(network)
     source = {"source": variables["source"]} if "source" in variables else {}
-    return {"ema" if config.ema_decay else "params": params, "model_state": model_state, **source}
+    return {**dict(zip(evaluated(meta), split_variables(network), strict=True)), **source}
 
 
 def eval_state_of(folder, source) -> dict:

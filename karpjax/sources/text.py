@@ -13,6 +13,7 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
+from karpjax.core import files
 from karpjax.core.errors import UserError, check_keys
 from karpjax.datasets.content import content_of, hash_bytes
 from karpjax.datasets.tfds import metadata_of, open_splits, prepared_builder
@@ -82,7 +83,7 @@ def prepared_text(data, augment=None) -> Source:
 def bytes_of_a_file(data, augment=None) -> Source:
     """Return the source of a file's bytes."""
     check_keys(data, BYTES_OF_A_FILE, "config.data", required=("length", "batch_size"))
-    path = pathlib.Path(data.get("path", "") or EMBEDDED)
+    path = files.local(data.get("path", "") or EMBEDDED, "config.data.path")
     spec = {"length": data.length, "classes": 0, "tokenizer": ""}
     if not path.is_file():
         error = UserError(f"config.data.path: no text file {str(path)!r}; leave it empty for the "

@@ -10,16 +10,14 @@ what the other needs (config.optimizer.freeze).
     config.data = dict(file="games.npz", batch_size=256, mirror=True)    # mirror: half of the
     positions, at random
 """
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 import karpjax as kj
+from karpjax.core import files
 from karpjax.core.errors import UserError, check_keys
-from karpjax.core.files import read_npz
 from karpjax.core.settings import check_own_keys
 from karpjax.core.trees import where
 from karpjax.datasets.content import RowHash
@@ -101,10 +99,11 @@ def recorded(data, env, like) -> kj.sources.Source:
 
 def read(file: str, env, like) -> dict:
     """Return the columns of a recording, which must be of this game."""
-    if not file or not pathlib.Path(file).exists():
+    path = files.local(file, "config.data.file")
+    if not file or not path.exists():
         raise UserError(f"config.data.file = {file!r}: no such file; make one: "
                         "python -m karpjax.games.record --help")
-    stored = read_npz(pathlib.Path(file))
+    stored = files.read_npz(path)
     missing = [name for name in COLUMNS if name not in stored]
     if missing:
         raise UserError(f"{file}: expected the columns {', '.join(COLUMNS)}, "

@@ -66,9 +66,12 @@ def test_in_two_lines(name, saved):
     right shape."""
     run = karpjax.restore(saved(name))
     stored = named(checkpoint.Checkpoints(saved(name)).restore(assembled(name, 1, 1).abstract)[0])
-    key = "ema" if run.config.ema_decay else "params"
-    for leaf_name, value in named(run.params).items():
-        assert (value == stored[f"{key}/{leaf_name}"]).all()
+    params, model_state = ("ema", "ema_state") if run.config.ema_decay else ("params", "model_state")
+    statistics = {part: tree for part, tree in run.variables.items()
+                  if part not in ("params", "source")}
+    for place, tree in ((params, run.params), (model_state, statistics)):
+        for leaf_name, value in named(tree).items():
+            assert (value == stored[f"{place}/{leaf_name}"]).all()
     inputs = run.task.source.example[run.task.inputs]
     assert run.predict(inputs).shape[0] == 1
 
