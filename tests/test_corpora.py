@@ -270,3 +270,40 @@ def test_the_command(reviews):
                        f"--data_dir={reviews}/tfds", f"--tokenizer={reviews}/tokenizer.json",
                        "--length=32"))
     assert json.loads(out.splitlines()[-1])["length"] == 32
+
+
+@pytest.mark.parametrize("label, found", [("NaN", "nan"), ("-1.0", "-1.0"), ("1.0", "1.0"),
+                                          ("[1]", "[1]"), ("{}", "{}")])
+def test_a_label_that_is_no_class(label, found, reviews):
+    with (reviews / "raw" / "train.jsonl").open("a") as file:
+        file.write(f'{{"text": "One more.", "label": {label}}}\n')
+    with pytest.raises(UserError, match="train.jsonl, line 41: expected a label of text, an "
+                                        "integer, true, false or null, found") as error:
+        make(reviews)
+    assert str(error.value).endswith(found)
+
+
+@pytest.mark.parametrize("labels", [[1, 2], [True, False], ["a", "b"]])
+def test_labels_of_each_kind(labels, tmp_path):
+    jsonl(tmp_path / "raw" / "train.jsonl",
+          [{"text": f"The text of number {i}.", "label": labels[i % len(labels)]}
+           for i in range(30)])
+    assert make(tmp_path)["classes"] == 2
+
+
+def test_a_byte_order_mark_is_no_text(reviews):
+    plain = make(reviews)
+    file = reviews / "raw" / "train.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert make(reviews, "marked") == {**plain, "name": "marked"}
+    one, other = (source_of(reviews, name) for name in ("reviews", "marked"))
+    assert (one.data["train"]["tokens"] == other.data["train"]["tokens"]).all()
+
+
+def test_hidden_files_are_left_out_and_named(reviews, capsys):
+    plain = make(reviews)
+    jsonl(reviews / "raw" / ".ipynb_checkpoints" / "train.jsonl", REVIEWS[:3])
+    jsonl(reviews / "raw" / "._train.jsonl", REVIEWS[:3])
+    assert make(reviews, "again") == {**plain, "name": "again"}
+    assert "2 hidden files or folders are left out: ._train.jsonl, .ipynb_checkpoints" in \
+        capsys.readouterr().out

@@ -3,6 +3,7 @@
 Rows are packed for pretraining, or hold a document each to classify. All is read into memory and
 checked before anything is written: for corpora of up to a few gigabytes.
 """
+import codecs
 import collections
 import dataclasses
 import json
@@ -161,15 +162,26 @@ def documents_in_folder(folder: pathlib.Path) -> dict[str, list[Document]]:
 
 
 def files_by_split(source: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    """Return {"train": files, ...}: files go by their own name, or by their folder's."""
-    files = {}
-    for path in sorted(source.iterdir()):
-        inside = sorted(path.iterdir()) if path.is_dir() else []
+    """Return {"train": files, ...}: files go by their own name, or by their folder's.
+
+    Hidden ones, which editors and systems leave, are left out and named.
+    """
+    files, hidden = {}, []
+
+    def visible(folder):
+        paths = sorted(folder.iterdir())
+        hidden.extend(path.name for path in paths if path.name.startswith("."))
+        return [path for path in paths if not path.name.startswith(".")]
+    for path in visible(source):
+        inside = visible(path) if path.is_dir() else []
         texts = [each for each in inside if each.suffix in SUFFIXES]
         if texts:
             files.setdefault(path.name, []).extend(texts)
         elif path.suffix in SUFFIXES:
             files.setdefault(path.stem, []).append(path)
+    if hidden:
+        print(f"{source}: {len(hidden)} hidden files or folders are left out: "
+              f"{', '.join(sorted(hidden)[:5])}")
     if "train" not in files:
         raise UserError(f"--from={source}: expected train.jsonl, train.txt, or such files in "
                         f"{source / 'train'}; found {first_names(source)}")
@@ -179,7 +191,8 @@ def files_by_split(source: pathlib.Path) -> dict[str, list[pathlib.Path]]:
 def read_documents(file: pathlib.Path) -> list[Document]:
     """Read the documents of one file, or raise a UserError with the line of the fault."""
     try:
-        lines = file.read_bytes().split(b"\n")
+        # a byte-order mark, as editors on Windows write it, is no text
+        lines = file.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
     decoded = []
@@ -217,8 +230,9 @@ def parse_document(line: str, where: str) -> Document:
         raise UserError(f"{where}: half of a surrogate pair (character {error.start} of the text),"
                         " which is no character; leave it out") from error
     label = row.get("label", "")
-    if isinstance(label, (dict, list)):
-        raise UserError(f"{where}: expected a label of text or a number, found {line[-60:]}")
+    if not isinstance(label, (str, int, type(None))):   # 1.0 would be a class beside 1, NaN one too
+        raise UserError(f"{where}: expected a label of text, an integer, true, false or null, "
+                        f"found {str(label)[:60]}")
     unlabelled = label is None or isinstance(label, int) and label < 0
     return Document(row["text"], "" if unlabelled else str(label))
 
