@@ -4,6 +4,7 @@ import json
 import re
 
 from command import command, done
+from guarantees.harness import mesh_of
 from guarantees.registry import CONFIGS, config_of
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from karpjax.datasets import tokenizer
 from karpjax.datasets.tokenizer import BYTES, Vocabulary
 from karpjax.models.encoder import segment_positions
 from karpjax.models.layers.transformer import rotate, segment_mask
+from karpjax.run.experiment import assemble
 from karpjax.sources.text import unigram_entropy
 from karpjax.tasks.masked_text import masked
 
@@ -231,3 +233,21 @@ def test_what_is_no_tokenizer(json, says):
 def test_a_vocabulary_that_is_too_small():
     with pytest.raises(kj.UserError, match="expected at least 260"):
         tokenizer.train_tokenizer(TEXTS, size=100)
+
+
+@pytest.mark.parametrize("name", ["classify_text", "masked_text"])
+def test_features_are_of_the_text_and_not_of_its_padding(name):
+    """A row that is cut to its text has the same features, and outputs at its tokens."""
+    experiment = assemble(*config_of(name), mesh_of(1))
+    task, variables = experiment.task, experiment.fresh_state().variables
+    tokens = jnp.asarray(task.source.first(16)["tokens"], jnp.int32)
+    lengths = np.asarray(task.derived({"tokens": tokens})["segments"]).sum(1)
+    row = int(lengths.argmin())
+    assert 2 < lengths[row] < tokens.shape[1]
+    padded, cut = tokens[row:row + 1], tokens[row:row + 1, :lengths[row]]
+    outputs, features = task.run_model(variables, padded, features=True)
+    expected, same = task.run_model(variables, cut, features=True)
+    np.testing.assert_allclose(features["pooled"], same["pooled"], rtol=1e-5, atol=1e-6)
+    if outputs.ndim == 3:
+        outputs = outputs[:, :lengths[row]]
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)

@@ -54,6 +54,7 @@ class Task:
     methods    {"act": (variables, ...) -> ...}, called as `karpjax.restore(...).act(...)`
     init_from_data  () -> {"whiten/kernel": array}: parameters computed from the data, over those of
                `model.init`
+    derived    (batch) -> {name: argument of the model} beside the entry `inputs`, made of it
     """
     model: nn.Module
     source: Any
@@ -66,6 +67,7 @@ class Task:
     summarize: Callable | None = None
     pictures: Callable | None = None
     methods: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
+    derived: Callable = lambda batch: {}
 
     def __post_init__(self):
         taken = sorted(set(self.methods) & set(RESERVED))
@@ -88,7 +90,7 @@ class Task:
     def arguments(self, batch: dict) -> tuple[tuple, dict]:
         """Return (args, kwargs) of the model for a prepared batch, by `inputs`."""
         if isinstance(self.inputs, str):
-            return (batch[self.inputs],), {}
+            return (batch[self.inputs],), self.derived(batch)
         return (), self.inputs(batch)
 
     def prepared(self, raw):

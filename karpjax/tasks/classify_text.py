@@ -14,7 +14,6 @@ import optax
 
 import karpjax as kj
 from karpjax.core.settings import check_own_keys
-from karpjax.core.trees import split_variables
 
 
 def build(config) -> kj.Task:
@@ -28,12 +27,12 @@ def build(config) -> kj.Task:
     model = kj.models.make_model(config.model, vocabulary=source.vocabulary.size,
                                  classes=source.classes)
 
-    def logits_of(params, model_state, tokens, key=None):
-        segments = source.vocabulary.segments(tokens)                                # (B, T)
-        return kj.apply(model, params, model_state, tokens, key, segments=segments)  # (B, C)
+    def segments(batch):
+        return {"segments": source.vocabulary.segments(batch["tokens"])}             # (B, T)
 
     def loss(params, model_state, batch, key):
-        logits, model_state = logits_of(params, model_state, batch["tokens"], key)
+        logits, model_state = kj.apply(model, params, model_state, batch["tokens"], key,
+                                       **segments(batch))                            # (B, C)
         target = jnp.eye(source.classes)[batch["label"]]                             # (B, C)
         target = optax.smooth_labels(target, smoothing if key is not None else 0.0)
         xent = optax.softmax_cross_entropy(logits, target)                           # (B,)
@@ -41,7 +40,4 @@ def build(config) -> kj.Task:
         metrics = {"accuracy": kj.mean(correct, batch["weight"])}
         return {"xent": kj.mean(xent, batch["weight"])}, metrics, model_state
 
-    def predict(variables, tokens):
-        return logits_of(*split_variables(variables), tokens)[0]
-
-    return kj.Task(model, source, loss, predict=predict, inputs="tokens")
+    return kj.Task(model, source, loss, inputs="tokens", derived=segments)

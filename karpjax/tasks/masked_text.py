@@ -62,11 +62,6 @@ def build(config) -> kj.Task:
         metrics = {"accuracy": kj.mean(correct, weight)}
         return {"mlm": kj.mean(nll, weight)}, metrics, model_state
 
-    def predict(variables, tokens):
-        """Return logits at every position, (B, T, V)."""
-        segments = segments_of({"tokens": tokens}, source.vocabulary)
-        return kj.apply(model, *split_variables(variables), tokens, segments=segments)[0]
-
     def show(variables, batch):
         """Return a text of rows with their masks, and the model's three best guesses at each."""
         rows = mask_in_evaluation(jax.tree.map(lambda column: column[:SHOWN], batch))
@@ -76,7 +71,10 @@ def build(config) -> kj.Task:
         lines = guess_lines(rows, np.asarray(chance), np.asarray(best), source.vocabulary)
         return {"predictions.txt": "\n".join(lines) + "\n"}
 
-    return kj.Task(model, source, loss, predict=predict, inputs="tokens", show=show)
+    def segments(batch):
+        return {"segments": segments_of(batch, source.vocabulary)}
+
+    return kj.Task(model, source, loss, inputs="tokens", derived=segments, show=show)
 
 
 def segments_of(batch: dict, vocabulary: Vocabulary):
