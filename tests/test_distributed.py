@@ -40,8 +40,10 @@ def test_processes_that_do_not_meet_say_so_in_time(process, tmp_path):
     assert time.monotonic() - started < 60 and not (tmp_path / "run").exists()
 
 
-def test_another_config_is_named(tmp_path):
-    port, common = free_port(), [*DIGITS, f"--workdir={tmp_path}/run"]
+def test_another_config_is_named(tmp_path, monkeypatch):
+    """They meet behind a proxy that leads nowhere, too."""
+    monkeypatch.setenv("http_proxy", f"http://localhost:{free_port()}")
+    port, common = free_port(), [*DIGITS, f"--workdir={tmp_path}/run", "--join_seconds=60"]
     for process in [start(0, port, *common), start(1, port, *common, "--config.seed=7")]:
         refused(process, "process 1 has config.seed: 0 -> 7")
     assert not (tmp_path / "run").exists()

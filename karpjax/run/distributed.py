@@ -32,6 +32,8 @@ def join(coordinator: str = "", processes: int = 0, process: int = 0, seconds: i
     complaint = (f"{there} did not meet within {seconds} s (this is {this}); "
                  "start every one of them with the address of process 0, and see that its port can "
                  "be reached")
+    if coordinator:
+        keep_from_proxies(coordinator)
     with deadline(seconds, complaint):
         try:
             arguments = (coordinator, processes, process) if coordinator else ()
@@ -46,6 +48,13 @@ def join(coordinator: str = "", processes: int = 0, process: int = 0, seconds: i
             raise UserError("--distributed: jax finds no other processes in the environment "
                             f"({error}); give --coordinator=HOST:PORT --processes=N --process=I") \
                 from error
+
+
+def keep_from_proxies(coordinator: str) -> None:
+    """Let gRPC reach the coordinator itself: a proxy for the web does not know a run's hosts."""
+    known = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy")
+    host = coordinator.rpartition(":")[0]
+    os.environ["no_grpc_proxy"] = f"{known},{host}" if known else host
 
 
 @contextlib.contextmanager
