@@ -225,15 +225,32 @@ def _load_config(argv) -> tuple[list, ConfigDict, dict]:
 
 
 def _check_overrides(argv, config: ConfigDict) -> None:
-    """Raise UserError if a --config.a.b=VALUE names no key of the config."""
+    """Raise UserError if a --config.a.b=VALUE names no key of the config, or a dict of keys."""
     known, prefix = names_of(config), "--config."
     for argument in (each.removeprefix(prefix) for each in argv if each.startswith(prefix)):
-        name = re.split(r"[=\[]", argument)[0]
+        name, value = re.split(r"[=\[]", argument + "=")[:2]
         settings.check_renamed(config, name)
         if name not in known:
-            raise UserError(f"--config.{name}: the config has no such key"
-                            f"{did_you_mean(name, known)} (a key of the task's own must be in the "
-                            "config file before it can be changed here)")
+            raise UserError(f"--config.{name}: {no_such_key(name, known)} (a key of the task's own "
+                            "must be in the config file before it can be changed here)")
+        if children := children_of(name, known):
+            example = "peak_value" if "peak_value" in children else children[0]
+            raise UserError(f"--config.{name}: a dict of {', '.join(children)}; change one of them, "
+                            f"as in --config.{name}.{example}={value}")
+
+
+def no_such_key(name: str, known: list[str]) -> str:
+    """Say what the config has in place of a key: keys of the same dict, or of any."""
+    parent, _, last = name.rpartition(".")
+    if parent and (children := children_of(parent, known)):
+        return f"config.{parent} has no key {last!r}{did_you_mean(last, children)}"
+    return f"the config has no such key{did_you_mean(name, known)}"
+
+
+def children_of(parent: str, known: list[str]) -> list[str]:
+    """Return the keys of a dict of the config, [] if it is none."""
+    inside = (name.removeprefix(f"{parent}.") for name in known if name.startswith(f"{parent}."))
+    return [name for name in inside if "." not in name]
 
 
 def names_of(config: ConfigDict, prefix: str = "") -> list[str]:
