@@ -9,7 +9,7 @@ from test_prepare import command, done
 
 import karpjax as kj
 from karpjax.core.errors import UserError
-from karpjax.datasets import text as corpora, tokenizer
+from karpjax.datasets import documents, tokenizer
 from karpjax.datasets.formats import prepare
 from karpjax.datasets.tfds import prepare_once, prepared_builder
 from karpjax.prepare import main as prepare_main
@@ -93,8 +93,8 @@ def test_text_files_and_folders(tmp_path):
     (tmp_path / "raw" / "train").mkdir(parents=True)
     (tmp_path / "raw" / "train" / "a.txt").write_text("One\nparagraph.\n\n\nAnother.\n")
     jsonl(tmp_path / "raw" / "train" / "b.jsonl", [{"text": "A third", "label": None}])
-    texts = sorted(document.text for file in corpora.files_by_split(tmp_path / "raw")["train"]
-                   for document in corpora.read_documents(file))
+    texts = sorted(document.text for file in documents.files_by_split(tmp_path / "raw")["train"]
+                   for document in documents.read_documents(file))
     assert texts == ["A third", "Another.", "One\nparagraph."]
     make(tmp_path, pack=True)
     source = source_of(tmp_path, test="", batch_size=1)
@@ -175,7 +175,7 @@ def test_it_says_how_many_are_cut(reviews, capsys):
 
 def test_windows_line_ends_and_blanks_end_paragraphs_too(tmp_path):
     (tmp_path / "train.txt").write_bytes(b"One\r\nparagraph.\r\n\r\nAnother.\r\n  \r\nA third.")
-    texts = [document.text for document in corpora.read_documents(tmp_path / "train.txt")]
+    texts = [document.text for document in documents.read_documents(tmp_path / "train.txt")]
     assert texts == ["One\nparagraph.", "Another.", "A third."]
 
 

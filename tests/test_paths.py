@@ -1,4 +1,4 @@
-"""Paths that users give: ~ is their home, and what must be on this machine is not sought elsewhere."""
+"""Paths that users give: ~ is their home, and what must be here is not sought elsewhere."""
 import os
 import pathlib
 
@@ -52,15 +52,15 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_path_elsewhere(name):
-    with pytest.raises(UserError, match=f"^{name.strip()} = gs://bucket/file.npz: expected a path on "
-                                        "this machine"):
+    with pytest.raises(UserError, match=f"^{name.strip()} = gs://bucket/file.npz: expected a path "
+                                        "on this machine"):
         CALLS[name]("gs://bucket/file.npz")
 
 
 def test_data_sets_elsewhere(home):
     np.savez(home / "mine.npz", x_train=IMAGES, y_train=LABELS)
     with pytest.raises(UserError, match="prepared in a local folder"):
-        prepare([f"--from={home}/mine.npz", "--format=npz", "--name=mine", "--data_dir=gs://b/sets"])
+        prepare([f"--from={home}/mine.npz", "--format=npz", "--name=mine", "--data_dir=gs://b/s"])
 
 
 def test_home(home):

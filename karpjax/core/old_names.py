@@ -69,7 +69,7 @@ MOVED = {
                   "imagefolder": "datasets.images:import_imagefolder",
                   "idx": "datasets.images:import_idx", "cifar": "datasets.images:import_cifar",
                   "npz": "datasets.images:import_npz"},
-    "corpora": {"text": "datasets.text:import_texts", "read": "datasets.text:read_documents",
+    "corpora": {"text": "datasets.text:import_texts", "read": "datasets.documents:read_documents",
                 "FoundText": "datasets.text:TextSet", "Tokens": "datasets.text:TokenRows"},
     "tokenizer": {"train": "datasets.tokenizer:train_tokenizer",
                   "load": "datasets.tokenizer:load_tokenizer"},

@@ -235,8 +235,8 @@ def _check_overrides(argv, config: ConfigDict) -> None:
                             "must be in the config file before it can be changed here)")
         if children := children_of(name, known):
             example = "peak_value" if "peak_value" in children else children[0]
-            raise UserError(f"--config.{name}: a dict of {', '.join(children)}; change one of them, "
-                            f"as in --config.{name}.{example}={value}")
+            raise UserError(f"--config.{name}: a dict of {', '.join(children)}; change one of "
+                            f"them, as in --config.{name}.{example}={value}")
 
 
 def no_such_key(name: str, known: list[str]) -> str:

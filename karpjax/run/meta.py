@@ -16,8 +16,8 @@ from karpjax.datasets.content import hash_of
 
 SCHEMA = 2  # 1: a moving average of the parameters has no statistics of its own
 FOLDER = "checkpoints"
-LIVE_STATISTICS = ("an older karpjax saved a moving average of the parameters alone; the statistics "
-                   "of the network as it was trained stand for the average's")
+LIVE_STATISTICS = ("an older karpjax saved a moving average of the parameters alone; the "
+                   "statistics of the network as it was trained stand for the average's")
 EXPORTED = ".safetensors"
 SEAL = "sha256"
 REQUIRED = {"schema": int, "step": int, "config": dict, "task": dict, "dispatch": str,

@@ -66,7 +66,8 @@ def test_in_two_lines(name, saved):
     right shape."""
     run = karpjax.restore(saved(name))
     stored = named(checkpoint.Checkpoints(saved(name)).restore(assembled(name, 1, 1).abstract)[0])
-    params, model_state = ("ema", "ema_state") if run.config.ema_decay else ("params", "model_state")
+    params, model_state = ("ema", "ema_state") if run.config.ema_decay else \
+        ("params", "model_state")
     statistics = {part: tree for part, tree in run.variables.items()
                   if part not in ("params", "source")}
     for place, tree in ((params, run.params), (model_state, statistics)):
