@@ -21,8 +21,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # tested, is the same without.
 FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true",
          "--xla_cpu_parallel_codegen_split_count=1"]
-# XLA ends a process whose devices do not all come to a sum within 40 s. Three workers on two cores
-# may keep one waiting for longer.
+# XLA ends a process whose devices do not all come to a sum within 40 s. A busy machine may keep one
+# waiting for longer.
 FLAGS += ["--xla_cpu_collective_call_warn_stuck_timeout_seconds=120",
           "--xla_cpu_collective_call_terminate_timeout_seconds=600"]
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
