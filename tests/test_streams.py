@@ -12,6 +12,7 @@ from command import as_a_command, python_path
 from guarantees.forks import Fork
 import pytest
 
+from karpjax.core.errors import UserError
 from karpjax.run import cli, streams
 
 ENV = {**os.environ, "JAX_PLATFORMS": "cpu"}
@@ -135,3 +136,29 @@ def test_train_and_head(tmp_path):
         time.sleep(0.01)
     fork.send_signal(signal.SIGHUP)
     assert fork.wait() == 0 and (workdir / "summary.json").exists()
+
+
+def test_a_command_that_fails_leaves_threads_of_others_alone(monkeypatch):
+    """A thread that was there before does not end the process; one that it began does, in time."""
+    ended, done = [], threading.Event()
+    monkeypatch.setattr(cli, "THREADS_END", 0.1)
+    monkeypatch.setattr(cli.os, "_exit", ended.append)
+    monkeypatch.setattr(cli.atexit, "_run_exitfuncs", lambda: None)
+
+    def begin():
+        threading.Thread(target=done.wait).start()
+
+    def refuses(argv):
+        raise UserError("no")
+
+    def begins_and_refuses(argv):
+        begin()
+        raise UserError("no")
+    try:
+        begin()
+        for main in (refuses, begins_and_refuses):
+            with pytest.raises(SystemExit):
+                cli.run(main)
+            assert ended == ([] if main is refuses else [UserError.code])
+    finally:
+        done.set()

@@ -45,6 +45,7 @@ def run(main) -> None:
 
     A reader of its lines that goes away (`| head`, a lost connection) does not end it.
     """
+    before = threading.enumerate()
     with lasting() as failures:
         code = _exit_code(main)
         sys.stdout.flush()
@@ -53,7 +54,7 @@ def run(main) -> None:
                   file=sys.stderr)
             code = code or UserError.code
     if code:
-        _leave_threads(code)
+        _leave_threads(set(threading.enumerate()) - set(before), code)
     sys.exit(code)
 
 
@@ -103,14 +104,14 @@ def of_the_system(error: OSError) -> tuple[str, int]:
     return f"{error}{where}", UserError.code
 
 
-def _leave_threads(code: int) -> None:
-    """Exit if threads of a save that failed are still there after some seconds.
+def _leave_threads(threads, code: int) -> None:
+    """Exit if threads that the command began are still there after some seconds.
 
-    Orbax's wait up to ten minutes for a folder that nobody will make.
+    Orbax's wait, after a save that failed, up to ten minutes for a folder that nobody will make.
     """
     until = time.monotonic() + THREADS_END
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
+    for thread in threads:
+        if not thread.daemon:
             # Orbax's own join raises
             threading.Thread.join(thread, max(0.0, until - time.monotonic()))
             if thread.is_alive():
