@@ -61,7 +61,8 @@ def test_slip_in_a_core_key_of_a_config_file(tmp_path):
     ("--config.steps=1e3", "--config.steps=1000 (an int)"),
     ("--config.steps=many", "--config.steps=1000 (an int)"),
     ("--config.overfit=maybe", "give each key a value of its own type"),
-    ("--config.model=cnn", "give each key a value of its own type")])
+    ("--config.model=cnn", "a dict of classes, layers, width; change one of them, as in "
+     "--config.model.classes=cnn")])
 def test_value_of_a_wrong_type(tmp_path, flag, expected):
     refused_untouched(tmp_path, train(tmp_path, TINY, flag), flag.split("=")[0], flag.split("=")[1],
                       expected)

@@ -75,7 +75,7 @@ def test_mutant_no_seal(made, run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", [
-    ('"step": 8', '"step": 4'), ('"schema": 1', '"schema": 3'), ('"sha256"', '"sha254"'),
+    ('"step": 8', '"step": 4'), ('"schema": 2', '"schema": 3'), ('"sha256"', '"sha254"'),
     ('"fingerprint"', '"fingerprimt"'), ('"batch_size": 8', '"batch_size": 9')])
 def test_a_changed_json_falls_back(run, capsys, change):
     """The loop goes on from the step before, to the same rows and the same state."""

@@ -113,7 +113,8 @@ def test_mutant_a_pass_over_memory(experiment, by_hand, monkeypatch):
     """Light operations alone are caught: a moving average nobody asked for."""
     monkeypatch.setitem(experiment.config, "ema_decay", 0.9)
     monkeypatch.setattr(experiment, "abstract",
-                        experiment.abstract.replace(ema=experiment.abstract.params))
+                        experiment.abstract.replace(ema=experiment.abstract.params,
+                                                    ema_state=experiment.abstract.model_state))
     assert "bytes accessed" in unexplained(compiled(experiment), by_hand)
 
 

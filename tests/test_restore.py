@@ -127,7 +127,7 @@ def test_no_checkpoint(tmp_path, inside):
 def test_schema_of_the_future(run):
     edit_meta(run, 8, lambda meta: {**meta, "schema": 999})
     with pytest.raises(UserError,
-                       match="checkpoint schema 999, this karpjax knows up to 1; upgrade karpjax"):
+                       match="checkpoint schema 999, this karpjax knows up to 2; upgrade karpjax"):
         restore(run)
     # the loop must not take it for a damaged one and go on without it
     with pytest.raises(UserError, match="schema 999"):
