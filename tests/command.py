@@ -12,6 +12,17 @@ from guarantees.forks import Fork
 ROOT = pathlib.Path(__file__).parent.parent
 SEEN = set()  # commands that have been run
 TINY = (ROOT / "tests" / "tiny.py").read_text()
+# a network that other projects have too
+RESNET = """
+import karpjax
+
+
+def get_config():
+    return karpjax.config(task="classify", model=dict(name="resnet_cifar", depth=8), best="",
+                          optimizer=dict(name="sgd", learning_rate=0.1),
+                          data=dict(name="digits", train="train", test="test", batch_size=64,
+                                    mean=[4.88], std=[6.02]))
+"""
 
 
 def python_path(*folders) -> str:

@@ -5,7 +5,7 @@ import pathlib
 import sys
 import types
 
-from command import command, done, refused
+from command import RESNET, command, done, refused
 from data.goldens.make_vision import images, weights as drawn_weights
 from guarantees.harness import mesh_of
 import jax
@@ -32,17 +32,7 @@ MODELS = {"resnet_cifar20": dict(name="resnet_cifar", depth=20),
           "resnet18": dict(name="resnet", depth=18), "resnet50": dict(name="resnet", depth=50),
           "efficientnet_lite0": dict(name="efficientnet_lite0")}
 
-CONFIG = '''
-import karpjax
-
-
-def get_config():
-    return karpjax.config(task="classify", model=dict(name="resnet_cifar", depth=8), best="",
-                          optimizer=dict(name="sgd", learning_rate=0.1),
-                          data=dict(name="digits", train="train", test="test", batch_size=64,
-                                    mean=[4.88], std=[6.02]))
-'''
-RECORD = {"path": "config.py", "text": CONFIG}
+RECORD = {"path": "config.py", "text": RESNET}
 
 EIGHT_BITS = b'{"x":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}'
 
@@ -270,7 +260,7 @@ def test_nothing_half_written(tmp_path, monkeypatch):
 def folder(tmp_path_factory):
     """Return a folder with a config, weights for it, and the workdir that the command made."""
     folder = tmp_path_factory.mktemp("convert")
-    (folder / "config.py").write_text(CONFIG)
+    (folder / "config.py").write_text(RESNET)
     files.write_arrays(folder / "w.safetensors",
                        drawn(*empty(dict(name="resnet_cifar", depth=8), classes=10, channels=1)))
     said = done(command("convert", "--config=config.py", "--weights=w.safetensors", "--workdir=run",
@@ -286,7 +276,7 @@ def test_the_workdir_is_a_run_at_step_0(folder):
     same(weights.to_pytorch(run.model, run.variables), arrays)
     assert run.step == 0 and run.predict(np.zeros((2, 8, 8, 1))).shape == (2, 10)
 
-    exp = assemble(module_from_text("config.py", CONFIG).get_config(), RECORD, mesh_of(1))
+    exp = assemble(module_from_text("config.py", RESNET).get_config(), RECORD, mesh_of(1))
     begun = exp.fresh_state()
     same(weights.to_pytorch(run.model, load_weights(folder / "run", begun, exp.task)[0].variables),
          arrays)

@@ -186,8 +186,8 @@ STUDIES = {
     "experiments/faults/bits.py": ["--quick"],
     "experiments/faults/inject.py": ["--quick"],
     "experiments/faults/workdir_bits.py": ["--quick"],
-    "experiments/faults/two_at_once.py": ["--times=1"],
-    "experiments/faults/memory.py": ["--steps=6000"],
+    "experiments/faults/two_at_once.py": ["--quick"],
+    "experiments/faults/memory.py": ["--quick"],
     "experiments/kill_resume/run.py": ["--kills=1", "--steps=6", "--tasks=poly"],
 }
 NEEDS = {  # module, and the package it comes in

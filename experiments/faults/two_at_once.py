@@ -1,20 +1,17 @@
 """Start two processes of one command in one workdir, and kill and restart launchers. Compare rows.
 
     python experiments/faults/two_at_once.py            # ten times each: a quarter of an hour
-    python experiments/faults/two_at_once.py --times=1
+    python experiments/faults/two_at_once.py --quick --log=FILE   # once each
 
 Both are processes of their own, as a user starts them. In the end there must be the rows, the state
 and the checkpoints of a run that nothing disturbed. two_at_once.jsonl has a line for each time.
 """
-import argparse
-import json
 import os
 import pathlib
 import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -22,18 +19,19 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from guarantees.harness import kept_in, record_of  # noqa: E402
 
+from experiments.runs import Log, command  # noqa: E402
 from karpjax.run.workdir import versions  # noqa: E402
 
 FLAGS = [f"--config={ROOT}/tests/tiny.py", "--config.steps=400", "--config.log_every=5",
          "--config.save_every=20", "--config.eval_every=40", "--config.keep=2",
          "--config.best=max validation/accuracy"]
-LAUNCH = ["launch", "local", "--processes=2", "--devices=1", *FLAGS]
+LAUNCH = ["launch", "local", "--processes=2", "--devices-per-process=1", *FLAGS]
 TRAIN = ["train", *FLAGS]
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
 
 
-def started(command: list, workdir) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "karpjax", *command, f"--workdir={workdir}"],
+def started(arguments: list, workdir) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "karpjax", *arguments, f"--workdir={workdir}"],
                             env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                             text=True)
 
@@ -72,29 +70,22 @@ def killed_launcher(workdir, chance) -> dict:
             "said": [said, said_too], "right": other == 0}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--times", type=int, default=10)
-    parser.add_argument("--log", default=str(pathlib.Path(__file__).parent / "two_at_once.jsonl"))
-    options = parser.parse_args()
-    right, chance = True, random.Random(0)
-    with open(options.log, "w") as file, tempfile.TemporaryDirectory() as folder:
-        def log(row: dict) -> None:
-            print(json.dumps(row), file=file, flush=True)
-            print(json.dumps(row), flush=True)
-        log({"versions": versions()})
-        for case, command in ((two_trainings, TRAIN), (killed_launcher, LAUNCH)):
-            code, said = ended(started(command, f"{folder}/{case.__name__}"))
-            assert code == 0, said
-            expected = left_in(f"{folder}/{case.__name__}")
-            for i in range(options.times):
-                workdir = f"{folder}/{case.__name__}_{i}"
-                row = case(workdir, chance)
-                row["same"] = left_in(workdir) == expected
-                right = right and row["right"] and row["same"]
-                log({"case": case.__name__, **row})
+def study(options, folder) -> None:
+    """Do both ten times, log each time, and exit with 1 if one was wrong."""
+    log, right, chance = Log(options.log), True, random.Random(0)
+    log({"versions": versions()})
+    for case, of_one in ((two_trainings, TRAIN), (killed_launcher, LAUNCH)):
+        code, said = ended(started(of_one, folder / case.__name__))
+        assert code == 0, said
+        expected = left_in(folder / case.__name__)
+        for i in range(1 if options.quick else 10):
+            workdir = folder / f"{case.__name__}_{i}"
+            row = case(workdir, chance)
+            row["same"] = left_in(workdir) == expected
+            right = right and row["right"] and row["same"]
+            log({"case": case.__name__, **row})
     sys.exit(not right)
 
 
 if __name__ == "__main__":
-    main()
+    command(study, log=pathlib.Path(__file__).parent / "two_at_once.jsonl")

@@ -1,7 +1,7 @@
 """Flip one bit of a file that a workdir holds, start the run again, and compare with the whole run.
 
     python experiments/faults/workdir_bits.py            # 60 bits a kind of file: half an hour
-    python experiments/faults/workdir_bits.py --quick
+    python experiments/faults/workdir_bits.py --quick --log=FILE
 
 The run of tests/tiny.py was killed between the saves at steps 8 and 12. An outcome is one of
 
@@ -13,18 +13,15 @@ The run of tests/tiny.py was killed between the saves at steps 8 and 12. An outc
     unreported  other rows, and no line: never
     traceback   never
 """
-import argparse
 import collections
 import contextlib
 import io
-import json
 import os
 import pathlib
 import random
 import re
 import shutil
 import sys
-import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -34,6 +31,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 from guarantees.harness import kept_in, record_of  # noqa: E402
 from tiny_runs import train  # noqa: E402
 
+from experiments.runs import Log, command  # noqa: E402
 from karpjax.core.errors import UserError  # noqa: E402
 from karpjax.run.workdir import versions  # noqa: E402
 
@@ -84,49 +82,38 @@ def flip(path, chance) -> None:
     path.write_bytes(bytes(data))
 
 
-def study(bits: int, log) -> bool:
-    """Flip so many bits of every kind of file, and return whether no outcome was wrong."""
-    right, chance = True, random.Random(0)
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        train(folder / "whole", **STEPS)
-        expected = (*record_of(folder / "whole"), kept_in(folder / "whole"))
-        killed_run(folder)
-        kinds = collections.defaultdict(list)
-        for path in sorted((folder / "run").rglob("*")):
-            if path.is_file() and path.stat().st_size:
-                name = str(path.relative_to(folder / "run"))
-                kinds[kind_of(name)].append(name)
-        for kind, names in kinds.items():
-            counts, errors, start = collections.Counter(), [], time.process_time()
-            for _ in range(bits):
-                shutil.rmtree(folder / "struck", ignore_errors=True)
-                shutil.copytree(folder / "run", folder / "struck")
-                flip(folder / "struck" / chance.choice(names), chance)
-                result, said = outcome(folder / "struck", expected)
-                counts[result] += 1
-                errors += [said[:300]] if result in WRONG else []
-            right = right and not any(counts[each] for each in WRONG)
-            log({"file": kind, "files": len(names), "bits": bits, **counts,
-                 "errors": sorted(set(errors))[:5],
-                 "seconds": round(time.process_time() - start, 1)})
-    return right
+def kinds_of_files(workdir) -> dict[str, list[str]]:
+    """Return {kind: names} of the files that are not empty."""
+    kinds = collections.defaultdict(list)
+    for path in sorted(workdir.rglob("*")):
+        if path.is_file() and path.stat().st_size:
+            name = str(path.relative_to(workdir))
+            kinds[kind_of(name)].append(name)
+    return kinds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bits", type=int, default=60)
-    parser.add_argument("--quick", action="store_true", help="one bit a kind of file")
-    parser.add_argument("--log", default=str(pathlib.Path(__file__).parent / "workdir_bits.jsonl"))
-    options = parser.parse_args()
-    with open(options.log, "w") as file:
-        def log(row: dict) -> None:
-            print(json.dumps(row), file=file, flush=True)
-            print(json.dumps(row), flush=True)
-        log({"versions": versions()})
-        right = study(1 if options.quick else options.bits, log)
+def study(options, folder) -> None:
+    """Flip bits of every kind of file, log each kind, and exit with 1 if an outcome was wrong."""
+    log, right, chance = Log(options.log), True, random.Random(0)
+    log({"versions": versions()})
+    train(folder / "whole", **STEPS)
+    expected = (*record_of(folder / "whole"), kept_in(folder / "whole"))
+    killed_run(folder)
+    bits = 1 if options.quick else 60
+    for kind, names in kinds_of_files(folder / "run").items():
+        counts, errors, start = collections.Counter(), [], time.process_time()
+        for _ in range(bits):
+            shutil.rmtree(folder / "struck", ignore_errors=True)
+            shutil.copytree(folder / "run", folder / "struck")
+            flip(folder / "struck" / chance.choice(names), chance)
+            result, said = outcome(folder / "struck", expected)
+            counts[result] += 1
+            errors += [said[:300]] if result in WRONG else []
+        right = right and not any(counts[each] for each in WRONG)
+        log({"file": kind, "files": len(names), "bits": bits, **counts,
+             "errors": sorted(set(errors))[:5], "seconds": round(time.process_time() - start, 1)})
     sys.exit(not right)
 
 
 if __name__ == "__main__":
-    main()
+    command(study, log=pathlib.Path(__file__).parent / "workdir_bits.jsonl")

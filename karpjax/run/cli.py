@@ -229,12 +229,12 @@ def _check_overrides(argv, config: ConfigDict) -> None:
     """Raise UserError if a --config.a.b=VALUE names no key of the config, or a dict of keys."""
     known, prefix = names_of(config), "--config."
     for argument in (each.removeprefix(prefix) for each in argv if each.startswith(prefix)):
-        name, value = re.split(r"[=\[]", argument + "=")[:2]
+        name, value = re.split(r"[=\[]", argument)[0], argument.partition("=")[2]
         settings.check_renamed(config, name)
         if name not in known:
             raise UserError(f"--config.{name}: {no_such_key(name, known)} (a key of the task's own "
                             "must be in the config file before it can be changed here)")
-        if children := children_of(name, known):
+        if not value.startswith("{") and (children := children_of(name, known)):
             example = "peak_value" if "peak_value" in children else children[0]
             raise UserError(f"--config.{name}: a dict of {', '.join(children)}; change one of "
                             f"them, as in --config.{name}.{example}={value}")

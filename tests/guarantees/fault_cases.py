@@ -20,7 +20,7 @@ import shutil
 import signal
 from typing import Callable, NamedTuple
 
-from command import ROOT, TINY, command
+from command import RESNET, ROOT, TINY, command
 from guarantees.faults import ERRORS, KILL, KINDS, LASTING
 from guarantees.harness import kept_in, record_of
 import jax
@@ -37,18 +37,6 @@ from karpjax.sources import images
 WRONG = ("traceback", "moved", "different")
 FAULTS = (*ERRORS, *(error + LASTING for error in ERRORS), KILL, KILL, KILL)
 CODES = (0, 2, 75)
-
-
-RESNET = """
-import karpjax
-
-
-def get_config():
-    return karpjax.config(task="classify", model=dict(name="resnet_cifar", depth=8), best="",
-                          optimizer=dict(name="sgd", learning_rate=0.1),
-                          data=dict(name="digits", train="train", test="test", batch_size=64,
-                                    mean=[4.88], std=[6.02]))
-"""
 
 
 class Case(NamedTuple):

@@ -1,6 +1,6 @@
 """A command that a fault of the file system struck goes on, or says what to do, and loses nothing.
 
-40 cases are drawn by the commit. experiments/faults ran over a thousand.
+40 cases are drawn by the commit. experiments/faults draws over a thousand.
 """
 import random
 
