@@ -203,6 +203,7 @@ def test_mutant_model_too_large():
     assert "\ndoes not fit RESOURCE_EXHAUSTED" in done.stdout and "15.75G" in done.stdout
 
 
+@pytest.mark.full
 @needs_libtpu
 def test_mutant_data_too_large(tmp_path):
     """The network is small, but every chip would have to hold the data set."""
