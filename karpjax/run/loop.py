@@ -15,10 +15,10 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from karpjax.core import files, old_names, settings, sharding
+from karpjax.core import files, old_names, settings
 from karpjax.core.errors import Preempted, UserError
 from karpjax.core.state import TrainState, parameter_table
-from karpjax.run import compile_cache, distributed, init_from, lock, metrics, pictures
+from karpjax.run import compile_cache, distributed, init_from, lock, metrics, pictures, whole_batch
 from karpjax.run.cadence import is_due, steps_to_event
 from karpjax.run.checkpoint import Checkpoints, absolute
 from karpjax.run.evaluator import Measured, last_tables, make_evaluator
@@ -28,7 +28,7 @@ from karpjax.run.meta import LIVE_STATISTICS, evaluated
 from karpjax.run.model_card import model_card
 from karpjax.run.nonfinite import check_finite
 from karpjax.run.profiling import Profile
-from karpjax.run.programs import default_dispatch, make_programs
+from karpjax.run.programs import default_dispatch, make_programs, placed_arrays
 from karpjax.run.progress import Clock, Progress
 from karpjax.run.restore import check_data, check_tokens
 from karpjax.run.signals import StopSignal
@@ -148,6 +148,7 @@ def start_or_resume(exp: Experiment, workdir, checkpoints) -> tuple[TrainState, 
     config = exp.config.to_dict()
     restored = checkpoints.restore(exp.abstract)
     state, start = resume(exp, workdir, *restored) if restored else start_fresh(exp)
+    start.notes.extend(whole_batch.check_parts(exp, state))
     with together():
         write_files(workdir, config, exp.source.files)
     return state, start
@@ -199,8 +200,7 @@ class Trainer:
         self.programs = make_programs(exp)
         self.evaluator = make_evaluator(exp.task, exp.mesh, config.precision)
         self.measured = {}  # by split, of its last evaluation
-        self.device_data = None if source.streamed else \
-            sharding.put(source.arrays, sharding.replicated(exp.mesh))
+        self.device_data = None if source.streamed else placed_arrays(exp, start.step)
         self.training, self.waiting, self.evaluating = Clock(), Clock(), Clock()
         # Rows after the checkpoint are cut: they are logged again.
         self.writer = metrics.Writer(workdir, upto=start.step if start.resumed else -1,
@@ -242,10 +242,7 @@ class Trainer:
 
     def next_arrays(self, step: int):
         """Return what the next dispatch reads: the data set on the devices, or one batch."""
-        source = self.exp.source
-        if not source.streamed:
-            return self.device_data
-        return sharding.put_batch(self.exp.mesh, source.next_batch(step, self.exp.config.seed))
+        return placed_arrays(self.exp, step) if self.exp.source.streamed else self.device_data
 
     def fetch(self, leave: int = 0) -> None:
         """Fetch and log metrics until `leave` dispatches are in flight.

@@ -281,8 +281,15 @@ class SplitPrograms(Programs):
         return step
 
 
+def placed_arrays(exp, step: int):
+    """Return what the dispatch after `step` steps reads: the data set, or the batch it streams."""
+    if exp.source.streamed:
+        return sharding.put_batch(exp.mesh, exp.source.next_batch(step, exp.config.seed))
+    return sharding.put(exp.source.arrays, sharding.replicated(exp.mesh))
+
+
 def abstract_arrays(exp):
-    """Return the shapes of what a dispatch reads, placed as the loop places it."""
+    """Return the shapes of what a dispatch reads, placed as `placed_arrays` does."""
     mesh = exp.mesh
     place = sharding.batch_sharding(mesh) if exp.source.streamed else sharding.replicated(mesh)
     shapes = jax.eval_shape(lambda arrays: arrays, exp.source.arrays)
