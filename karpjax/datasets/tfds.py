@@ -14,6 +14,7 @@ import numpy as np
 
 from karpjax.core.errors import Outage, UserError, outage
 from karpjax.datasets.content import MANIFEST, check_whole, is_whole
+from karpjax.datasets.pictures import decoders_of
 from karpjax.datasets.write import (
     VERSION,
     default_data_dir,
@@ -126,7 +127,7 @@ def metadata_of(builder) -> dict:
 def open_split(builder, expression: str):
     """Return random access to a split expression such as "train[:90%]"."""
     try:
-        return builder.as_data_source(expression)
+        return builder.as_data_source(expression, decoders=decoders_of(builder.info.features))
     except NotImplementedError as error:
         raise UserError(f"data set {builder.name!r} is prepared as {builder.info.file_format}, "
                         "which is not random-access; prepare it again with "
