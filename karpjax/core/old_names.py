@@ -66,7 +66,7 @@ MOVED = {
                          "in_order": "datasets.tfds:iterate_records",
                          "read_all": "datasets.tfds:read_columns"},
     "importers": {"Found": "datasets.images:ImageSet", "Rows": "datasets.images:ImageRows",
-                  "imagefolder": "datasets.images:import_imagefolder",
+                  "imagefolder": "datasets.imagefolder:import_imagefolder",
                   "idx": "datasets.images:import_idx", "cifar": "datasets.images:import_cifar",
                   "npz": "datasets.images:import_npz"},
     "corpora": {"text": "datasets.text:import_texts", "read": "datasets.documents:read_documents",
