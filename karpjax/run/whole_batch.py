@@ -16,6 +16,7 @@ from karpjax.core.errors import UserError
 from karpjax.core.metric import added, quotient
 from karpjax.core.step import check_outputs
 from karpjax.core.trees import first_line
+from karpjax.run.experiment import number_of_parts
 from karpjax.run.programs import acting_variables, placed_arrays
 
 RTOL, ATOL = 1e-4, 1e-6  # the second for losses that cancel, as a policy's
@@ -28,8 +29,7 @@ def check_parts(exp, state) -> list[str]:
     `whole_batch=False`.
     """
     config, pmapped = exp.config, exp.config.parallel == "pmap"
-    parts = config.accumulate * (exp.mesh.size if pmapped else 1)
-    if parts == 1 or not exp.task.whole_batch:
+    if number_of_parts(config, exp.mesh) == 1 or not exp.task.whole_batch:
         return []
     where = f"config.accumulate = {config.accumulate}, config.parallel = {config.parallel!r}"
     if exp.source.on_host:  # a rollout of its simulators may take minutes
@@ -39,8 +39,8 @@ def check_parts(exp, state) -> list[str]:
         try:
             lowered = jax.jit(some_parts(exp, pmapped)).lower(*arguments)
         except Exception as error:  # a loss that draws: evaluation has another function
-            return [f"note: {where}: the loss is taken for a sum over examples, unchecked, as it "
-                    f"needs a key ({first_line(error)})"]
+            return [f"note: {where}: the loss is taken for a sum over examples, unchecked: with "
+                    f"key=None it raises {type(error).__name__}: {first_line(error)}"]
         whole, *each = jax.device_get(lowered.compile()(*arguments))
     losses, metrics = (different(kind, whole, each) for kind in ("losses", "metrics"))
     if losses:

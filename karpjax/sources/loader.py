@@ -94,6 +94,10 @@ class Loader(Source):
         for batch in self._batches(split, order, 0):
             yield {**batch, "weight": (batch["index"] < n).astype(np.float32)}
 
+    def eval_shapes(self, split):
+        # Those of training: nothing is read for them.
+        return {**self.arrays, "weight": jax.ShapeDtypeStruct((self.batch_size,), jnp.float32)}
+
     def _batches(self, split, order, start):
         """Return an iterator over this process's batches from step `start` on.
 

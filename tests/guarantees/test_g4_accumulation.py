@@ -146,8 +146,8 @@ def test_metrics_over_pairs_are_reported():
 def test_a_loss_that_draws_is_not_compared():
     config, task_file = pairs_config("square", accumulate=2, draws=True)
     note, = check(config, task_file, mesh_of(1))
-    assert note.endswith("the loss is taken for a sum over examples, unchecked, as it needs a key "
-                         "(unexpected PRNG key type <class 'NoneType'>)")
+    assert note.endswith("the loss is taken for a sum over examples, unchecked: with key=None it "
+                         "raises TypeError: unexpected PRNG key type <class 'NoneType'>")
 
 
 def test_mutant_batchnorm_and_dropout_are_not_refused():
