@@ -1,4 +1,4 @@
-"""Imports say what they leave out, splits are held to train, and texts are read alike everywhere."""
+"""Imports say what they leave out, splits are held to train, texts are read alike everywhere."""
 import json
 import pathlib
 
@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 import pytest
 from test_corpora import REVIEWS, jsonl, make, source_of
-from test_prepare import image_set, npz_of, read_back, write_folder
+from test_prepare import image_set, npz_of, read_back, write_folder, write_idx
 
 import karpjax as kj
 from karpjax.core.errors import UserError
@@ -93,6 +93,16 @@ def test_an_archive_says_what_it_leaves_out(tmp_path, capsys):
     line, = capsys.readouterr().out.splitlines()
     assert "4 train; 4 classes, named by their numbers" in line
     assert "2 other arrays are left out: names, y_test" in line
+
+
+def test_idx_says_which_files_it_reads(tmp_path, capsys):
+    """Of a file and its packed copy the first is read, and the other is named."""
+    write_idx(tmp_path / "raw", image_set(5, (6, 5)), image_set(2, (6, 5)))
+    (tmp_path / "raw" / "train-labels-idx1-ubyte.gz.old").write_text("x")
+    (tmp_path / "raw" / "readme.html").write_text("x")
+    prepare("idx", tmp_path / "raw", "a", str(tmp_path / "tfds"), classes=["a", "b", "c"])
+    assert "2 other files are left out: readme.html, train-labels-idx1-ubyte.gz.old" in \
+        capsys.readouterr().out
 
 
 def test_every_broken_picture_is_named(tmp_path, capsys):
@@ -206,11 +216,12 @@ def test_rows_that_train_has_too(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("part, says", [
-    ("train[:0]", r"has no rows in 'train\[:0\]' \(0 of them\); its rows: test 300, train 1297"),
-    ("test[10:5]", r"has no rows in 'test\[10:5\]' \(0 of them\)"),
+    ("train[:0]", r"has no rows in 'train\[:0\]'; its rows: test 300, train 1297"),
+    ("test[10:5]", r"has no rows in 'test\[10:5\]'; its rows"),
     ("train[5000:]", r"has no part 'train\[5000:\]' \(Requested slice \[5000:1297\]"),
     ("train[a:b]", r"has no part 'train\[a:b\]'"),
     ("trian[:3]", r"has no split 'trian'; it has \['test', 'train', 'validation'\]"),
+    ("train+test[10:5]", r"has no rows in 'test\[10:5\]'"),
     ("test+trian", r"has no split 'trian'")])
 def test_a_part_that_cannot_be_opened(part, says):
     """An empty part, a part that is too long, and a name that there is none are told apart."""

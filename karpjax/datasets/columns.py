@@ -77,7 +77,7 @@ def is_labels(column) -> bool:
 
 
 def check_labels(labels, classes: int, where: str) -> None:
-    """Raise a UserError unless labels are 0 to classes - 1; classes 0: any that are not below 0."""
+    """Raise a UserError unless labels are 0 to classes - 1, or 0 and more if classes is 0."""
     low, high = int(np.min(labels)), int(np.max(labels))
     if low < 0 or classes and high >= classes:
         allowed = f"0 to {classes - 1}" if classes else "0 and more"

@@ -17,12 +17,7 @@ import numpy as np
 from karpjax.core.errors import UserError
 from karpjax.core.files import read_npz
 from karpjax.datasets.account import Account
-from karpjax.datasets.columns import (
-    check_channels,
-    check_labels,
-    row_keys,
-    shared_with_train,
-)
+from karpjax.datasets.columns import check_channels, check_labels, row_keys, shared_with_train
 from karpjax.datasets.write import class_names
 
 MOST_CLASSES = 100_000  # without names: a label of 10^9 would make as many
@@ -81,13 +76,17 @@ def import_idx(folder: pathlib.Path, classes: list[str] = ()) -> ImageSet:
     They are train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
     t10k-labels-idx1-ubyte.
     """
-    splits = {}
+    splits, read = {}, []
     for split, prefix in (("train", "train"), ("test", "t10k")):
-        images = read_idx(first_file(folder, f"{prefix}-images?idx3-ubyte*"), 3)
-        labels = read_idx(first_file(folder, f"{prefix}-labels?idx1-ubyte*"), 1)
+        files = [first_file(folder, f"{prefix}-{name}-ubyte*")
+                 for name in ("images?idx3", "labels?idx1")]
+        images, labels = (read_idx(file, axes) for file, axes in zip(files, (3, 1), strict=True))
         splits[split] = checked_rows(images[..., None], labels, f"{folder}, {split}",
                                      len(classes) or None)
-    return of_one_shape(splits, classes, folder)
+        read += files
+    dataset = of_one_shape(splits, classes, folder)
+    leave_out_unread(dataset.account, folder, read)
+    return dataset
 
 
 def read_idx(file: pathlib.Path, axes: int) -> np.ndarray:
@@ -126,15 +125,19 @@ def import_cifar(folder: pathlib.Path, classes: list[str] = ()) -> ImageSet:
     else:
         names, skip = "batches.meta.txt", 0
         parts = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
+    read = [folder / names]
     if not classes:
         classes = read_names(first_file(folder, names))
     splits = {}
-    for split, files in parts.items():
-        rows = np.concatenate([read_cifar(first_file(folder, file), skip) for file in files])
+    for split, wanted in parts.items():
+        files = [first_file(folder, name) for name in wanted]
+        read += files
+        rows = np.concatenate([read_cifar(file, skip) for file in files])
         pixels = rows[:, 1 + skip:].reshape(-1, 3, 32, 32)                          # (N, 3, 32, 32)
         images = pixels.transpose(0, 2, 3, 1)                                       # (N, 32, 32, 3)
         splits[split] = checked_rows(images, rows[:, skip], f"{folder}, {split}", len(classes))
     account = account_of(splits)
+    leave_out_unread(account, folder, read)
     if skip:
         account.choices.append("the 100 fine labels, not the 20 coarse ones")
     return ImageSet(classes, (32, 32, 3), splits, account)
@@ -213,6 +216,12 @@ def first_file(folder: pathlib.Path, pattern: str) -> pathlib.Path:
         raise UserError(f"--from={folder}: expected a file {expected}, found "
                         f"{first_names(folder)}")
     return files[0]
+
+
+def leave_out_unread(account: Account, folder: pathlib.Path, read: list[pathlib.Path]) -> None:
+    """Account for the files and folders of a folder that were not read."""
+    others = sorted(path.name for path in folder.iterdir() if path not in read)
+    account.leave_out("other files are left out", *others)
 
 
 def checked_rows(images, labels, where: str, classes: int | None = None) -> ImageRows:

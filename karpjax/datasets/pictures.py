@@ -71,7 +71,9 @@ def decode(data: bytes, channels: int) -> np.ndarray:
 
 def as_array(picture, channels: int) -> np.ndarray:
     """Return the bytes (H, W, C) of a picture of PIL's."""
-    pixels = np.asarray(eight_bits(picture, channels))
+    if picture.mode != MODES[channels]:
+        picture = eight_bits(picture, channels)
+    pixels = np.asarray(picture)
     return pixels.reshape(*pixels.shape[:2], channels)
 
 

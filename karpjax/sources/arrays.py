@@ -11,12 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.core import old_names
-from karpjax.datasets.columns import (
-    check_columns,
-    check_splits,
-    row_keys,
-    shared_with_train,
-)
+from karpjax.datasets.columns import check_columns, check_splits, row_keys, shared_with_train
 from karpjax.sources.shuffle import shuffled
 from karpjax.sources.source import Source, augmented, local_rows, ones, unchanged
 
@@ -26,8 +21,8 @@ class Arrays(Source):
 
     train       {"image": (N, ...), "label": (N,), ...}, numpy. Every epoch is a new permutation,
                 and batches run across its end
-    splits      {"validation": {...}, "test": {...}}, evaluated in order: rows as in train. A warning
-                counts those that stand in train too
+    splits      {"validation": {...}, "test": {...}}, evaluated in order: rows as in train. A
+                warning counts those that stand in train too
     preprocess  batch -> batch, deterministic: normalise. Also applied in evaluation and by
                 `run.predict`
     view        batch -> batch, in evaluation and by `run.predict` only, after preprocess. It stands

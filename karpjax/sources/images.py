@@ -28,7 +28,8 @@ def images(data, augment=None, mix=None) -> Source:
     name, data_dir      the TFDS set and where it is prepared ("": TFDS's default, or
                         $TFDS_DATA_DIR)
     dir                 in place of name: DIR/train/CLASS/*.jpg, DIR/test/CLASS/*.jpg; made a TFDS
-                        set on first use, and again after a file has changed
+                        set on first use, and again after a file has changed. It has one channel
+                        if all pictures are grey, else three
     train, validation, test   splits in TFDS's syntax, "" for none
     batch_size          global
     mean, std           per channel, in the units of the stored pixels:
