@@ -71,7 +71,7 @@ def test_only_timm_has_names_for_other_pools():
 def test_a_wide_bottleneck():
     """The block is torchvision's, whose inner convolutions alone are wider."""
     block, inputs = Bottleneck(32, 1, False, 64), jnp.asarray(make_unseen.block_input())
-    like = jax.eval_shape(block.init, jax.random.key(0), inputs, False)
+    like = jax.eval_shape(lambda: block.init(jax.random.key(0), inputs, False))
     theirs = {}
     for i, (outputs, kernel, channels) in enumerate([(32, 1, 64), (32, 3, 32), (64, 1, 32)], 1):
         theirs[f"conv{i}.weight"] = (outputs, channels, kernel, kernel)

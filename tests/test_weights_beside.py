@@ -3,6 +3,7 @@ import json
 
 from data.goldens import make_transformers, make_unseen
 from data.goldens.make_vision import weights as drawn_weights
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_published import SMALL, file_of, published_tokenizer
@@ -131,7 +132,8 @@ def test_a_config_that_says_nothing(planned, tmp_path):
 
 def test_an_argument_of_timm_that_is_not_read(planned):
     config = {**TIMM, "model_args": {"num_heads": 2, "norm_layer": "rmsnorm"}}
-    assert planned("vit_timm", config)[3] == ["config.json's norm_layer = 'rmsnorm' is not read"]
+    assert planned("vit_timm", config)[3] == [
+        "config.json's norm_layer = 'rmsnorm' is not read"]
 
 
 def test_strict(planned, monkeypatch, tmp_path):
@@ -154,11 +156,11 @@ def test_a_grey_vision_transformer(tmp_path, capsys):
         json.dumps({"model_type": "vit", "num_attention_heads": 2}))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(IMAGENET))
     published(tmp_path / "model.npz", "vit", tmp_path / "run", strict=True)
-    assert "model.npz: 37 arrays; config.json and" in capsys.readouterr().out
+    assert "model.npz: 40 arrays; config.json and" in capsys.readouterr().out
     run = kj.restore(tmp_path / "run")
     assert run.task.source.spec["shape"] == [8, 8, 1]
     np.testing.assert_allclose(run.config.data.mean, [np.mean([123.675, 116.28, 103.53])])
-    logits = run.model.apply(run.variables, make_unseen.grey().astype(np.float32))
+    logits = run.model.apply(run.variables, jnp.asarray(make_unseen.grey(), jnp.float32))
     np.testing.assert_allclose(logits, GOLDENS["vit_grey"], rtol=0, atol=1e-5)
     assert run.predict(np.zeros((2, 8, 8, 1), np.uint8)).shape == (2, 3)
 
@@ -174,7 +176,8 @@ def test_a_padded_vocabulary_of_one_type(tmp_path, capsys):
     assert "left out 8 rows that pad the vocabulary, 40 to 48" in capsys.readouterr().out
     run, rows = kj.restore(tmp_path / "run"), make_transformers.tokens()
     there = rows["there"] > 0
-    logits = run.model.apply(run.variables, rows["inputs"], segments=rows["there"])
+    logits = run.model.apply(run.variables, jnp.asarray(rows["inputs"]),
+                             segments=jnp.asarray(rows["there"]))
     np.testing.assert_allclose(logits[there], GOLDENS["bert_padded"][there][:, :40], rtol=0,
                                atol=1e-5)
 

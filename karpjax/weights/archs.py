@@ -120,6 +120,8 @@ ARCHS = {
 # Parts of ours that a file of the encoder alone lacks, by the task.
 HEADS = {"classify": ("head/.*",), "masked_image": ("decoder.*", "mask"),
          "masked_text": ("transform/.*", "norm_transform/.*", "bias")}
+# The norms' epsilon in the code of a ViT's project, whose names a file has.
+EPS = {"huggingface": 1e-12, "timm": 1e-6, "facebook": 1e-6}
 # MAE's published decoder, for a file that has none.
 DECODER = dict(decoder_layers=8, decoder_width=512, decoder_heads=16)
 
@@ -141,9 +143,9 @@ def bare_model(arch: str, names=()):
     if "pool" in fields and any(re.search(r"\bfc_norm\.weight$", name) for name in names):
         form["pool"] = "norm_of_mean"
     model = make_model(form, **({"classes": 1} if "classes" in fields else {}))
-    if form["name"] == "mae" and network_in(model, names)[0] == "facebook":
-        return model.clone(eps=1e-6)  # of its authors' code; transformers' has 1e-12
-    return model
+    project, copies = network_in(model, names)
+    return model.clone(eps=EPS[project]) if copies[0].ours and project in EPS and "eps" in fields \
+        else model
 
 
 def absent_head(arch: str, arrays: dict) -> tuple[str, ...]:

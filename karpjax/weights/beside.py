@@ -152,7 +152,8 @@ def of_timm(values: dict, model, path) -> Told:
     if given.get("input_size"):
         told.data["size"] = given["input_size"][-1]
     if isinstance(model, (ViT, MAE)):
-        told.model = {"mlp": activation(given.get("act_layer") or "gelu", f"{path}: act_layer")}
+        told.model = {"eps": 1e-6,  # in all of timm's
+                      "mlp": activation(given.get("act_layer") or "gelu", f"{path}: act_layer")}
         if "num_heads" in given:
             told.model["heads"] = int(given["num_heads"])
     elif given.get("act_layer", "relu") != "relu":
