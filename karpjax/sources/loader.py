@@ -39,6 +39,7 @@ class Loader(Source):
         self.prefetch, self.threads = prefetch, threads
         first = decode(train[0])
         raw = {name: jnp.asarray(value)[None] for name, value in first.items()}
+        self.stored = {name: value.dtype for name, value in raw.items()}
         self.example = jax.tree.map(np.asarray, self.preprocess(raw))
         self.arrays = {name: jax.ShapeDtypeStruct((batch_size, *np.shape(value)),
                                                   jnp.asarray(value).dtype)
