@@ -274,7 +274,7 @@ def test_the_workdir_is_a_run_at_step_0(folder):
     """restore, config.init_from, a loop that goes on and evaluate all see the weights."""
     arrays, run = files.read_arrays(folder / "w.safetensors"), restore(folder / "run")
     same(weights.to_pytorch(run.model, run.variables), arrays)
-    assert run.step == 0 and run.predict(np.zeros((2, 8, 8, 1))).shape == (2, 10)
+    assert run.step == 0 and run.predict(np.zeros((2, 8, 8, 1), int)).shape == (2, 10)
 
     exp = assemble(module_from_text("config.py", RESNET).get_config(), RECORD, mesh_of(1))
     begun = exp.fresh_state()

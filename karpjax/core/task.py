@@ -23,7 +23,7 @@ from karpjax.core.trees import cast_floating, split_variables
 
 # Names of a restored run that a method must not take.
 RESERVED = ("predict", "features", "params", "config", "step", "variables", "model", "task",
-            "metrics", "encoded", "class_names")
+            "metrics", "encoded", "apply", "class_names")
 
 
 @old_names.old_attributes(start="init_from_data")

@@ -8,7 +8,7 @@ tokens, see configs/labelled_texts.py.
 """
 from flax import linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from karpjax.core.errors import UserError
 from karpjax.models.encoder import mean_of_tokens

@@ -51,6 +51,7 @@ class Arrays(Source):
         # Rows are stored flat: on a TPU an array (N, H, W, 3) would be padded and laid out from
         # scratch in every program.
         self.shapes = {name: column.shape[1:] for name, column in train.items()}
+        self.stored = {name: column.dtype for name, column in train.items()}
         self.arrays = {name: column.reshape(self.num_examples, -1) if column.ndim > 2 else column
                        for name, column in train.items()}
         one = {name: jnp.asarray(column[:1]) for name, column in train.items()}

@@ -42,6 +42,7 @@ class Loader(Source):
         first = decode(train[0])
         self._check_splits(first)
         raw = {name: jnp.asarray(value)[None] for name, value in first.items()}
+        self.stored = {name: value.dtype for name, value in raw.items()}
         self.example = jax.tree.map(np.asarray, self.preprocess(raw))
         self.arrays = {name: jax.ShapeDtypeStruct((batch_size, *np.shape(value)),
                                                   jnp.asarray(value).dtype)

@@ -46,6 +46,7 @@ class Source:
     #                                   see, as variables["source"]
 
     # ------------------------------------------------- what tasks, restored runs and pictures read
+    stored: dict = {}               # {entry: dtype} of rows before `preprocess`; {}: not known
     spec: dict = {}                 # JSON, kept in checkpoints: what `SpecOnly` needs without data
     files: dict[str, str] = {}      # texts kept in the workdir: {"tokenizer.json": ...}
     classes: int = 0                # of its labels; 0: there are none
@@ -114,6 +115,7 @@ class SpecOnly(Source):
     @old_names.old_keywords(prepare="preprocess", missing="error")
     def __init__(self, example: dict, preprocess: Callable, error: Exception):
         self.preprocess, self.error = preprocess, error
+        self.stored = {name: x.dtype for name, x in example.items() if hasattr(x, "dtype")}
         self.example = jax.tree.map(np.asarray, preprocess(jax.tree.map(jnp.asarray, example)))
 
     def init(self, key):
