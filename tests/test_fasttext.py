@@ -6,11 +6,12 @@ import pytest
 
 import karpjax as kj
 from karpjax.core.errors import UserError
-from karpjax.models.fasttext import FACTOR, ngram_rows
+from karpjax.models import fasttext
 
 VOCABULARY, BUCKETS = 100, 1000
 TOKENS = np.array([[2, 7, 9, 3, 0, 0], [2, 50, 7, 9, 99, 3]])     # 0 is padding
 SEGMENTS = (TOKENS != 0).astype(np.int32)
+ngram_rows = jax.jit(fasttext.ngram_rows, static_argnums=(2, 3, 4))
 MODEL = dict(name="fasttext", vocabulary=VOCABULARY, width=4, buckets=BUCKETS)
 
 
@@ -18,7 +19,7 @@ def bucket(*tokens) -> int:
     """Return an n-gram's row, by fastText's hash in 32 bits."""
     hashed = 0
     for token in tokens:
-        hashed = (hashed * FACTOR + token) % 2 ** 32
+        hashed = (hashed * fasttext.FACTOR + token) % 2 ** 32
     return VOCABULARY + hashed % BUCKETS
 
 
@@ -43,7 +44,7 @@ def test_no_ngram_crosses_documents():
 @pytest.mark.parametrize("ngrams", (1, 2, 3))
 def test_logits_equal_an_explicit_loop(ngrams):
     model = kj.models.make_model(dict(MODEL, ngrams=ngrams), classes=3)
-    variables = model.init(jax.random.key(0), jnp.asarray(TOKENS))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.asarray(TOKENS))
     table, head = (variables["params"][name] for name in ("embed", "head"))
     assert len(table["embedding"]) == VOCABULARY + (BUCKETS if ngrams > 1 else 0)
     logits = model.apply(variables, jnp.asarray(TOKENS), segments=jnp.asarray(SEGMENTS))
@@ -58,7 +59,7 @@ def test_logits_equal_an_explicit_loop(ngrams):
 
 def test_padding_changes_nothing():
     model = kj.models.make_model(MODEL, classes=3)
-    variables = model.init(jax.random.key(0), jnp.asarray(TOKENS))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.asarray(TOKENS))
     short, long = jnp.asarray(TOKENS[:1, :4]), jnp.pad(TOKENS[:1], ((0, 0), (0, 9)))
     expected = model.apply(variables, short)
     padded = model.apply(variables, long, segments=(long != 0).astype(jnp.int32))
