@@ -68,7 +68,7 @@ def actions_of(space, owner: str) -> tuple:
 
 
 def choice(space, action):
-    """Return actions (...) of a Discrete space; one alone is Python's int."""
+    """Return actions (...) of a Discrete space, one alone as Python's int."""
     action = cast(array(action) + getattr(space, "start", 0), space.dtype)
     return action if action.ndim or isinstance(action, jax.core.Tracer) else action.item()
 
