@@ -139,7 +139,8 @@ def test_state_dicts_of_scripts(loaded, names):
     assert list(tensors_of(loaded, lambda x: isinstance(x, float), "net.pth")) == names
 
 
-@pytest.mark.parametrize("loaded", [{}, [1.0], {"epoch": 3}, {"state_dict": {}}, {"a": 1.0, "b": 2}])
+@pytest.mark.parametrize("loaded", [{}, [1.0], {"epoch": 3}, {"state_dict": {}},
+                                    {"a": 1.0, "b": 2}])
 def test_no_state_dict(loaded):
     with pytest.raises(UserError, match="net.pth: expected a state dict {name: tensor}, found"):
         tensors_of(loaded, lambda x: isinstance(x, float), "net.pth")

@@ -185,7 +185,7 @@ class Simulators:
             return self.encode(obs)
 
     def ask_step(self, simulator, action) -> tuple:
-        """Take an action of ours and return (obs by our protocol, reward, terminated, truncated)."""
+        """Take an action of ours and return (our obs, reward, terminated, truncated)."""
         with blamed(f"{self.owner} failed on the action {action}"):
             obs, reward, terminated, truncated, _ = simulator.step(self.decode(action))
             reward = float(np.reshape(reward, ()))

@@ -95,11 +95,14 @@ class Block(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Three convolutions: 1x1 to `width`, 3x3, 1x1 to `outputs`."""
+    """Three convolutions: 1x1 to `width`, 3x3, 1x1 to `outputs`.
+
+    outputs   0: four times the width
+    """
     width: int
     stride: int
     zero_init: bool
-    outputs: int
+    outputs: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w F"]:

@@ -198,8 +198,8 @@ def key_is_none(exp: Experiment, variables: dict, batch) -> str:
     if exp.task.evaluate is None:
         with contextlib.suppress(Exception):
             jax.eval_shape(with_a_key, variables, batch, exp.abstract.key)
-            return ("; evaluation calls the loss with key=None, without dropout or noise: draw only "
-                    "`if key is not None`, or give the Task an `evaluate` of its own")
+            return ("; evaluation calls the loss with key=None, without dropout or noise: draw "
+                    "only `if key is not None`, or give the Task an `evaluate` of its own")
     return ""
 
 

@@ -94,7 +94,8 @@ def of_transformers(values: dict, model, path) -> Told:
         if values.get(key, value) != value:
             raise UserError(f"{path}: {key} = {values[key]!r}, expected {value!r}: "
                             f"{type(model).__name__} has no other; {FIX}")
-    fields = {ours: type(default)(values.get(theirs, default)) for ours, (theirs, default) in FIELDS.items()
+    fields = {ours: type(default)(values.get(theirs, default))
+              for ours, (theirs, default) in FIELDS.items()
               if ours in model.__dataclass_fields__}
     if "mlp" in model.__dataclass_fields__:
         fields["mlp"] = activation(values.get("hidden_act", "gelu"), f"{path}: hidden_act")

@@ -17,7 +17,7 @@ from karpjax.weights.names import ours_of
 
 # Of torch.compile, activation checkpoints and FSDP. They may stand anywhere in a name.
 WRAPPERS = re.compile(r"\b(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
-FIRST = ("", f"state_dict{PART}", f"model{PART}")  # begin the copy that is read if none is asked for
+FIRST = ("", f"state_dict{PART}", f"model{PART}")  # of the copy that is read if none is asked for
 BARE = ("embeddings.", "embedder.", "encoder.", "layernorm.", "pooler.")  # of a bare encoder
 
 
