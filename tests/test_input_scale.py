@@ -64,8 +64,8 @@ def test_numbers_that_are_not_finite():
     rows = np.zeros((70, 3), np.float32)
     rows[69, 1] = np.nan  # the last of the rows that are looked at
     assert notes(rows) == ["warning: image after preprocessing: mean nan, deviation nan (64 rows "
-                           "of the training data); expected finite numbers, found nan at (63, 1) of "
-                           "these rows"]
+                           "of the training data); expected finite numbers, found nan at (63, 1) "
+                           "of these rows"]
 
 
 def test_what_has_no_scale():

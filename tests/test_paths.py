@@ -69,7 +69,7 @@ def test_home(home):
     (home / "text.txt").write_text("A text of some letters. " * 4)
     assert read_tokenizer("~/tokens.json") == "{}"
     assert text_source("~/text.txt").num_examples
-    assert leave_out({"test": ["kept"]}, "~/text.txt") == {"test": ["kept"]}
+    assert leave_out({"test": ["kept"]}, "~/text.txt", Account()) == {"test": ["kept"]}
     files.write_arrays(files.check_new("~/new.npz"), ARRAYS)
     assert (files.read_arrays("~/new.npz")["x"] == ARRAYS["x"]).all()
     assert check_plot(files.local("~/plot.png", "--plot")) == home / "plot.png"

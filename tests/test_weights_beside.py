@@ -81,7 +81,8 @@ def test_what_is_assumed_is_said(planned):
     assert choices == [] and data["mean"] == [123.675, 116.28, 103.53]
     assert data["std"] == [58.395, 57.12, 57.375] and data["resize"] == [16, 16]
     assert facts == ["config.json and preprocessor_config.json: heads = 2, eps = 1e-12, mlp = "
-                     "gelu, pool = cls, mean = [123.675, 116.28, 103.53], std = [58.395, 57.12, 57.375]"]
+                     "gelu, pool = cls, mean = [123.675, 116.28, 103.53], std = [58.395, 57.12, "
+                     "57.375]"]
 
 
 @pytest.mark.parametrize("values, data", [

@@ -146,7 +146,7 @@ def test_no_state_dict(loaded):
         tensors_of(loaded, lambda x: isinstance(x, float), "net.pth")
 
 
-# --------------------------------------------------------------------------- bare encoders, and MAE's
+# ------------------------------------------------------------------------- bare encoders, and MAE's
 
 def bare(arrays: dict, root: str, prefix: str = "") -> dict:
     return {prefix + name.removeprefix(root): array for name, array in arrays.items()

@@ -12,7 +12,8 @@ and    actions      a space: Discrete, MultiDiscrete, Box (karpjax/envs/spaces.p
 
 An observation is an array, or {"obs": array, "legal": (A,) bool} if not every action is allowed in
 every state. A choices are n of a Discrete, sum(sizes) of a MultiDiscrete. Terminated (the task has
-ended, no value beyond) is not truncated (only the clock ran out: bootstrap from final_obs). `check_env` checks an environment of your own.
+ended, no value beyond) is not truncated (only the clock ran out: bootstrap from final_obs).
+`check_env` checks an environment of your own.
 """
 from collections.abc import Mapping
 import contextlib

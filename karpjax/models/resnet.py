@@ -106,11 +106,11 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w F"]:
-        scale = 1.0 - self.zero_init
+        scale, outputs = 1.0 - self.zero_init, self.outputs or 4 * self.width
         y = nn.relu(norm(train, "norm1")(conv(self.width, 1, 1, "conv1")(x)))  # (B, H, W, width)
         y = nn.relu(norm(train, "norm2")(conv(self.width, 3, self.stride, "conv2")(y)))
-        y = norm(train, "norm3", scale)(conv(self.outputs, 1, 1, "conv3")(y))
-        return nn.relu(y + shortcut(x, self.outputs, self.stride, train))     # (B, H/s, W/s, F)
+        y = norm(train, "norm3", scale)(conv(outputs, 1, 1, "conv3")(y))
+        return nn.relu(y + shortcut(x, outputs, self.stride, train))     # (B, H/s, W/s, F)
 
 
 def conv(width: int, size: int, stride: int, name: str):

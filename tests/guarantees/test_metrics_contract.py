@@ -145,7 +145,7 @@ def test_two_processes(mutant, one):
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}
     both = [Fork(process, [coordinator, f"--process={i}", f"--mutant={mutant}"], env)
             for i in range(2)]
-    texts = [finished(each).split("measured ")[1].splitlines()[0] for each in both]
+    texts = [finished(each).rsplit("measured ", 1)[1].splitlines()[0] for each in both]
     assert all((text == text_of(one)) == (not mutant) for text in texts), texts
 
 
