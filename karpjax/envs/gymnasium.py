@@ -22,11 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax.core.errors import UserError, extra
+from karpjax.core.errors import UserError
 from karpjax.core.trees import where
 from karpjax.envs import spaces
 from karpjax.envs.foreign_spaces import actions_of, observations_of
-from karpjax.envs.protocol import blamed, TimeStep
+from karpjax.envs.protocol import array_of, blamed, imported, TimeStep
 
 
 class Gymnasium:
@@ -38,7 +38,7 @@ class Gymnasium:
     on_host = True
 
     def __init__(self, name: str, max_steps: int = 0, **options):
-        gymnasium = extra("gymnasium")
+        gymnasium = imported("gymnasium")
         owner = f"gymnasium:{name}"
         first = simulator(gymnasium, name, max_steps, options)
         if "rgb_array" in (first.metadata.get("render_modes") or ()):
@@ -104,7 +104,7 @@ class Simulators:
 
     def __init__(self, owner: str, make: Callable, encode: Callable, decode: Callable, like):
         self.owner, self.make, self.encode, self.decode = owner, make, encode, decode
-        self.like = like    # an observation, as shapes
+        self.shapes = jax.tree.map(lambda x: x.shape, like)    # of an observation
         self.idle = []      # simulators of episodes that are done
         # (seed, actions so far) -> (simulator, obs, done); the one that moved last comes last.
         self.kept = {}
@@ -182,14 +182,22 @@ class Simulators:
         """Reset a simulator and return the first observation by our protocol."""
         with blamed(f"{self.owner} failed in reset(seed={seed})"):
             obs, _ = simulator.reset(seed=seed)
-            return self.encode(obs)
+            return self.observed(obs)
 
     def ask_step(self, simulator, action) -> tuple:
         """Take an action of ours and return (our obs, reward, terminated, truncated)."""
         with blamed(f"{self.owner} failed on the action {action}"):
             obs, reward, terminated, truncated, _ = simulator.step(self.decode(action))
             reward = float(np.reshape(reward, ()))
-            return self.encode(obs), reward, bool(terminated), bool(truncated)
+            return self.observed(obs), reward, bool(terminated), bool(truncated)
+
+    def observed(self, obs):
+        """Return a simulator's observation by our protocol."""
+        obs = self.encode(obs)
+        if jax.tree.map(np.shape, obs) != self.shapes:
+            raise UserError(f"{self.owner}: expected observations {self.shapes}, as its space "
+                            f"says, found {jax.tree.map(np.shape, obs)}")
+        return obs
 
     def stacked(self, rows, shape):
         return jax.tree.map(lambda *x: np.stack(x).reshape(*shape, *x[0].shape), *rows)
@@ -246,6 +254,11 @@ def notes(first, actions, obs) -> list[str]:
         lines.append("its mask of legal actions is not read, as it is no entry 'action_mask' of "
                      "its observations: all actions are played")
     first.close()
+    shape = array_of(obs).shape
+    if len(shape) == 3 and shape[0] < min(shape[1:]):
+        lines.append(f"observations {shape} are read as {shape[0]} rows of {shape[1]} pixels with "
+                     f"{shape[2]} channels; if channels come first, move them to the end by "
+                     "gymnasium.wrappers.TransformObservation")
     return lines
 
 
@@ -253,10 +266,10 @@ def simulator(gymnasium, name: str, max_steps: int, options: dict):
     """Return one of Gymnasium's environments."""
     wrap, atari = gymnasium.wrappers, name.startswith("ALE/")
     if atari:
-        gymnasium.register_envs(extra("ale_py", "atari"))
+        gymnasium.register_envs(imported("ale_py", "atari"))
         options = {"frameskip": 1, **options}                          # AtariPreprocessing skips
     if name.startswith("highway_env:"):
-        extra("highway_env", "highway")
+        imported("highway_env", "highway")
     with blamed(f"config.env: Gymnasium's {name} cannot be made"):
         limit = {"max_episode_steps": max_steps} if max_steps and not atari else {}
         env = gymnasium.make(name, **limit, **options)

@@ -4,16 +4,16 @@
 """
 import jax.numpy as jnp
 
-from karpjax.core.errors import UserError, did_you_mean, extra
+from karpjax.core.errors import UserError, did_you_mean
 from karpjax.envs.foreign_spaces import actions_of, observations_of
-from karpjax.envs.protocol import blamed, TimeStep
+from karpjax.envs.protocol import blamed, imported, TimeStep
 
 
 class Gymnax:
     """Environment of gymnax, with the options of its EnvParams: max_steps_in_episode, ..."""
 
     def __init__(self, name: str, **options):
-        gymnax = extra("gymnax")
+        gymnax = imported("gymnax")
         if name not in gymnax.registered_envs:
             raise UserError(f"config.env: gymnax has no environment {name!r}"
                             f"{did_you_mean(name, gymnax.registered_envs)}")

@@ -26,7 +26,7 @@ import jax
 from jaxtyping import Array, Bool, Float
 import numpy as np
 
-from karpjax.core.errors import UserError
+from karpjax.core.errors import UserError, extra
 from karpjax.core.trees import path_name, where
 from karpjax.envs import spaces
 
@@ -87,17 +87,17 @@ def check_parts(env, name: str) -> None:
 def check_obs(obs, env, name: str) -> None:
     """Check that an observation is an array, or one with the actions that are legal."""
     size = spaces.num_choices(env.actions)
-    legal = {"obs": "array", "legal": f"({size},) bool"} if size else None
     game = getattr(env, "players", 1) == 2
     if isinstance(obs, jax.ShapeDtypeStruct) and not game:
         return
-    if (size and isinstance(obs, Mapping) and set(obs) == {"obs", "legal"}
+    if (size and isinstance(obs, Mapping) and {"obs", "legal"} <= set(obs)
             and shapes(obs["legal"]) == [("", (size,), "bool")]
             and isinstance(obs["obs"], jax.ShapeDtypeStruct)):
         return
-    one = "" if game else "one array" + (" or " if legal else "")
+    forms = ([] if game else ["one array"]) + (
+        [f"{{'obs': array, 'legal': ({size},) bool}}"] if size else [])
     raise UserError(f"the reset of the environment {name} returns the observation "
-                    f"{in_words(obs)}, expected {one}{legal or ''}; a reset returns the state "
+                    f"{in_words(obs)}, expected {' or '.join(forms)}; a reset returns the state "
                     "first and the observation second")
 
 
@@ -133,6 +133,12 @@ def in_words(tree) -> str:
     if type(tree) in (tuple, list):
         return f"({', '.join(map(in_words, tree))})"
     return type(tree).__name__
+
+
+def imported(module: str, name: str = ""):
+    """Import a module of another library, or raise a line that says why it cannot be."""
+    with blamed(f"config.env: {module} cannot be imported"):
+        return extra(module, name)
 
 
 @contextlib.contextmanager
