@@ -110,8 +110,8 @@ def check(config, task_file, mesh) -> list[str]:
 def test_a_loss_over_pairs_is_refused(tmp_path):
     """The run ends before its first step, with the loss of parts together and of each by itself."""
     config, task_file = pairs_config("triplet", "square", accumulate=4)
-    expected = ("config.accumulate = 4, config.parallel = 'jit': expected losses that are sums over "
-                "examples, found of some parts of a batch together triplet 11.77")
+    expected = ("config.accumulate = 4, config.parallel = 'jit': expected losses that are sums "
+                "over examples, found of some parts of a batch together triplet 11.77")
     with pytest.raises(UserError, match=re.escape(expected)) as error:
         fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
     assert "of each by itself triplet 8.89" in str(error.value)
