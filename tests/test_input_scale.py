@@ -56,16 +56,16 @@ def test_pictures_scaled_twice():
 def test_raw_pixels_are_warned_of():
     assert notes(PIXELS) == [
         "warning: image after preprocessing: mean 127.50, deviation 78.37 (64 rows of the training "
-        "data); expected about 0 and 1; scale these pixels in the network, or give config.data."
-        "mean and std (or a preprocess of your own) the statistics of these data"]
+        "data); expected about 0 and 1; scale these pixels in the network, or give "
+        "config.data.mean and std (or a preprocess of your own) the statistics of these data"]
 
 
 def test_numbers_that_are_not_finite():
     rows = np.zeros((70, 3), np.float32)
-    rows[69, 1] = np.nan  # the last of the rows that are looked at
-    assert notes(rows) == ["warning: image after preprocessing: mean nan, deviation nan (64 rows "
-                           "of the training data); expected finite numbers, found nan at (63, 1) "
-                           "of these rows"]
+    rows[69, 1] = np.nan
+    assert notes(rows) == [
+        "warning: image after preprocessing: mean nan, deviation nan (64 rows of the training "
+        "data); expected finite numbers, found nan at (1,) of row 69"]
 
 
 def test_what_has_no_scale():

@@ -105,6 +105,19 @@ def test_a_slip_elsewhere(tmp_path, change, says):
     assert refusal(tmp_path, change).startswith(says)
 
 
+@pytest.mark.parametrize("text, says", [
+    ("import nosuchthing\n", "--config=CONFIG raised ModuleNotFoundError: No module named "
+     "'nosuchthing'; mend CONFIG:1, in <module>: import nosuchthing"),
+    ("def get_config():\n    return kj.config()\n", "get_config raised NameError: name 'kj' is not "
+     "defined; mend CONFIG:2, in get_config: return kj.config()")], ids=["import", "get_config"])
+def test_a_slip_in_a_config_file(tmp_path, text, says):
+    file = tmp_path / "slip.py"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        kj.load_config(file)
+    assert str(error.value).replace(str(file), "CONFIG") == says
+
+
 def test_a_best_that_is_no_metric(tmp_path):
     """The names of the metrics are known before step 1."""
     assert refusal(tmp_path, best="max validation/acuracy") == (

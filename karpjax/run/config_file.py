@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from karpjax.core import settings
 from karpjax.core.errors import UserError, did_you_mean
 from karpjax.core.task_file import module_from_text
+from karpjax.run.own_code import own_code
 from karpjax.sources.images import KEYS
 from karpjax.sources.text import BYTES_OF_A_FILE, PREPARED
 
@@ -36,11 +37,13 @@ def load_config(path, overrides: Mapping | None = None) -> tuple[ConfigDict, dic
     name, _, argument = str(path).partition(":")
     file = find_config(name)
     text = file.read_text()
-    module = module_from_text(str(file), text)
+    with own_code(f"--config={name}"):
+        module = module_from_text(str(file), text)
     if not hasattr(module, "get_config"):
         raise UserError(f"{file}: no get_config() in it; "
                         "define get_config() that returns karpjax.config(...)")
-    config = module.get_config(argument) if argument else module.get_config()
+    with own_code("get_config"):
+        config = module.get_config(argument) if argument else module.get_config()
     if not isinstance(config, ConfigDict):
         raise UserError(f"{file}: get_config() returned {type(config).__name__}, "
                         "expected what karpjax.config(...) returns")

@@ -93,7 +93,8 @@ def assemble(config: ConfigDict, task_file: dict | None = None, mesh: Mesh | Non
     """
     settings.check_config(config)
     config = inherited(settings.canonical(config), saved)
-    module, task_record = load_task_module(config.task, None if config.task else task_file)
+    with own_code(f"the task {config.task!r}"):
+        module, task_record = load_task_module(config.task, None if config.task else task_file)
     with own_code("build(config)"):
         task = build_task(config, module)
     source = FirstBatch(task.source) if config.overfit else task.source
