@@ -223,7 +223,7 @@ def old(self, action):
      r"expected observations \(3,\), as its space says, found \(2, 3\)"),
     (dict(action_space=Box(-np.inf, np.inf, (2,))), "finite bounds"),
     (dict(action_space=Box(-2**40, 2**40, (2,), np.int64)), "at most 16777216 integers"),
-], ids=str)
+], ids=lambda x: x if isinstance(x, str) else "+".join(x))
 def test_an_environment_that_fails_is_one_line(monkeypatch, parts, says):
     with pytest.raises(kj.UserError, match=says) as refused:
         made(monkeypatch, **{**PLAIN, **parts})

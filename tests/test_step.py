@@ -296,8 +296,8 @@ def test_a_rate_that_falls_at_given_steps():
      "optax.exponential_decay with .* missing 1 required .*'decay_rate'; .* add a key"),
     ({"name": "sgd", "learning_rate": {"name": "adam", "learning_rate": 1.0}},
      "learning_rate: optax.adam with .*Expected a callable"),
-    ({"name": "lbfgs"}, "config.optimizer: optax.lbfgs with no keys: .* missing 3 required .*"
-                        "'value', 'grad', and 'value_fn'; it gets these keys, learning rates of "
+    ({"name": "lbfgs"}, "config.optimizer: optax.lbfgs with no keys: .* missing 3 required "
+                        ".*'value', 'grad', and 'value_fn'; it gets these keys, learning rates of "
                         "each step, gradients and parameters: add a key, or use another name$"),
     ({"name": "momo"}, "optax.momo with no keys: .*'value'"),
     ({"name": "dpsgd"}, "optax.dpsgd with no keys: .*'l2_norm_clip'"),

@@ -239,8 +239,7 @@ def _find(name: str, where: str) -> Callable:
     places = (OWN, vars(optax), vars(optax.contrib))
     factory = next((place[name] for place in places if name in place), None)
     if not isinstance(factory, (types.FunctionType, functools.partial)):  # nadam is the latter
-        known = [each for each in dir(optax) if each[0] != "_"]
-        raise UserError(f"{where}: optax has no {name!r}{did_you_mean(name, known)[:200]}")
+        raise UserError(f"{where}: optax has no {name!r}{did_you_mean(name, dir(optax))[:200]}")
     return factory
 
 

@@ -12,8 +12,6 @@ Exit codes:
     130 Ctrl-C before there was anything to save
 """
 import atexit
-import glob
-import importlib.util
 import json
 import logging
 import os
@@ -31,13 +29,13 @@ from ml_collections import ConfigDict, config_flags
 
 from karpjax.core import settings
 from karpjax.core.errors import FULL, NotFinite, Outage, Preempted, UserError, did_you_mean, outage
+from karpjax.run.chips import check_platform
 from karpjax.run.config_file import add_data_key, load_config
 from karpjax.run.distributed import join
 from karpjax.run.streams import lasting
 
 HELP = {"-h", "--help", "--helpfull"}
 THREADS_END = 5.0  # seconds that threads have at an end that is not a good one
-ACCELERATORS = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/kfd")
 
 
 def run(main) -> None:
@@ -60,13 +58,9 @@ def run(main) -> None:
 
 def _exit_code(main) -> int | None:
     """Call main(argv) and return its exit code."""
-    has_accelerator = any(map(glob.glob, ACCELERATORS)) or "JAX_PLATFORMS" in os.environ
-    if importlib.util.find_spec("libtpu") and not has_accelerator:
-        # Precompile's libtpu would look for a TPU, and print a page about not finding one.
-        jax.config.update("jax_platforms", "cpu")
-    _quiet_threads()
+    _quiet_libraries()
     try:
-        code = main(sys.argv[1:])
+        code = _with_devices(main)
     except Preempted as stopped:
         print(f"karpjax: {stopped}", file=sys.stderr)
         code = stopped.code
@@ -87,6 +81,15 @@ def _exit_code(main) -> int | None:
         line, code = of_the_system(error)
         print(f"karpjax: error: {line}", file=sys.stderr)
     return code
+
+
+def _with_devices(main) -> int | None:
+    """Call main(argv), and name a platform without devices as the cause of its error."""
+    try:
+        return main(sys.argv[1:])
+    except (AssertionError, RuntimeError):
+        check_platform()
+        raise
 
 
 def of_the_system(error: OSError) -> tuple[str, int]:
@@ -121,8 +124,8 @@ def _leave_threads(threads, code: int) -> None:
                 os._exit(code)
 
 
-def _quiet_threads() -> None:
-    """Keep background threads from printing pages about their errors."""
+def _quiet_libraries() -> None:
+    """Keep background threads and libraries from printing pages about their errors."""
     # An error in a thread of Orbax or TensorStore, or in a callback, is raised again where the loop
     # waits for it. Hundreds of lines by them, asyncio and Python would bury the one that helps.
     def print_one_line(args):
@@ -131,6 +134,9 @@ def _quiet_threads() -> None:
 
     for name in ("absl", "asyncio", "jax._src.callback"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # If HOME cannot be written, matplotlib has two lines for it: the second says all.
+    logging.getLogger("matplotlib").addFilter(
+        lambda record: "mkdir -p failed" not in record.getMessage())
     threading.excepthook = print_one_line
     sys.unraisablehook = lambda args: None
     warnings.filterwarnings("ignore", ".* was never awaited", RuntimeWarning)  # Orbax's, at the end

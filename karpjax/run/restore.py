@@ -30,6 +30,7 @@ from karpjax.core.task import Task
 from karpjax.core.task_file import build_task, load_task_module
 from karpjax.core.trees import by_name, path_name, split_variables
 from karpjax.datasets.folders import same_pictures
+from karpjax.run.chips import check_platform
 from karpjax.run.meta import LIVE_STATISTICS, evaluated
 from karpjax.run.trust import check_trust
 
@@ -201,6 +202,7 @@ def restore(path, which: str = "newest", data: dict | None = None,
     does not use it.
     """
     from karpjax.run import checkpoint  # here: Orbax takes a sixth of a second to import
+    check_platform()
     try:
         folder = checkpoint.find(path, which)
     except checkpoint.NoCheckpoint as error:
