@@ -11,7 +11,7 @@ do not say is read from config.json beside the file, and what is assumed is prin
     --arch=NAME         resnet50, wide_resnet50_2, vit, vit_timm, deit, vit_mae, bert, roberta, ...
     --to=DIR            the new workdir
     --heads=N           of a width that is none of the published (--decoder_heads=N, of a MAE)
-    --tokenizer=JSON    tokenizer.json, for texts
+    --tokenizer=JSON    for texts; left out, tokenizer.json beside the file
     --part=NAME         if a file has the network twice: state_dict_ema, teacher.backbone, ...
     --strict            end with an error if something must be assumed, chosen or left out
 

@@ -43,9 +43,10 @@ def planned(tmp_path, monkeypatch):
             flags["tokenizer"] = str(tmp_path / "tokenizer.json")
         return published(tmp_path / "model.npz", arch, tmp_path / "run", **flags)
 
-    def into(config, *_, facts, choices, **others):
+    def write(config, *_, facts, choices, **others):
         return config.model.to_dict(), config.data.to_dict(), facts, choices
-    monkeypatch.setattr(published_module, "into_workdir", into)
+    monkeypatch.setattr(published_module, "assemble", lambda config, *_: config)
+    monkeypatch.setattr(published_module, "write_workdir", write)
     return plan
 
 
@@ -83,6 +84,15 @@ def test_what_is_assumed_is_said(planned):
     assert facts == ["config.json and preprocessor_config.json: heads = 2, eps = 1e-12, mlp = "
                      "gelu, pool = cls, mean = [123.675, 116.28, 103.53], std = [58.395, 57.12, "
                      "57.375]"]
+
+
+@pytest.mark.parametrize("arch, fields, expected", [
+    ("bert", dict(types=1), dict(types=1)), ("bert", dict(types=0), dict(types=0)),
+    ("roberta", dict(types=2), dict(types=2))])
+def test_types_come_with_the_file(arch, fields, expected, planned, tmp_path):
+    file_of(arch, tmp_path / "model.npz", **fields)
+    model, *_ = planned(arch, heads=2)
+    assert {name: model[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize("values, data", [

@@ -25,53 +25,66 @@ def published(file, arch: str, workdir, heads: int = 0, decoder_heads: int = 0,
               tokenizer: str = "", part: str = "", strict: bool = False) -> dict:
     """Write a checkpoint of a published architecture, and return a summary.
 
-    A file that has no head, as of a bare encoder, gets a fresh one. What the file does not say is
-    printed in a line.
+    part     the copy of the network to read, if the file has several
+    strict   whether it is an error if something is assumed, chosen or left out
+
+    A file that has no head, as of a bare encoder, gets a fresh one.
     """
-    given = weights.read_arrays(file)
-    model = archs.bare_model(arch, given)
+    check_empty(workdir)
+    arrays = weights.read_arrays(file)
+    model = archs.bare_model(arch, arrays)
     told = told_of(file, model)
-    named = weights.name_arrays(model, given, file, part)
+    named = weights.name_arrays(model, arrays, file, part)
     ours = weights.translated(model, named.arrays, file)
-    tokens = read_tokenizer(tokenizer) if tokenizer else ""
+    beside = files.local(file, "weights").parent / "tokenizer.json"
+    tokenizer = tokenizer or (str(beside) if beside.is_file() else "")
+    tokens = read_tokenizer(tokenizer) if tokenizer and archs.reads_texts(arch) else ""
     config, assumed = archs.config_for(
         arch, ours, model, told, {"heads": heads, "decoder_heads": decoder_heads}, tokens)
-    choices = [f"assumed {values_in_words(assumed)}"] if assumed else []
     words = {**told.model, **told.data}
     facts = [f"{' and '.join(told.source)}: {values_in_words(words)}"] if words else []
-    return into_workdir(config, None, file, workdir, anew=archs.absent_head(arch, ours), part=part,
-                        strict=strict, arrays=given, facts=facts,
-                        choices=[*choices, *told.unread])
+    facts += [f"tokenizer {tokenizer}"] if tokens else []
+    choices = [f"assumed {values_in_words(assumed)}"] if assumed else []
+    exp = assemble(config, None, make_mesh(devices=jax.devices()[:1]))
+    return write_workdir(exp, named, file, workdir, strict, facts=facts,
+                         choices=[*choices, *told.unread], anew=archs.absent_head(arch, ours))
 
 
-def into_workdir(config, task_file, file, workdir, anew=(), part: str = "", strict: bool = False,
-                 arrays=None, facts=(), choices=None) -> dict:
-    """Write a checkpoint at step 0 that holds a file's weights, and return a summary.
+def into_workdir(config, task_file, file, workdir, part: str = "", strict: bool = False) -> dict:
+    """Write a checkpoint at step 0 of a config's run that begins with a file's weights.
 
-    anew     regular expressions on names of ours that the file lacks
-    part     the copy of the network to read, if the file has several
-    strict   whether a choice is an error
-    arrays   the file's, if it is read already
-    facts    lines about the file; choices, about what was assumed or left out. None: the config's
-             own, against config.json beside the file
-
-    Nothing is written before every array has its place.
+    part, strict   as in `published`
     """
+    check_empty(workdir)
+    exp = assemble(config, task_file, make_mesh(devices=jax.devices()[:1]))
+    named = weights.name_arrays(exp.task.model, weights.read_arrays(file), file, part)
+    told = told_of(file, exp.task.model)
+    choices = [*differences_from(dataclasses.asdict(told), config), *told.unread]
+    return write_workdir(exp, named, file, workdir, strict, facts=[], choices=choices)
+
+
+def check_empty(workdir) -> None:
+    """Check that a workdir has no checkpoints yet."""
     folder = absolute(workdir) / FOLDER
     if folder.exists() and any(path.name.isdigit() for path in folder.iterdir()):
         raise UserError(f"{workdir} has checkpoints already; choose a new folder")
-    exp = assemble(config, task_file, make_mesh(devices=jax.devices()[:1]))
+
+
+def write_workdir(exp, named: weights.Named, file, workdir, strict: bool, facts: list[str],
+                  choices: list[str], anew=()) -> dict:
+    """Write a checkpoint at step 0 that holds named arrays, and return a summary.
+
+    facts, choices   lines about the file
+    anew             regular expressions on names of ours that the file lacks
+
+    Nothing is written before every array has its place.
+    """
     like, model = exp.abstract.variables, exp.task.model
-    named = weights.name_arrays(
-        model, weights.read_arrays(file) if arrays is None else arrays, file, part)
     theirs, padding = weights.without_padding(model, like, named)
-    if choices is None:
-        told = told_of(file, model)
-        choices = [*differences_from(dataclasses.asdict(told), config), *told.unread]
-    choices = [*choices, *named.choices, *padding,
-               *(f"no array for {pattern}: drawn at random" for pattern in anew)]
     variables = weights.to_karpjax(model, like, theirs, file, anew)
-    report(file, [f"{len(theirs)} arrays{named.under}", *facts], choices, strict)
+    drawn = [f"drawn at random, as the file has none: {', '.join(anew)}"] if anew else []
+    report(file, [f"{len(theirs)} arrays{named.under}", *facts],
+           [*choices, *named.choices, *padding, *drawn], strict)
     state = exp.fresh_state()
     state = with_weights(state, *split_variables(
         jax.tree.map(_placed, variables, like, state.variables)))

@@ -133,6 +133,11 @@ def find_arch(arch: str) -> Arch:
     return ARCHS[arch]
 
 
+def reads_texts(arch: str) -> bool:
+    """Return whether an architecture needs a tokenizer."""
+    return find_arch(arch).task == "masked_text"
+
+
 def bare_model(arch: str, names=()):
     """Return the model of an architecture whose sizes are not known yet.
 
@@ -181,7 +186,7 @@ def config_for(arch: str, arrays: dict, model, told: Told, heads: dict | None = 
     fields = {**known.model, **named, **told.model,
               **sizes_of(arch, known, arrays, {**told.model, **given})}
     data, spec, assumed = dict(name="", train="", batch_size=1), {}, {}
-    if known.task == "masked_text":
+    if reads_texts(arch):
         spec = spec_of_texts(arch, fields, tokenizer)
     else:
         pixels, spec = input_of(known, arrays, fields, told)
@@ -227,8 +232,8 @@ def likely(arch: str, names) -> str:
 def spec_of_texts(arch: str, fields: dict, tokenizer: str) -> dict:
     """Return the description of data that is not at hand, texts."""
     if not tokenizer:
-        raise UserError(f"--arch={arch} needs --tokenizer=tokenizer.json, which lies beside "
-                        "the weights: tokens are meaningless without it")
+        raise UserError(f"--arch={arch} needs --tokenizer=tokenizer.json, or that file beside the "
+                        "weights: tokens are meaningless without it")
     return dict(length=fields["context"], classes=0, tokenizer=tokenizer,
                 fingerprint=vocabulary_of(tokenizer).fingerprint)
 

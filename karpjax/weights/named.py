@@ -31,7 +31,7 @@ class Named:
     @property
     def under(self) -> str:
         """Return words on the prefix, "" if there is none."""
-        return f" under {self.prefix!r}" if self.prefix else ""
+        return f" under {self.prefix.replace(PART, '.')!r}" if self.prefix else ""
 
 
 def name_arrays(model, arrays: dict, where, part: str = "") -> Named:
