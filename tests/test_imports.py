@@ -2,6 +2,8 @@
 import json
 import pathlib
 
+from command import TINY, changed
+import jax
 from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
@@ -142,7 +144,7 @@ UNLIKE = {
                        r"uint8 of \(6, 8, 3\)"),
     "another dtype": (dict(image=IMAGES[4:].astype(np.float32)), r"found float32 of \(8, 8, 3\)"),
     "a label too high": (dict(label=np.array([0, 4])), "labels of 0 to 3, found 0 to 4"),
-    "a label below 0": (dict(label=np.array([0, -1])), "labels of 0 to 3, found -1 to 0"),
+    "a label below 0": (dict(label=np.array([0, -1])), "labels of 0 and more, found -1 to 0"),
     "labels of floats": (dict(label=np.zeros(2, np.float32)), "expected rows as in train, int32"),
     "no labels": (dict(label=None), r"the columns of train \(image, label\), found image; missing"),
 }
@@ -154,7 +156,7 @@ def test_a_split_unlike_train(case):
     columns = {"image": IMAGES[4:], "label": np.arange(2), **changed}
     columns = {name: column for name, column in columns.items() if column is not None}
     with pytest.raises(UserError, match=f"split 'test'.*{message}") as error:
-        kj.sources.arrays(TRAIN, batch_size=2, splits={"test": columns})
+        kj.sources.arrays(TRAIN, batch_size=2, splits={"test": columns}).init(jax.random.key(0))
     assert "\n" not in str(error.value)
     if "label" in columns and columns["label"].dtype != np.float32 and "image" not in changed:
         return
@@ -166,9 +168,12 @@ def test_a_split_unlike_train(case):
 
 def test_labels_of_train():
     with pytest.raises(UserError, match="split 'train': expected labels of 0 and more, found -1 "):
-        kj.sources.arrays({**TRAIN, "label": np.arange(4) - 1}, batch_size=2)
+        kj.sources.arrays({**TRAIN, "label": np.arange(4) - 1}, batch_size=2).init(
+            jax.random.key(0))
     with pytest.raises(UserError, match="split 'train': expected labels of 0 to 2, found 0 to 3"):
         kj.sources.arrays(TRAIN, batch_size=2, classes=3)
+    with pytest.raises(UserError, match="column 'label': expected numbers, found <U1; number the"):
+        kj.sources.arrays({**TRAIN, "label": np.array(list("abca"))}, batch_size=2)
     other = {"image": IMAGES[4:], "label": np.array([0, 4])}
     assert kj.sources.arrays(TRAIN, batch_size=2, splits={"test": other}, classes=5).splits == \
         ("test",)
@@ -290,3 +295,13 @@ def test_known_keys_of_data_that_a_config_lacks():
     with pytest.raises(UserError, match=r"resize=big: expected numbers, as in --config.data.resize="
                                         r"\(64,64\)"):
         add_data_key(config, "--config.data.resize=big")
+
+
+def test_a_label_below_0_ends_a_run_at_its_start(tmp_path):
+    """Nothing is written."""
+    text = changed(TINY, (".argmax(1).astype(np.int32)", ".argmax(1).astype(np.int32) - 1"))
+    (tmp_path / "mine.py").write_text(text)
+    config, task_file = load_config(tmp_path / "mine.py")
+    with pytest.raises(UserError, match="split 'train': expected labels of 0 and more, found -1 "):
+        kj.fit(config, tmp_path / "run", task_file=task_file)
+    assert not (tmp_path / "run").exists()

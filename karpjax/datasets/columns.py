@@ -26,14 +26,24 @@ def check_splits(splits: dict[str, dict], classes: int = 0) -> None:
     train = splits["train"]
     for name, column in train.items():
         check_channels(column, f"split 'train', column {name!r}")
+        if np.asarray(column[:1]).dtype.kind in "OSUMm":  # objects, texts, times
+            raise UserError(f"split 'train', column {name!r}: expected numbers, found "
+                            f"{np.asarray(column[:1]).dtype}; number the classes from 0, and stack "
+                            "rows of one shape")
     if is_labels(train.get("label")):
-        check_labels(train["label"], classes, "split 'train'")
-        classes = classes or 1 + int(np.max(train["label"]))
+        classes = classes or 1 + max(0, int(np.max(train["label"])))
     for split, columns in splits.items():
         check_like({name: row_of(column) for name, column in columns.items()},
                    {name: row_of(column) for name, column in train.items()}, split)
         if is_labels(columns.get("label")):
-            check_labels(columns["label"], classes, f"split {split!r}")
+            check_labels(columns["label"], classes, f"split {split!r}", lowest=-1)
+
+
+def check_all_labelled(splits: dict[str, dict]) -> None:
+    """Raise a UserError if a label is below 0: no label, to evaluation, but none to learn from."""
+    for split, columns in splits.items():
+        if is_labels(columns.get("label")):
+            check_labels(columns["label"], 0, f"split {split!r}")
 
 
 def check_channels(column, where: str) -> None:
@@ -76,10 +86,10 @@ def is_labels(column) -> bool:
         np.issubdtype(np.asarray(column[:1]).dtype, np.integer)
 
 
-def check_labels(labels, classes: int, where: str) -> None:
+def check_labels(labels, classes: int, where: str, lowest: int = 0) -> None:
     """Raise a UserError unless labels are 0 to classes - 1, or 0 and more if classes is 0."""
     low, high = int(np.min(labels)), int(np.max(labels))
-    if low < 0 or classes and high >= classes:
+    if low < lowest or classes and high >= classes:
         allowed = f"0 to {classes - 1}" if classes else "0 and more"
         raise UserError(f"{where}: expected labels of {allowed}, found {low} to {high}; correct "
                         "them, or the classes")

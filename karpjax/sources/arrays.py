@@ -11,7 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.core import old_names
-from karpjax.datasets.columns import check_columns, check_splits, row_keys, shared_with_train
+from karpjax.datasets.columns import (
+    check_all_labelled,
+    check_columns,
+    check_splits,
+    row_keys,
+    shared_with_train,
+)
 from karpjax.sources.shuffle import shuffled
 from karpjax.sources.source import Source, augmented, local_rows, ones, unchanged
 
@@ -58,6 +64,7 @@ class Arrays(Source):
         self.example = jax.tree.map(np.asarray, self.preprocess(one))
 
     def init(self, key):
+        check_all_labelled(self.data)  # here, where training begins
         # The key's data rather than a typed key: plain arrays are all a checkpoint holds.
         return {"key": jax.random.key_data(key), "epoch": jnp.uint32(0),
                 "position": jnp.uint32(0), "draw": jnp.uint32(0)}
