@@ -8,8 +8,9 @@ tracers of JAX, so a simulator, a compiled program and a restored run (`run.act`
 
 Actions: Discrete, MultiDiscrete, MultiBinary and Box. A Box is clipped to its bounds, and one of
 integers is rounded first. Observations: a Box keeps its shape. All else becomes one vector, as
-Gymnasium flattens it: a Discrete is one-hot, a Tuple or a Dict one part after the other. If a Dict has an
-entry of a name in MASKS, that one says which actions are legal, and the rest is the observation.
+Gymnasium flattens it: a Discrete is one-hot, a Tuple or a Dict one part after the other. If a Dict
+has an entry of a name in MASKS, that one says which actions are legal, and the rest is the
+observation.
 """
 from collections.abc import Mapping
 import functools
