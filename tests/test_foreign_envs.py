@@ -159,6 +159,16 @@ def noisy(self, action):
     return np.float32([NOISE.random()]), 0.0, False, False, {}
 
 
+def begun_again(self):
+    self.place = 0
+    return np.float32([0])
+
+
+def noisy_later(self, action):
+    self.place += 1
+    return np.float32([NOISE.random() if self.place > 9 else 0]), 0.0, False, False, {}
+
+
 def noisy_reward(self, action):
     return np.float32([0]), NOISE.random(), False, False, {}
 
@@ -181,8 +191,9 @@ def still(self, action):
 @pytest.mark.parametrize("parts", [
     dict(reset=ignores), dict(step=noisy), dict(step=noisy_reward), dict(reset=levels),
     dict(reset=first_only),
+    dict(step=noisy_later, reset=lambda self, seed=None, options=None: (begun_again(self), {})),
     dict(__init__=drawn_once, reset=lambda self, seed=None, options=None: ([self.map], {}))],
-    ids=["reset", "step", "reward", "levels", "first", "init"])
+    ids=["reset", "step", "reward", "levels", "first", "later", "init"])
 def test_an_environment_that_ignores_its_seed(monkeypatch, parts):
     parts = {"step": still, "reset": lambda self, seed=None, options=None: (np.float32([0]), {}),
              "observation_space": Box(-np.inf, np.inf, (1,)), **parts}

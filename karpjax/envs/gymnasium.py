@@ -8,7 +8,7 @@ A simulator does not fit into a checkpoint. But an episode follows from its seed
 these are the state here. The simulators at hand are a cache: if none of them is at a state, after a
 resume for example, the episode is played again from its seed. So rollouts, resume, evaluation and
 pictures know nothing of the host. This needs simulators that give the same for the same seed, as
-Gymnasium asks of all.
+Gymnasium asks of all, and a check at the start notices one that does not.
 
 Games of the Arcade Learning Environment (Bellemare et al. 2013) come as in Mnih et al. 2015:
 (84, 84, 4) uint8, the last four of every fourth frame in grey, after a random start. Rewards, lives
@@ -16,7 +16,9 @@ and sticky actions are those of Gymnasium's version.
 """
 from collections.abc import Callable
 import functools
+import math
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,9 @@ from karpjax.core.trees import where
 from karpjax.envs import spaces
 from karpjax.envs.foreign_spaces import actions_of, observations_of
 from karpjax.envs.protocol import array_of, blamed, imported, TimeStep
+
+# The check of the seed plays so much of an episode.
+CHECK_STEPS, CHECK_SECONDS = 64, 0.2
 
 
 class Gymnasium:
@@ -206,11 +211,13 @@ class Simulators:
 def check_seed(simulators: Simulators, actions, first) -> None:
     """Check that an episode follows from its seed and its actions, or raise UserError.
 
-    A few steps are played by one simulator, by it again, and by another that is kept.
+    The beginning is played by one simulator, by it again, and by another that is kept.
     """
     another = simulators.make()
-    played = [opening(simulators, each, actions) for each in (first, first, another)]
     simulators.idle.append(another)
+    played = [opening(simulators, first, actions, until=time.monotonic() + CHECK_SECONDS)]
+    for each in (first, another):
+        played.append(opening(simulators, each, actions, len(played[0]) - 1))
 
     def same(episode) -> bool:
         equal = functools.partial(np.array_equal, equal_nan=True)
@@ -222,11 +229,12 @@ def check_seed(simulators: Simulators, actions, first) -> None:
                         "super().reset(seed=seed) first, and draw from self.np_random alone")
 
 
-def opening(simulators: Simulators, simulator, actions, steps: int = 5) -> list:
-    """Play random legal actions from seed 0 and return all that was observed."""
+def opening(simulators: Simulators, simulator, actions, steps: int = CHECK_STEPS,
+            until: float = math.inf) -> list:
+    """Play random legal actions from seed 0, some steps or seconds, and return what was seen."""
     rng = np.random.default_rng(0)
     rows = [(simulators.ask_reset(simulator, 0), 0.0, False, False)]
-    while len(rows) <= steps and not any(rows[-1][2:]):
+    while len(rows) <= steps and not any(rows[-1][2:]) and time.monotonic() < until:
         rows.append(simulators.ask_step(simulator, at_random(actions, rows[-1][0], rng)))
     return rows
 
@@ -250,10 +258,10 @@ def notes(first, actions, obs) -> list[str]:
         lines.append(f"actions of {actions} are drawn from a Gaussian and rounded")
     if isinstance(obs, dict):
         lines.append("only the actions that its observations call legal are played")
-    elif "action_mask" in first.reset(seed=0)[1] or hasattr(first.unwrapped, "action_masks"):
+    elif "action_mask" in (first.reset(seed=0)[1] or ()) or \
+            hasattr(first.unwrapped, "action_masks"):
         lines.append("its mask of legal actions is not read, as it is no entry 'action_mask' of "
                      "its observations: all actions are played")
-    first.close()
     shape = array_of(obs).shape
     if len(shape) == 3 and shape[0] < min(shape[1:]):
         lines.append(f"observations {shape} are read as {shape[0]} rows of {shape[1]} pixels with "

@@ -11,12 +11,13 @@ and    actions      a space: Discrete, MultiDiscrete, Box (karpjax/envs/spaces.p
                     foreign_spaces.py); optional. A restored run's `act` speaks the library's terms
 
 An observation is an array, or {"obs": array, "legal": (A,) bool} if not every action is allowed in
-every state. A choices are n of a Discrete, sum(sizes) of a MultiDiscrete. Terminated (the task has
-ended, no value beyond) is not truncated (only the clock ran out: bootstrap from final_obs).
-`check_env` checks an environment of your own.
+every state: A is n of a Discrete, sum(sizes) of a MultiDiscrete. Terminated (the task has ended, no
+value beyond) is not truncated (only the clock ran out: bootstrap from final_obs). `check_env`
+checks an environment of your own.
 """
 from collections.abc import Mapping
 import contextlib
+import operator
 import pathlib
 import sys
 import traceback
@@ -50,7 +51,7 @@ def check_env(env) -> tuple:
     key = jax.eval_shape(lambda: jax.random.key(0))
     with blamed(f"the environment {name} failed in reset(key)"):
         returned = jax.eval_shape(env.reset, key)
-    if not isinstance(returned, tuple) or len(returned) != 2:
+    if not isinstance(returned, (tuple, list)) or len(returned) != 2:
         raise UserError(f"the reset of the environment {name} returns {in_words(returned)}, "
                         "expected (state, obs)")
     state, obs = returned
@@ -79,7 +80,11 @@ def check_parts(env, name: str) -> None:
         raise UserError(f"the environment {name} lacks {', '.join(missing)}; "
                         f"the protocol is in karpjax/envs/protocol.py{fix}")
     spaces.check_space(env.actions, name)
-    if not isinstance(env.max_steps, (int, np.integer)) or env.max_steps < 1:
+    try:
+        steps = operator.index(env.max_steps)
+    except TypeError:  # None, a float
+        steps = 0
+    if steps < 1:
         raise UserError(f"{name}.max_steps: expected a whole number, at least 1, "
                         f"found {env.max_steps!r}")
 
