@@ -12,7 +12,7 @@ do not say is read from config.json beside the file, and what is assumed is prin
     --to=DIR            the new workdir
     --heads=N           of a width that is none of the published (--decoder_heads=N, of a MAE)
     --tokenizer=JSON    for texts; left out, tokenizer.json beside the file
-    --part=NAME         if a file has the network twice: state_dict_ema, teacher.backbone, ...
+    --part=NAME         read what is under this name alone: state_dict_ema, teacher.backbone, ...
     --strict            end with an error if something must be assumed, chosen or left out
 
 The second makes one as a run of that config would at step 0, to evaluate, or to train on:

@@ -119,8 +119,20 @@ def test_two_networks_without_a_first(resnet):
         weights.to_karpjax(RESNET, like, given, "file")
     named = weights.name_arrays(RESNET, given, "file", "teacher")
     assert named.prefix == "teacher::backbone." and "['student']" in named.choices[0]
-    with pytest.raises(UserError, match="found --part=ema; give karpjax convert --part=teacher"):
+    with pytest.raises(UserError, match="--part=ema: no array is under that name; expected one of "
+                                        "student, teacher, or a longer one"):
         weights.name_arrays(RESNET, given, "file", "ema")
+
+
+def test_a_part_is_read_alone(resnet):
+    """What a file has beside the part is left out by name: MoCo's queue, a criterion's weights."""
+    like, arrays, variables = resnet
+    given = two(arrays, "module.encoder_q.", "module.encoder_k.") | {
+        "module.queue": np.ones(3, np.float32)}
+    named = weights.name_arrays(RESNET, given, "file", "module.encoder_q")
+    equal(weights.to_karpjax(RESNET, like, named.arrays, "file"), variables)
+    assert named.choices == ["read 'module.encoder_q', left out ['module.encoder_k', "
+                             "'module.queue'] (--part=NAME)"]
 
 
 def test_one_network_saved_twice_is_one(resnet):

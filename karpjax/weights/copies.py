@@ -88,24 +88,29 @@ def is_another(theirs: dict, copies: list[Copy]) -> bool:
     return 2 * shared > len(first) and all(theirs.keys().isdisjoint(copy.ours) for copy in copies)
 
 
-def choose(copies: list[Copy], arrays: dict, part: str, where) -> Copy:
-    """Return the copy to read, or raise UserError if that is not clear.
-
-    part   its label, or the beginning of it; "": the only one, or the one that begins with FIRST
-    """
-    if part:
-        fitting = [copy for copy in copies if f"{copy.label}.".startswith(f"{part}.")]
-    elif len(copies) == 1 or all(same(copy, copies[0], arrays) for copy in copies):
-        fitting = copies[:1]
-    else:
-        fitting = [copy for first in FIRST for copy in copies
-                   if copy.prefix == first or first and copy.prefix.startswith(first)][:1]
-    if len(fitting) == 1:
-        return fitting[0]
+def choose(copies: list[Copy], arrays: dict, where) -> Copy:
+    """Return the copy to read, the one that begins with FIRST, or raise UserError if none does."""
+    if all(same(copy, copies[0], arrays) for copy in copies[1:]):
+        return copies[0]
+    for first in FIRST:
+        for copy in copies:
+            if copy.prefix == first or first and copy.prefix.startswith(first):
+                return copy
     labels = " and ".join(repr(copy.label) for copy in copies)
     raise UserError(f"{where}: has the network {len(copies)} times, under {labels}; expected to be "
-                    f"told which one to read, found {f'--part={part}' if part else 'no choice'}; "
-                    f"give karpjax convert --part={copies[-1].label or 'NAME'}")
+                    "told which one to read, found no choice; give karpjax convert "
+                    f"--part={copies[-1].label}")
+
+
+def under(arrays: dict, part: str, where) -> dict:
+    """Return the arrays whose names begin with a part, written as `Copy.label` is."""
+    kept = {name: array for name, array in arrays.items()
+            if f"{name.replace(PART, '.')}".startswith(f"{part}.")}
+    if not kept:
+        tops = sorted({re.split(rf"\.|{PART}", name)[0] for name in arrays})
+        raise UserError(f"{where}: --part={part}: no array is under that name; expected one of "
+                        f"{', '.join(tops[:8])}, or a longer one")
+    return kept
 
 
 def same(a: Copy, b: Copy, arrays: dict) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 
 from karpjax.core.errors import UserError
 from karpjax.core.trees import listed
-from karpjax.weights.copies import Copy, choose, find_copies, without_wrappers
+from karpjax.weights.copies import Copy, choose, find_copies, under, without_wrappers
 from karpjax.weights.files import PART
 from karpjax.weights.names import COUNTERS, OTHER_TASKS, RENAMED, TIED
 from karpjax.weights.tables import root_of, tables_of
@@ -37,15 +37,19 @@ class Named:
 def name_arrays(model, arrays: dict, where, part: str = "") -> Named:
     """Return a file's arrays by a table's names, or raise if float32 cannot hold one.
 
-    part   the copy of the network to read, if the file has several
+    part   the prefix of the arrays to read alone, if not all are of the network
 
     Arrays that have these names already keep them.
     """
-    arrays = {name: array for name, array in without_wrappers(arrays, where, RENAMED).items()
-              if not re.fullmatch(COUNTERS, name)}
+    whole = {name: array for name, array in without_wrappers(arrays, where, RENAMED).items()
+             if not re.fullmatch(COUNTERS, name)}
+    arrays = under(whole, part, where) if part else whole
     project, copies = network_in(model, arrays)
-    copy = choose(copies, arrays, part, where)
-    theirs, choices = read_copy(copy, copies, arrays, where)
+    copy = choose(copies, arrays, where)
+    theirs, used = read_copy(copy, copies, arrays, where)
+    left = sorted({place_of(name, copies, part) for name in whole.keys() - used})
+    choices = [f"read {part or copy.label!r}, left out {listed(left)} (--part=NAME)"] if left \
+        else []
     theirs = untied(theirs, where)
     unused = sorted(name for name in theirs if re.fullmatch(OTHER_TASKS, name))
     if unused:
@@ -63,11 +67,12 @@ def network_in(model, names) -> tuple[str, list[Copy]]:
     return project, copies[project] or [Copy("", "", {})]
 
 
-def read_copy(copy: Copy, copies: list[Copy], arrays: dict, where) -> tuple[dict, list[str]]:
-    """Return ({the table's name: array} of a copy and of what no copy has, lines on the rest)."""
+def read_copy(copy: Copy, copies: list[Copy], arrays: dict, where) -> tuple[dict, set]:
+    """Return ({the table's name: array} of a copy and of what no copy has, the names in the file).
+    """
     others = [each for each in copies if each is not copy]
     part = copy.prefix.partition(PART)[0] + PART
-    theirs = {}
+    theirs, used = {}, set()
     for name, array in arrays.items():
         if any(other.has(name) for other in others) or PART in name and not name.startswith(part):
             continue
@@ -76,11 +81,16 @@ def read_copy(copy: Copy, copies: list[Copy], arrays: dict, where) -> tuple[dict
             raise UserError(f"{where}: {name} and another array are both {table_name}; expected "
                             "one; remove the other")
         theirs[table_name] = array
-    left = sorted({each.label for each in others} | {
-        name.partition(PART)[0] for name in arrays if PART in name and not name.startswith(part)})
-    left = [label for label in left if not any(label.startswith(f"{each}.") for each in left)]
-    choices = [f"read {copy.label!r}, left out {listed(left)} (--part=NAME)"] if left else []
-    return theirs, choices
+        used.add(name)
+    return theirs, used
+
+
+def place_of(name: str, copies: list[Copy], part: str) -> str:
+    """Return words on where an array is that is left out: beside a part, in a copy, or its name."""
+    if part:
+        return ".".join(name.replace(PART, ".").split(".")[:part.count(".") + 1])
+    within = [copy.label for copy in copies if copy.has(name) and copy.label]
+    return name.partition(PART)[0] if PART in name else within[0] if within else name
 
 
 def untied(theirs: dict, where) -> dict:
