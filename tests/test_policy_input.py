@@ -105,7 +105,7 @@ IN_ORDER = "a reset returns the state first and the observation second"
     (in_order_of("gymnasium"), "observation {}, expected one array or .*; " + IN_ORDER),
     (in_order_of("info"), r"failed in reset\(key\): TypeError"),
     (in_order_of("gymnax"), r"returns the observation {'place': float32\[2\], 'time': int32\[\]}, "
-     r"expected one array or {'obs': 'array', 'legal': '\(3,\) bool'}; " + IN_ORDER),
+     r"expected one array or {'obs': array, 'legal': \(3,\) bool}; " + IN_ORDER),
     (in_order_of("old"), r"the reset of .* returns float32\[4\], expected \(state, obs\)"),
     (in_order_of("three"), r"returns \({'place': .*, expected \(state, obs\)"),
     (in_order_of("swapped"), r"without obs, .* found \(TimeStep, {'place'"),

@@ -5,6 +5,8 @@ nothing else would report it.
 """
 import numpy as np
 
+from karpjax.core.errors import UserError
+
 ROWS = 64                  # of the training data, spread evenly: folders of classes come in order
 # Data of configs/ come to means of at most 0.1 and deviations of 1.0 to 1.2, the last by ImageNet's
 # statistics on CIFAR-10 and on photographs. Pixels of 0 to 1 come to 0.5 and 0.3.
@@ -20,7 +22,7 @@ def input_notes(exp) -> list[str]:
     rows = np.linspace(0, n - 1, min(n, ROWS)).astype(int)
     try:
         batch = source.preprocess(source.rows("train", rows)) if n else None
-    except NotImplementedError:  # a source of one's own
+    except (NotImplementedError, UserError):  # a source of one's own; training names a bad row
         batch = None
     if batch is None:
         return []
