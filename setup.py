@@ -32,7 +32,7 @@ extras = {
 }
 also = ("precompile", "images", "text", "convert", "notebook", "gymnasium", "pgx")
 extras["test"] = ["pytest", "pytest-xdist", "beartype", "tensorboardX", "ruff",
-                  "import-linter>=2.6", "build",
+                  "import-linter>=2.6", "build", "setuptools>=70.1",   # builds wheels itself
                   *(requirement for name in also for requirement in extras[name])]
 # accelerators, and environments that hold jax back
 apart = ("gpu", "tpu", "gymnax", "brax")

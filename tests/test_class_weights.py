@@ -70,5 +70,6 @@ def test_evaluation_is_plain():
                                      {"0": 2.0}])
 def test_weights_that_are_none(weights):
     with pytest.raises(kj.UserError, match="config.class_weights: expected 10 numbers of at least "
-                                           r"0, in the order of 0, 1, .*, 9, or \(\) for none; found .+$"):
+                                           r"0, in the order of 0, 1, .*, 9, or \(\) for none; "
+                                           "found .+$"):
         task_with(class_weights=weights)

@@ -166,8 +166,8 @@ def test_a_model_without_a_table():
 
 
 @pytest.mark.parametrize("name, content, expected", [
-    ("a.h5", b"",
-     "expected a file of weights, .safetensors, .npz, .pth, .pt, .th; found the suffix '.h5'"),
+    ("a.h5", b"", "expected a file of weights, .safetensors, .npz, .pth, .pt, .th, .bin, or its "
+                  "*.index.json; found the suffix '.h5'"),
     ("a.npz", None, "no such file"),
     ("a.npz", b"PK\x03\x04 torn", "not a whole .npz file"),
     ("a.safetensors", b"\x10\0\0\0\0\0\0\0{", "not a whole .safetensors file"),
@@ -178,20 +178,20 @@ def test_files_that_cannot_be_read(tmp_path, name, content, expected):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as error:
-        files.read_arrays(tmp_path / name)
+        weights.read_arrays(tmp_path / name)
     assert expected in str(error.value)
 
 
 def test_objects_in_an_npz_are_not_unpickled(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.array([{}], dtype=object))
     with pytest.raises(UserError, match="not a whole .npz file .*allow_pickle=False"):
-        files.read_arrays(tmp_path / "a.npz")
+        weights.read_arrays(tmp_path / "a.npz")
 
 
 def test_safetensors_without_its_package(tmp_path, monkeypatch):
     (tmp_path / "a.safetensors").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    for use in (lambda: files.read_arrays(tmp_path / "a.safetensors"),
+    for use in (lambda: weights.read_arrays(tmp_path / "a.safetensors"),
                 lambda: files.write_arrays(tmp_path / "b.safetensors", {})):
         with pytest.raises(UserError, match=r'pip install "karpjax\[convert\]"'):
             use()
@@ -201,7 +201,7 @@ def test_a_pickle_needs_pytorch(tmp_path, monkeypatch):
     (tmp_path / "net.pth").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError) as error:
-        files.read_arrays(tmp_path / "net.pth")
+        weights.read_arrays(tmp_path / "net.pth")
     for words in ("read by PyTorch", "pip install torch",
                   "torch.load('net.pth', 'cpu', weights_only=True)", "'net.npz'"):
         assert words in str(error.value), words
@@ -229,7 +229,7 @@ def test_a_pickle_is_left_to_pytorch(tmp_path, monkeypatch):
                                   bfloat16="bfloat16")
     monkeypatch.setitem(sys.modules, "torch", torch)
     (tmp_path / "net.th").write_bytes(b"")
-    np.testing.assert_array_equal(files.read_arrays(tmp_path / "net.th")["module.a"], [1, 1])
+    np.testing.assert_array_equal(weights.read_arrays(tmp_path / "net.th")["module.a"], [1, 1])
     assert asked == {"map_location": "cpu", "weights_only": True}
 
 

@@ -57,7 +57,7 @@ def test_other_data_under_the_same_name_is_named(tmp_path):
         (tmp_path / str(i) / "novel.txt").write_text("It is a truth " * words)
         both.append(start(i, port, *BYTES, f"--workdir={tmp_path}/run", cwd=tmp_path / str(i)))
     for process in both:
-        refused(process, "process 1 has data.rows: ")
+        refused(process, "process 1 has ", "data.rows: 701 -> 875")
 
 
 def test_jax_used_too_early(tmp_path):

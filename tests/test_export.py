@@ -137,7 +137,7 @@ def test_pictures(made, tmp_path):
     assert both.shape == (2, 10)
     assert not np.array_equal(both[1], run.predict(np.zeros((1, 8, 8, 1), np.uint8))[0])
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="broken.png: not a picture"):
+    with pytest.raises(UserError, match="broken.png: this picture cannot be read"):
         run.predict([tmp_path / "broken.png"])
     with pytest.raises(UserError, match="nowhere.png"):
         run.predict("nowhere.png")

@@ -183,6 +183,7 @@ STUDIES = {
     "experiments/highway/run.py": ["--quick"],
     "experiments/brax/run.py": ["--quick", "--robots", "reacher"],
     "experiments/start/run.py": ["--quick"],
+    "experiments/start/readme.py": ["--quick"],
     "experiments/faults/bits.py": ["--quick"],
     "experiments/faults/inject.py": ["--quick"],
     "experiments/faults/workdir_bits.py": ["--quick"],

@@ -48,14 +48,14 @@ def features(run: Run, workdir, name: str, split: str) -> tuple:
     own = {key: value for key, value in run.config.data.items()
            if key not in ("dir", "path", "length", "described")}  # these name the run's own set
     source = make_source(ConfigDict({**own, "name": name, "train": split, "validation": "",
-                                     "test": split, "batch_size": BATCH}))
+                                     "test": "", "batch_size": BATCH}))
     if not source.classes:
         raise UserError(f"--name={name}: a set without labels; expected one that was prepared "
                         "with them")
     check_tokens(workdir, {"source": run.task.source.spec}, source.spec)
 
     vectors, labels = [], []
-    for batch in source.eval_batches("test"):
+    for batch in source.eval_batches("train"):
         real = batch["weight"] > 0
         pooled = run.features(batch[inputs])["pooled"]                                   # (B, D)
         unit = pooled / jnp.linalg.norm(pooled, axis=-1, keepdims=True)

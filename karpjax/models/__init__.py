@@ -15,6 +15,7 @@ from karpjax.models.efficientnet_lite import EfficientNetLite0
 from karpjax.models.encoder import BERT as BERT
 from karpjax.models.encoder import ROBERTA as ROBERTA
 from karpjax.models.encoder import MaskedLM, TextClassifier
+from karpjax.models.fasttext import FastText
 from karpjax.models.policy import ActorCritic
 from karpjax.models.resnet import ResNet
 from karpjax.models.resnet_cifar import CifarResNet
@@ -22,7 +23,8 @@ from karpjax.models.value_propagation import ValuePropagation
 from karpjax.models.vit import MAE, ViT
 
 MODELS = {"actor_critic": ActorCritic, "airbench": Airbench, "board": Board, "cnn": CNN,
-          "efficientnet_lite0": EfficientNetLite0, "mae": MAE, "masked_lm": MaskedLM,
+          "efficientnet_lite0": EfficientNetLite0, "fasttext": FastText, "mae": MAE,
+          "masked_lm": MaskedLM,
           "resnet": ResNet, "resnet_cifar": CifarResNet, "text_classifier": TextClassifier,
           "value_propagation": ValuePropagation, "vit": ViT}
 

@@ -30,7 +30,7 @@ from ml_collections import ConfigDict, config_flags
 from karpjax.core import settings
 from karpjax.core.errors import FULL, NotFinite, Outage, Preempted, UserError, did_you_mean, outage
 from karpjax.run.chips import check_platform
-from karpjax.run.config_file import load_config
+from karpjax.run.config_file import add_data_key, load_config
 from karpjax.run.distributed import join
 from karpjax.run.streams import lasting
 
@@ -160,6 +160,7 @@ def parse(argv, doc: str, config: bool = False, **defaults):
     loaded = task_file = None
     if config:
         argv, loaded, task_file = _load_config(argv)
+        argv = [argument for argument in argv if not add_data_key(loaded, argument)]
         _check_overrides(argv, loaded)
     try:
         if config:

@@ -4,9 +4,10 @@
     logits = run.predict(images)    # as stored in the data set, (B, H, W, C); or files: ["cat.jpg"]
 
 In a loss, where a batch is preprocessed already, a teacher is run.apply(batch["image"]). There are
-also run.features, run.params, run.variables, run.config, run.model, run.task, run.step, and what
-its task offers, as run.act(obs). A user's own task file travels in the checkpoint and is
-executed: restore only checkpoints you trust. From gs://... that takes trust=True (run/trust.py).
+also run.features, run.class_names, run.params, run.variables, run.config, run.model, run.task,
+run.step, and what its task offers, as run.act(obs). A user's own task file travels in the
+checkpoint and is executed: restore only checkpoints you trust. From gs://... that takes trust=True
+(run/trust.py).
 """
 from collections.abc import Mapping
 import contextlib
@@ -60,6 +61,11 @@ class Run:
     @property
     def model(self):
         return self.task.model
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, in the order of a classifier's logits."""
+        return self.task.source.class_names
 
     def predict(self, inputs) -> Any:
         """Return the task's outputs, as numpy-compatible arrays: logits (B, C) of a classifier.

@@ -99,6 +99,15 @@ class Source:
         """
         raise NotImplementedError
 
+    def eval_shapes(self, split: str) -> dict | None:
+        """Return the shapes of a global batch of `eval_batches`, None for a split without any."""
+        def global_shape(rows):
+            rows = np.asarray(rows)
+            return jax.ShapeDtypeStruct((len(rows) * jax.process_count(), *rows.shape[1:]),
+                                        jax.dtypes.canonicalize_dtype(rows.dtype))
+        local = next(iter(self.eval_batches(split)), None)
+        return local and jax.tree.map(global_shape, local)
+
 
 class SpecOnly(Source):
     """A source without its data, as a checkpoint describes it: for the model and `predict`."""

@@ -88,8 +88,9 @@ def killed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mutant, task",
-                         [("key_not_saved", "digits"), ("position_not_saved", "ppo"),
-                          pytest.param("position_not_saved", "masked_text", marks=pytest.mark.full),
+                         [("key_not_saved", "digits"),
+                          *(pytest.param("position_not_saved", task, marks=pytest.mark.full)
+                            for task in ("ppo", "masked_text")),
                           ("rows_not_cut", "digits"),
                           ("best_forgotten", "digits")])
 def test_mutants(mutant, task, tmp_path, never_stopped, killed):

@@ -74,6 +74,7 @@ def test_elastic(name, mutant, tmp_path):
     assert bool(unequal(whole, parts)) == bool(mutant)
 
 
+@pytest.mark.full
 def test_sigterm_to_one_of_two(tmp_path, by_two):
     first, second = two("digits", tmp_path, "--slow=0.2")
     for line in first.stdout:

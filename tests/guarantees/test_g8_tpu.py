@@ -31,6 +31,8 @@ CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
 FLAGS = {"connect_four_supervised.py": ["", "--config.data.file={data}/games.npz"],
          "connect_four_value.py": ["", "--config.data.file={data}/games.npz"],
          "finetune_imagefolder.py": [":resnet50", "--config.data.dir={data}/pictures"],
+         "image_folder.py": ["", "--config.data.dir={data}/pictures"],
+         "labelled_texts.py": ["", "--config.data.name=imdb"],
          "mlm_1b_v5e256.py": ["", "--config.data.name=imdb_packed",
                               "--config.data.train=train+unsup",
                               "--config.data.validation=", "--config.data.batch_size=16",
@@ -203,6 +205,7 @@ def test_mutant_model_too_large():
     assert "\ndoes not fit RESOURCE_EXHAUSTED" in done.stdout and "15.75G" in done.stdout
 
 
+@pytest.mark.full
 @needs_libtpu
 def test_mutant_data_too_large(tmp_path):
     """The network is small, but every chip would have to hold the data set."""

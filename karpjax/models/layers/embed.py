@@ -15,6 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from karpjax.models.layers.transformer import init
 
+MATMUL_ROWS = 1 << 16  # of a table: one-hot rows of more, as for hashed n-grams, fill the memory
+
 
 class Embed(nn.Module):
     """A table of embeddings (rows, width)."""
@@ -61,8 +63,8 @@ def backward(kept, g):
     """Return the gradients of table and numbers (none)."""
     table, at = kept
     at, g = at.reshape(-1), g.reshape(-1, g.shape[-1])                          # (N,), (N, D)
-    by_platform = lax.platform_dependent(table, at, g, cuda=by_matmul, default=by_scatter)
-    return by_platform, None
+    on_cuda = by_matmul if len(table) <= MATMUL_ROWS else by_scatter
+    return lax.platform_dependent(table, at, g, cuda=on_cuda, default=by_scatter), None
 
 
 lookup.defvjp(forward, backward)
