@@ -61,11 +61,11 @@ def make_model(options, **given):
         if key not in options and field.default is dataclasses.MISSING:
             raise UserError(f"config.model.{key} is missing, which {name} needs; give it, or "
                             "choose another config.model.name")
-    check_sizes(options, fields)
+    check_fields(options, fields)
     return MODELS[name](**options)
 
 
-def check_sizes(options: dict, fields: dict) -> None:
+def check_fields(options: dict, fields: dict) -> None:
     """Check that whole numbers among a model's options are sizes, and its dropout is a share."""
     for key, value in options.items():
         least = 0 if fields[key].default == 0 or key in MAY_BE_0 else 1
