@@ -1,4 +1,6 @@
 """Slips in a user's own task: one sentence before step 1, which ends with the user's lines."""
+from types import SimpleNamespace
+
 from command import TINY, changed
 from guarantees.harness import mesh_of
 import jax
@@ -9,7 +11,7 @@ import karpjax as kj
 from karpjax.core.errors import NotFinite, UserError
 from karpjax.core.task_file import module_from_text
 from karpjax.run import own_code as own_code_module
-from karpjax.run.experiment import check_sizes
+from karpjax.run.experiment import check_sizes, summary_names
 from karpjax.run.own_code import own_code
 
 TEXT = changed(TINY, ("import jax.numpy as jnp", "import jax, jax.numpy as jnp"))
@@ -123,6 +125,26 @@ def test_a_best_that_is_no_metric(tmp_path):
     assert refusal(tmp_path, best="max validation/acuracy") == (
         "config.best = 'max validation/acuracy': the evaluation has no such metric; did you mean "
         "'validation/accuracy'?")
+
+
+def test_a_best_that_summarize_does_not_make(tmp_path):
+    """Its names are found on zeros."""
+    def summarize(body):
+        return (RETURN, f"{RETURN[:-1]}, summarize=lambda totals, rows: {body})")
+    assert refusal(tmp_path, summarize("{'f1': 0.5, 'by_class': {'a': 1.0}}"),
+                   best="max validation/f2") == (
+        "config.best = 'max validation/f2': the evaluation has no such metric; did you mean "
+        "'validation/f1'?")
+
+
+def test_names_of_summarize_on_zeros():
+    totals = {"n": kj.total(np.int32(0))}
+
+    def names(summarize):
+        return summary_names(SimpleNamespace(summarize=summarize), totals, {})
+    assert names(lambda totals, rows: {"f1": 1 / totals["n"], "by_class": {"a": 1.0}}) == {"f1"}
+    assert names(lambda totals, rows: {"f1": 1 / int(totals["n"])}) is None  # zeros do not do
+    assert names(None) == set()
 
 
 def test_a_slip_in_summarize(tmp_path):

@@ -152,6 +152,7 @@ def parse(argv, doc: str, config: bool = False, **defaults):
     Returns an object with the flags as attributes; with `config` also config, a ConfigDict, and
     task_file, {"path", "text"}. Raises UserError.
     """
+    argv = joined(argv)
     if HELP & set(argv):
         print(f"{doc.strip()}\n\nflags:\n{flags_help(config, defaults)}")
         sys.exit(0)
@@ -167,12 +168,14 @@ def parse(argv, doc: str, config: bool = False, **defaults):
                                             sys_argv=["karpjax", *argv])
         rest = values(["karpjax", *argv])[1:]
     except flags.UnrecognizedFlagError as error:
-        raise UserError(first_sentence(error)) from error
+        raise UserError(f"{first_sentence(error)}{as_config_key(error.flagname, loaded)}") \
+            from error
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{first_sentence(error)}; give each key a value of its own type, as in "
                         "--config.steps=1000 (an int), --config.precision=bf16 (text)") from error
     if rest:
-        raise UserError(f"expected flags of the form --name=value, found {rest[0]!r}")
+        raise UserError(f"expected flags of the form --name=value, found {rest[0]!r}"
+                        f"{as_config_key(rest[0].partition('=')[0], loaded)}")
     for name, default in defaults.items():
         if isinstance(default, type) and getattr(values, name) is None:
             raise UserError(f"--{name}=... is missing; {doc.strip().splitlines()[0]}")
@@ -180,6 +183,22 @@ def parse(argv, doc: str, config: bool = False, **defaults):
     if config:
         options |= {"config": values.config, "task_file": task_file}
     return Options(options)
+
+
+def joined(argv) -> list[str]:
+    """Return the arguments with --config FILE as --config=FILE, as absl takes other flags."""
+    argv = list(argv)
+    for i in reversed(range(len(argv) - 1)):
+        if argv[i] == "--config" and not argv[i + 1].startswith("-"):
+            argv[i:i + 2] = [f"--config={argv[i + 1]}"]
+    return argv
+
+
+def as_config_key(name: str, config: ConfigDict | None) -> str:
+    """Return the flag of a config's key that was given without its path, as a hint, or ""."""
+    known = names_of(config) if config is not None else []
+    keys = [key for key in known if f".{key}".endswith(f".{name}")]
+    return "".join(f"; a key of the config is given as --config.{key}=VALUE" for key in keys[:1])
 
 
 def define_flags(defaults: dict) -> flags.FlagValues:
