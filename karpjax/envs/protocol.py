@@ -18,8 +18,6 @@ checks an environment of your own.
 from collections.abc import Mapping
 import contextlib
 import operator
-import pathlib
-import sys
 import traceback
 from typing import Any, NamedTuple
 
@@ -27,7 +25,7 @@ import jax
 from jaxtyping import Array, Bool, Float
 import numpy as np
 
-from karpjax.core.errors import UserError, extra
+from karpjax.core.errors import UserError, extra, is_own
 from karpjax.core.trees import path_name, where
 from karpjax.envs import spaces
 
@@ -155,12 +153,8 @@ def blamed(what: str):
         raise
     except Exception as error:
         reason = " ".join(str(error).split("\n\n")[0].split())[:300]
-        # The last line outside of installed libraries, if there is one: the user's.
-        here = str(pathlib.Path(__file__).parent.parent)
         frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if not frame.filename.startswith(
-            (here, sys.prefix, sys.base_prefix, "<frozen"))]
-        last = (own or frames)[-1]
+        last = ([*filter(is_own, frames)] or frames)[-1]
         raise UserError(f"{what}: {type(error).__name__}: {reason} "
                         f"({pathlib.Path(last.filename).name}, line {last.lineno})") from error
 

@@ -28,7 +28,16 @@ import jax
 from ml_collections import ConfigDict, config_flags
 
 from karpjax.core import settings
-from karpjax.core.errors import FULL, NotFinite, Outage, Preempted, UserError, did_you_mean, outage
+from karpjax.core.errors import (
+    FULL,
+    NotFinite,
+    Outage,
+    Preempted,
+    UserError,
+    did_you_mean,
+    is_own,
+    outage,
+)
 from karpjax.run.chips import check_platform
 from karpjax.run.config_file import add_data_key, load_config
 from karpjax.run.distributed import join
@@ -98,8 +107,7 @@ def of_the_system(error: OSError) -> tuple[str, int]:
         return (f"the disk is full ({error}); make room, then start the same command again: "
                 "saved checkpoints are whole"), UserError.code
     # perhaps the machine's fault, perhaps the task file's: show where
-    own = [frame for frame in traceback.extract_tb(error.__traceback__)
-           if not frame.filename.startswith((sys.base_prefix, sys.prefix, "<frozen"))]
+    own = list(filter(is_own, traceback.extract_tb(error.__traceback__)))
     where = f", in {own[-1].filename}:{own[-1].lineno}" if own else ""
     if outage(error):
         return (f"the storage or the machine failed ({error}{where}); start the same command "

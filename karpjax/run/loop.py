@@ -152,7 +152,7 @@ def start_or_resume(exp: Experiment, workdir, checkpoints) -> tuple[TrainState, 
     state, start = resume(exp, workdir, *restored) if restored else start_fresh(exp)
     start.notes.extend(whole_batch.check_parts(exp, state))
     with together():
-        start.notes.extend(input_notes(exp))
+        start.notes.extend([*exp.source.notes(), *input_notes(exp)])
         write_files(workdir, config, exp.source.files)
     return state, start
 

@@ -5,20 +5,16 @@ A loss is traced through a hundred frames of JAX and Flax. Only a few of them ar
 import contextlib
 import pathlib
 import re
-import sysconfig
 import traceback
 
 import jax
 
-from karpjax.core.errors import Preempted, UserError
+from karpjax.core.errors import Preempted, UserError, is_own
 from karpjax.core.trees import first_line
 
 SHOWN = 3  # of the user's lines, the innermost last
 RUN = str(pathlib.Path(__file__).parent) + "/"
 # Whatever is installed, Python's own, and karpjax.
-OTHERS = ("<frozen", str(pathlib.Path(__file__).parent.parent) + "/",
-          *(sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdlib", "purelib",
-                                                        "platlib")))
 # The errors that say themselves what is wrong and where, or are no fault of the code.
 CLEAR = (UserError, Preempted, OSError, MemoryError, jax.errors.JaxRuntimeError)
 
@@ -59,10 +55,6 @@ def own_lines(error: BaseException) -> list[str]:
     own = list(filter(is_own, frames))
     return [f"{frame.filename}:{frame.lineno}, in {frame.name}: {frame.line}"
             for frame in own[-SHOWN:]]
-
-
-def is_own(frame) -> bool:
-    return not frame.filename.startswith(OTHERS)
 
 
 def collective(error: BaseException) -> str:

@@ -4,7 +4,6 @@
                                     splits={"test": {...}})
 """
 from collections.abc import Callable
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +27,7 @@ class Arrays(Source):
     train       {"image": (N, ...), "label": (N,), ...}, numpy. Every epoch is a new permutation,
                 and batches run across its end
     splits      {"validation": {...}, "test": {...}}, evaluated in order: rows as in train. A
-                warning counts those that stand in train too
+                training warns of those that stand in train too
     preprocess  batch -> batch, deterministic: normalise. Also applied in evaluation and by
                 `run.predict`
     view        batch -> batch, in evaluation and by `run.predict` only, after preprocess. It stands
@@ -49,9 +48,6 @@ class Arrays(Source):
         for name in self.splits:
             check_columns(self.data[name], name)
         check_splits(self.data, classes)
-        if shared := shared_with_train({name: row_keys(each) for name, each in self.data.items()}):
-            print(f"karpjax: warning: {shared}: measured on them, a model has seen its answers",
-                  file=sys.stderr, flush=True)
         self._preprocess, self._view = preprocess or unchanged, view or unchanged
         self._augment, self._mix = augment, mix
         # Rows are stored flat: on a TPU an array (N, H, W, 3) would be padded and laid out from
@@ -62,6 +58,11 @@ class Arrays(Source):
                        for name, column in train.items()}
         one = {name: jnp.asarray(column[:1]) for name, column in train.items()}
         self.example = jax.tree.map(np.asarray, self.preprocess(one))
+
+    def notes(self):
+        shared = shared_with_train({name: row_keys(each) for name, each in self.data.items()})
+        return [f"warning: {shared}: measured on them, a model has seen its answers"] if shared \
+            else []
 
     def init(self, key):
         check_all_labelled(self.data)  # here, where training begins

@@ -99,6 +99,10 @@ class Source:
         """
         raise NotImplementedError
 
+    def notes(self) -> list[str]:
+        """Return lines on the data that a training shows at its start."""
+        return []
+
     def eval_shapes(self, split: str) -> dict | None:
         """Return the shapes of a global batch of `eval_batches`, None for a split without any."""
         def global_shape(rows):
