@@ -113,7 +113,8 @@ def test_wrong_overrides(overrides, says):
 
 
 @pytest.mark.parametrize("flags", [
-    ["--config=digits_cnn"], ["--config", "digits_cnn"], ["--workdir", "x", "--config", "digits_cnn"],
+    ["--config=digits_cnn"], ["--config", "digits_cnn"],
+    ["--workdir", "x", "--config", "digits_cnn"],
     ["--config", "digits_cnn", "--config.steps", "1000"]])
 def test_a_space_in_place_of_an_equals_sign(flags):
     config = cli.parse(flags, "Doc.", config=True, workdir="").config

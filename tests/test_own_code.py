@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import karpjax as kj
+from karpjax.core import errors
 from karpjax.core.errors import NotFinite, UserError
 from karpjax.core.task_file import module_from_text
-from karpjax.run import own_code as own_code_module
 from karpjax.run.experiment import check_sizes, summary_names
 from karpjax.run.own_code import own_code
 
@@ -168,7 +168,7 @@ def test_the_evaluation_is_traced_once(tmp_path):
 
 def test_an_error_of_karpjax_stays(monkeypatch):
     """Without a line of the user's there is nothing to show: a bug keeps its traceback."""
-    monkeypatch.setattr(own_code_module, "OTHERS", ("/", "<", "tests"))
+    monkeypatch.setattr(errors, "OTHERS", ("/", "<", "tests"))
     with pytest.raises(ZeroDivisionError), own_code("a step"):
         print(1 / 0)
     with pytest.raises(NotFinite, match="^a step raised FloatingPointError: nan; mend the loss: "

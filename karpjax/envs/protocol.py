@@ -18,6 +18,7 @@ checks an environment of your own.
 from collections.abc import Mapping
 import contextlib
 import operator
+import pathlib
 import traceback
 from typing import Any, NamedTuple
 
