@@ -10,7 +10,6 @@ from flax import linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from karpjax.core.errors import UserError
 from karpjax.models.encoder import mean_of_tokens
 from karpjax.models.layers.embed import Embed
 
@@ -34,10 +33,6 @@ class FastText(nn.Module):
     @nn.compact
     def __call__(self, tokens: Int[Array, "B T"], train: bool = False, segments=None,
                  features: bool = False):
-        if self.ngrams < 1 or self.buckets < 1:
-            raise UserError("config.model: expected ngrams and buckets of at least 1, found ngrams "
-                            f"= {self.ngrams} and buckets = {self.buckets}; ngrams = 1 for tokens "
-                            "alone")
         rows = self.vocabulary + (self.buckets if self.ngrams > 1 else 0)
         ids, real = ngram_rows(tokens, segments, self.ngrams, self.vocabulary, self.buckets)
         x = Embed(rows, self.width, name="embed")(ids)                                # (B, G, D)
