@@ -17,7 +17,7 @@ extras = {
     "gcs": ["gcsfs"],                              # workdirs and checkpoints on gs://
     "precompile": [f"libtpu; {linux}"],            # compile for a TPU slice on any Linux machine
     "images": ["pillow"],                          # decode image features of TFDS sets
-    "text": ["tokenizers"],                        # sets of texts
+    "text": ["tokenizers>=0.19"],                  # sets of texts; older lack encode_special_tokens
     "convert": ["safetensors"],                    # weights of other projects
     "gymnax": ["gymnax>=1.0", "six"],              # six: gymnax imports it and does not say so
     "brax": ["brax"],

@@ -173,3 +173,26 @@ def test_colours_made_grey(tmp_path):
     np.testing.assert_array_equal(source.data["train"]["image"][0, ..., 0], expected)
     np.testing.assert_array_equal(source.encode([tmp_path / "raw/train/a/0.png"])[0, ..., 0],
                                   expected)
+
+
+TWO = dict(save_all=True, append_images=[Image.new("RGB", (2, 2), "red")])
+TURNED = Image.Exif()
+TURNED[pictures.ROTATION] = 6
+
+
+@pytest.mark.parametrize("mode, format, options, odd", [
+    ("RGB", "png", {}, []), ("L", "jpeg", {}, []), ("P", "png", {}, []),
+    ("RGBA", "png", {}, ["with transparency (dropped)"]),
+    ("RGB", "png", dict(transparency=(0, 0, 0)), ["with transparency (dropped)"]),
+    ("P", "png", dict(transparency=bytes([0, 128])), ["with transparency (dropped)"]),
+    ("CMYK", "jpeg", {}, ["in CMYK (converted to RGB)"]),
+    ("RGB", "jpeg", dict(exif=TURNED), ["with a rotation in EXIF (not applied)"]),
+    ("RGB", "gif", TWO, ["of several frames (the first is taken)"])])
+def test_what_is_dropped_of_a_picture_is_named(mode, format, options, odd, monkeypatch):
+    """Also by a Pillow before 10.1, which lacks has_transparency_data."""
+    monkeypatch.delattr(Image.Image, "has_transparency_data", raising=False)
+    file = io.BytesIO()
+    Image.fromarray(COLOURS).convert(mode).save(file, format, **options)
+    opened = Image.open(file)
+    opened.load()
+    assert pictures.oddities(opened) == odd

@@ -16,6 +16,7 @@ from karpjax.core.errors import Outage, UserError, outage
 from karpjax.core.trees import first_line
 
 GREY = ("1", "L", "LA", "I;16", "I;16L", "I;16B", "I;16N", "I")
+TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 ROTATION = 0x0112  # EXIF's number for it
 
@@ -133,7 +134,10 @@ def oddities(picture) -> list[str]:
     rotation = 1
     with contextlib.suppress(Exception):  # damaged EXIF
         rotation = picture.getexif().get(ROTATION, 1)
-    odd = {"with transparency (dropped)": picture.has_transparency_data,
+    # Pillow's own has_transparency_data is of 10.1: an older one would blame every picture.
+    transparent = "transparency" in picture.info or picture.mode in TRANSPARENT or \
+        picture.mode == "P" and picture.palette.mode.endswith("A")
+    odd = {"with transparency (dropped)": transparent,
            "in CMYK (converted to RGB)": picture.mode == "CMYK",
            "with a rotation in EXIF (not applied)": rotation != 1,
            "of several frames (the first is taken)": getattr(picture, "is_animated", False)}
