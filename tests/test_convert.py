@@ -197,14 +197,36 @@ def test_safetensors_without_its_package(tmp_path, monkeypatch):
             use()
 
 
-def test_a_pickle_needs_pytorch(tmp_path, monkeypatch):
+def without_pytorch(tmp_path, monkeypatch) -> str:
+    """Return the error of a pickle on a machine without PyTorch."""
     (tmp_path / "net.pth").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError) as error:
         weights.read_arrays(tmp_path / "net.pth")
+    return str(error.value)
+
+
+def test_a_pickle_needs_pytorch(tmp_path, monkeypatch):
+    error = without_pytorch(tmp_path, monkeypatch)
     for words in ("read by PyTorch", "pip install torch",
                   "torch.load('net.pth', 'cpu', weights_only=True)", "'net.npz'"):
-        assert words in str(error.value), words
+        assert words in error, words
+
+
+@pytest.mark.parametrize("part", ["", "state_dict", "model"])
+def test_the_script_for_another_machine(tmp_path, monkeypatch, part):
+    """It writes what `read_arrays` reads, of a state dict in half precision or of a script's."""
+    script = without_pytorch(tmp_path, monkeypatch).partition('python -c "')[2]
+    tensor = types.SimpleNamespace(numpy=lambda: np.ones(2, np.float32))
+    tensor.detach = tensor.float = lambda: tensor
+    loaded = {part: {"module.a": tensor}, "args": object()} if part else {"module.a": tensor}
+    torch = types.SimpleNamespace(
+        load=lambda *_, **options: loaded,
+        serialization=types.SimpleNamespace(add_safe_globals=lambda names: None))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.chdir(tmp_path)
+    exec(script.rstrip('"'), {})
+    np.testing.assert_array_equal(weights.read_arrays("net.npz")["module.a"], [1, 1])
 
 
 def test_a_pickle_is_left_to_pytorch(tmp_path, monkeypatch):

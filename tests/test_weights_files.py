@@ -151,10 +151,13 @@ def test_state_dicts_of_scripts(loaded, names):
     assert list(tensors_of(loaded, lambda x: isinstance(x, float), "net.pth")) == names
 
 
-@pytest.mark.parametrize("loaded", [{}, [1.0], {"epoch": 3}, {"state_dict": {}},
-                                    {"a": 1.0, "b": 2}])
-def test_no_state_dict(loaded):
-    with pytest.raises(UserError, match="net.pth: expected a state dict {name: tensor}, found"):
+@pytest.mark.parametrize("loaded, found", [
+    ({}, "dict; save"), ([1.0], "list; save"), ({"epoch": 3}, r"dict \['epoch \(int\)'\]; save"),
+    ({"state_dict": {}}, r"dict \['state_dict \(dict\)'\]; save"),
+    ({"a": 1.0, "b": 2}, r"dict \['a \(float\)', 'b \(int\)'\]; save")])
+def test_no_state_dict(loaded, found):
+    says = f"net.pth: expected a state dict {{name: tensor}}, or entries that are some, found {found}"
+    with pytest.raises(UserError, match=says):
         tensors_of(loaded, lambda x: isinstance(x, float), "net.pth")
 
 

@@ -90,9 +90,12 @@ def read_pickle(path: pathlib.Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError as error:
         script = (
-            f"import numpy, torch; d = torch.load('{path.name}', 'cpu', weights_only=True); "
+            "import argparse, numpy, torch; "
+            "torch.serialization.add_safe_globals([argparse.Namespace]); "
+            f"d = torch.load('{path.name}', 'cpu', weights_only=True); "
+            "d = d.get('state_dict', d.get('model', d)); "
             f"numpy.savez('{path.stem}.npz', "
-            "**{k: v.numpy() for k, v in d.get('state_dict', d).items()})")
+            "**{k: v.detach().float().numpy() for k, v in d.items()})")
         raise UserError(f"{path}: a {path.suffix} file is read by PyTorch, and there is none here; "
                         "pip install torch, or make an .npz of it on a machine that has it: "
                         f"python -c \"{script}\"") from error
@@ -127,8 +130,10 @@ def tensors_of(loaded, is_tensor, where) -> dict:
     entries = loaded.items() if isinstance(loaded, dict) else ()
     parts = {str(key): value for key, value in entries if is_state_dict(value)}
     if not parts:
-        raise UserError(f"{where}: expected a state dict {{name: tensor}}, found "
-                        f"{type(loaded).__name__}; save model.state_dict() and convert that")
+        inside = [f"{key} ({type(value).__name__})" for key, value in entries]
+        raise UserError(f"{where}: expected a state dict {{name: tensor}}, or entries that are some"
+                        f", found {type(loaded).__name__} {listed(inside) if inside else ''}".strip()
+                        + "; save model.state_dict() and convert that")
     if len(parts) == 1:
         return next(iter(parts.values()))
     return {f"{key}{PART}{name}": tensor for key, part in parts.items()
