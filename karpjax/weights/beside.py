@@ -90,10 +90,7 @@ def of_transformers(values: dict, model, path) -> Told:
     fixed = {**FIXED, "hidden_act": "relu"} if isinstance(model, ResNet) else dict(FIXED)
     if isinstance(model, Encoder) and model.offset:
         fixed["pad_token_id"] = model.offset - 1
-    for key, value in fixed.items():
-        if values.get(key, value) != value:
-            raise UserError(f"{path}: {key} = {values[key]!r}, expected {value!r}: "
-                            f"{type(model).__name__} has no other; {FIX}")
+    check_fixed(values, fixed, model, path)
     fields = {ours: type(default)(values.get(theirs, default))
               for ours, (theirs, default) in FIELDS.items()
               if ours in model.__dataclass_fields__}
@@ -102,6 +99,14 @@ def of_transformers(values: dict, model, path) -> Told:
     if isinstance(model, ViT):
         fields["pool"] = "cls"
     return Told(["config.json"], fields)
+
+
+def check_fixed(values: dict, fixed: dict, model, path) -> None:
+    """Raise UserError if a value is not the one that all networks of this model have."""
+    for key, value in fixed.items():
+        if values.get(key, value) != value:
+            raise UserError(f"{path}: {key} = {values[key]!r}, expected {value!r}: "
+                            f"{type(model).__name__} has no other; {FIX}")
 
 
 def kinds_of(model) -> tuple[str, ...]:
@@ -157,9 +162,9 @@ def of_timm(values: dict, model, path) -> Told:
                       "mlp": activation(given.get("act_layer") or "gelu", f"{path}: act_layer")}
         if "num_heads" in given:
             told.model["heads"] = int(given["num_heads"])
-    elif given.get("act_layer", "relu") != "relu":
-        raise UserError(f"{path}: act_layer = {given['act_layer']!r}, expected 'relu': "
-                        f"{type(model).__name__} has no other; {FIX}")
+    else:
+        fixed = {"act_layer": "relu", "global_pool": "avg"}
+        check_fixed({key: given[key] for key in fixed if given.get(key)}, fixed, model, path)
     if isinstance(model, ViT) and given.get("global_pool"):
         pools = {"token": "cls", "avg": "mean"}
         check_choice(given["global_pool"], pools, f"{path}: global_pool")
