@@ -95,7 +95,10 @@ def test_there_and_back_by_the_names_of_either_project(tmp_path):
     file_of("vit_timm", tmp_path / "timm.npz")
     published(tmp_path / "timm.npz", "vit_timm", tmp_path / "run", heads=2)
     for names, to in (("timm", "again.npz"), ("", "huggingface.npz")):
-        into_file(tmp_path / "run", tmp_path / to, "newest", names)
+        summary = into_file(tmp_path / "run", tmp_path / to, "newest", names)
+    # What the arrays do not say, and the reader of the file must know.
+    assert summary["model"] == dict(heads=2, eps=1e-6, mlp="gelu", pool="cls")
+    assert summary["data"] == dict(mean=[127.5], std=[127.5])
     first, again, other = (files.read_arrays(tmp_path / f)
                            for f in ("timm.npz", "again.npz", "huggingface.npz"))
     assert first.keys() == again.keys()

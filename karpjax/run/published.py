@@ -12,7 +12,7 @@ from karpjax.datasets.text import read_tokenizer
 from karpjax.models.layers.transformer import merge_lora
 from karpjax.run.checkpoint import FOLDER, Checkpoints, absolute
 from karpjax.run.experiment import assemble
-from karpjax.run.init_from import differences_from, with_weights
+from karpjax.run.init_from import FORM, RECIPE, differences_from, with_weights
 from karpjax.run.programs import default_dispatch
 from karpjax.run.restore import restore
 from karpjax.run.workdir import (
@@ -120,9 +120,17 @@ def _placed(new, like, fresh):
 
 
 def into_file(workdir, to, which: str, names: str = "", trust: bool | None = None) -> dict:
-    """Write the newest or the best checkpoint under PyTorch's names, and return a summary."""
+    """Write the newest or the best checkpoint under PyTorch's names, and return a summary.
+
+    It has what arrays do not say: the network that reads the file must be told.
+    """
     to = files.check_new(to)
     run = restore(workdir, which=which, trust=trust)
-    arrays = weights.to_pytorch(*merge_lora(run.model, run.variables), names)
+    model, variables = merge_lora(run.model, run.variables)
+    arrays = weights.to_pytorch(model, variables, names)
     files.write_arrays(to, arrays)
-    return {"step": run.step, "arrays": len(arrays), "file": str(to)}
+    data = run.config.to_dict().get("data", {})
+    return {"step": run.step, "arrays": len(arrays), "file": str(to),
+            "model": {name: getattr(model, name) for name in FORM
+                      if name != "lora_alpha" and hasattr(model, name)},  # it is merged
+            "data": {name: data[name] for name in RECIPE if name in data}}
