@@ -3,6 +3,7 @@ import json
 
 from data.goldens import make_transformers, make_unseen
 from data.goldens.make_vision import weights as drawn_weights
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from test_weights import BERT, GOLDENS, VIT, shapes_of
 import karpjax as kj
 from karpjax import UserError
 from karpjax.core import files
+from karpjax.core.trees import by_name
 from karpjax.run import init_from
 from karpjax.run import published as published_module
 from karpjax.run.published import into_workdir, published
@@ -120,6 +122,8 @@ def test_the_input_that_a_preprocessor_says(values, data, planned):
     ("resnet18", dict(architecture="resnet18d"), "architecture = 'resnet18d', expected one that"),
     ("resnet18", dict(architecture="resnet18.a1", model_args=dict(act_layer="gelu")),
      "act_layer = 'gelu', expected 'relu'"),
+    ("resnet18", dict(architecture="resnet18.a1", model_args=dict(global_pool="max")),
+     "global_pool = 'max', expected 'avg'"),
     ("vit_timm", {**TIMM, "global_pool": "map"}, "global_pool: expected one of 'token', 'avg'")])
 def test_another_network_of_the_same_arrays(arch, config, says, planned):
     with pytest.raises(UserError, match=says) as error:
@@ -212,6 +216,48 @@ def test_a_start_from_a_file_is_compared_with_its_config(tmp_path):
                  "eps = 1e-06, but these weights learned with 1e-12",
                  "mlp = gelu, but these weights learned with relu"):
         assert f"note: config.model.{line}" in lines
+    del config.data["mean"], config.data["std"]
+    assert init_from.differences(config)[-1].startswith(
+        "note: config.data has no mean and std; these weights learned with mean = [123.675")
+
+
+@pytest.mark.parametrize("ours, theirs, equal", [
+    ([127.5] * 3, [127.5], True), ([127.5], [127.5] * 3, True), (127.5, [127.5], True),
+    ([127.5, 1], [127.5], False), ([1, 2], [1, 2, 3], False), (1e-6, 1e-12, False),
+    ("cls", "mean", False), (None, 16.0, False)])
+def test_values_of_a_config_that_are_one(ours, theirs, equal):
+    assert init_from.same(ours, theirs) == equal
+
+
+# {field: another value}, of those whose default may not be one larger
+OTHER = dict(mlp="silu", norm="post", positions="learned", pool="mean", torso="conv", depth=34,
+             bias=True, shared=True, critic=False, transform=True, distilled=True, lora=2,
+             widths=(8, 16, 16), heads=4, decoder_heads=4, dropout=0.5, drop_path=0.5, eps=1e-3,
+             drop_connect=0.5, lora_alpha=8.0, remat=True, zero_init=True, ngrams=3, offset=1)
+# They change the training alone.
+OF_TRAINING = {"dropout", "drop_path", "drop_connect", "remat", "zero_init"}
+TINY = {"vit": dict(patch=4, layers=1, width=8, heads=2), "fasttext": dict(buckets=8),
+        "mae": dict(patch=4, layers=1, width=8, heads=2, decoder_layers=1, decoder_width=8,
+                    decoder_heads=2),
+        "masked_lm": dict(layers=1, width=8, heads=2, context=16, lora=1),
+        "text_classifier": dict(layers=1, width=8, heads=2, context=16)}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_fields_that_no_shape_shows_are_compared(name):
+    """A field that changes no variable's shape stands in FORM, or concerns the training alone."""
+    given = dict(classes=3, vocabulary=20)
+    fields = init_from.fields_of(name)
+    given = {key: value for key, value in given.items() if key in fields}
+    example = jnp.zeros((1, 8, 8, 3)) if name in ("vit", "mae") else jnp.zeros((1, 8), jnp.int32)
+
+    def shapes(**changed):
+        model = kj.models.make_model(dict(name=name, **{**TINY[name], **changed}), **given)
+        variables = jax.eval_shape(model.init, jax.random.key(0), example)
+        return {key: leaf.shape for key, leaf in by_name(variables).items()}
+    unseen = {key for key in fields.keys() - given.keys() - OF_TRAINING
+              if shapes(**{key: OTHER.get(key, 2 * TINY[name].get(key, 1))}) == shapes()}
+    assert unseen <= set(init_from.FORM)
 
 
 def test_a_config_of_ones_own_is_compared_too(tmp_path):

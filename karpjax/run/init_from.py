@@ -35,7 +35,8 @@ from karpjax.weights.beside import told_of
 HEAD = r"head(_\w+)?/.*"
 RECIPE = ("mean", "std")  # keys of config.data: how the network's input is normalised
 # Keys of config.model that no shape shows.
-FORM = ("heads", "eps", "norm", "mlp", "pool", "positions", "lora_alpha")
+FORM = ("heads", "decoder_heads", "eps", "norm", "mlp", "pool", "positions", "offset", "lora_alpha",
+        "ngrams", "agent", "sweeps")
 ADAPTERS = r".*/lora_[ab]"  # may be missing in the weights: they start at 0
 
 
@@ -140,8 +141,10 @@ def differences(config: ConfigDict) -> list[str]:
     told = told_of(config.init_from, make_model(config.model, **sizes))
     lines = [*differences_from(dataclasses.asdict(told), config), *told.unread]
     if "mean" not in config.data and config.task in ("classify", "masked_image"):
-        lines.append("config.data has no mean and std; pixels of 0 to 255 are rarely what these "
-                     "weights learned with")
+        learned = [f"{name} = {told.data[name]}" for name in RECIPE if name in told.data]
+        lines.append("config.data has no mean and std; " + (
+            f"these weights learned with {', '.join(learned)}" if learned else
+            "pixels of 0 to 255 are rarely what these weights learned with"))
     return [f"note: {line}" for line in lines]
 
 
@@ -169,9 +172,9 @@ def with_defaults(values: dict) -> dict:
 
 def same(a, b) -> bool:
     """Return whether two values of a config are one, also [127.5] and 127.5."""
-    if isinstance(a, str):
+    if isinstance(a, (str, type(None))) or isinstance(b, (str, type(None))):
         return a == b
-    return np.size(a) in (1, np.size(b)) and bool(np.allclose(a, b))
+    return (1 in (np.size(a), np.size(b)) or np.size(a) == np.size(b)) and bool(np.allclose(a, b))
 
 
 def plan(given: Weights, like: dict, model, skip=()) -> tuple[dict, list[str]]:
