@@ -146,6 +146,7 @@ def test_integers_are_rounded():
     assert few.ravel().tolist() == [-3, -3, -1, 0, 1, 3]
     even = np.float32([[(i + 0.5) / 200 - 0.5] for i in range(400)])       # from -0.5 to 1.5
     assert decoded(Box(0, 1, (1,), np.int32), even).mean() == 0.5
+    assert decoded(Box(0, 1, (1,), bool), even).mean() == 0.5      # a cast makes all but 0 True
 
 
 TEXT = Text(4, charset="abc", min_length=1)

@@ -7,7 +7,7 @@ The spaces are Gymnasium's and gymnax's. Both functions take any leading axes, n
 tracers of JAX, so a simulator, a compiled program and a restored run (`run.act`) share them.
 
 Actions: Discrete, MultiDiscrete, MultiBinary and Box. A Box is clipped to its bounds, and one of
-integers is rounded first. Observations: a Box keeps its shape. All else becomes one vector, as
+integers or bools is rounded first. Observations: a Box keeps its shape. All else becomes one vector, as
 Gymnasium flattens it: a Discrete is one-hot, a Tuple or a Dict one part after the other. If a Dict
 has an entry of a name in MASKS, that one says which actions are legal, and the rest is the
 observation.
@@ -62,7 +62,7 @@ def actions_of(space, owner: str) -> tuple:
         raise UserError(f"config.env: {owner} takes actions of {space}; "
                         "expected Discrete, MultiDiscrete, MultiBinary or Box")
     low, high = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
-    if np.issubdtype(np.dtype(space.dtype), np.integer) and (high - low).max() > WHOLE:
+    if is_whole(space) and (high - low).max() > WHOLE:
         raise UserError(f"config.env: {owner} takes actions of {space}; expected finite bounds, "
                         f"at most {WHOLE} integers between them")
     return spaces.box_of(space.low, space.high, shape), functools.partial(numbers, space)
@@ -82,12 +82,17 @@ def choices(space, action):
 
 
 def numbers(space, action):
-    """Return actions (..., *shape) of a Box, clipped, and rounded if it holds integers."""
+    """Return actions (..., *shape) of a Box, clipped, and rounded if it holds whole numbers."""
     action = array(action)
     action = action.reshape(*action.shape[:-1], *space.shape)
-    if np.issubdtype(np.dtype(space.dtype), np.integer):
-        action = action.round()   # astype would cut all of -1 .. 1 to 0
+    if is_whole(space):
+        action = action.round()   # astype would cut all of -1 .. 1 to 0, and make 0.1 True
     return cast(action.clip(space.low, space.high), space.dtype)
+
+
+def is_whole(space) -> bool:
+    """Return whether a Box holds integers or bools."""
+    return np.dtype(space.dtype).kind in "iub"
 
 
 # ----------------------------------------------------------------------------------- observations

@@ -27,7 +27,7 @@ import numpy as np
 from karpjax.core.errors import UserError
 from karpjax.core.trees import where
 from karpjax.envs import spaces
-from karpjax.envs.foreign_spaces import actions_of, observations_of
+from karpjax.envs.foreign_spaces import actions_of, is_whole, observations_of
 from karpjax.envs.protocol import array_of, blamed, imported, TimeStep
 
 # The check of the seed plays so much of an episode.
@@ -226,7 +226,8 @@ def check_seed(simulators: Simulators, actions, first) -> None:
     if not all(map(same, played)):
         raise UserError(f"config.env: {simulators.owner} plays another episode if it is reset to "
                         "the same seed: resume and evaluation need the same one; call "
-                        "super().reset(seed=seed) first, and draw from self.np_random alone")
+                        "super().reset(seed=seed) first, draw from self.np_random alone, and keep "
+                        "nothing of an episode for the next")
 
 
 def opening(simulators: Simulators, simulator, actions, steps: int = CHECK_STEPS,
@@ -254,7 +255,7 @@ def at_random(actions, obs, rng):
 def notes(first, actions, obs) -> list[str]:
     """Return a line for each thing that is chosen or left out for an environment."""
     lines = []
-    if np.issubdtype(getattr(actions, "dtype", None), np.integer) and hasattr(actions, "low"):
+    if hasattr(actions, "low") and is_whole(actions):
         lines.append(f"actions of {actions} are drawn from a Gaussian and rounded")
     if isinstance(obs, dict):
         lines.append("only the actions that its observations call legal are played")
