@@ -57,6 +57,17 @@ def test_nan_in_the_data(tmp_path):
         f"the model state was not finite: {place} | {DATA}"
 
 
+def test_nan_in_the_data_that_a_loss_leaves_out(tmp_path):
+    """It is named, but not blamed: without it something else is still not finite."""
+    exp, state, bad = experiment()
+    bad["age"] = jnp.full(8, jnp.nan)
+    state.params["head"]["bias"] = state.params["head"]["bias"].at[2].set(jnp.inf)
+    assert message(tmp_path, exp, state, bad, step=9).startswith(
+        f"the loss was not finite: age is nan at (0,) in the batch (row {int(bad['row'][0])} of the "
+        f"training data); computed again with 0 in its place, the parameter head/bias is inf at "
+        f"(2,) | {RATE}")
+
+
 def test_padding_may_be_anything(tmp_path):
     """NaN in a row of weight 0 is no cause."""
     arrays = {"x": jnp.ones((3, 2)).at[1, 0].set(jnp.nan), "y": jnp.ones((3, 2, 2))}

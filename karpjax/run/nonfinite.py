@@ -47,16 +47,18 @@ def diagnosis(exp, state, step: int, row: dict, bad) -> tuple[str, str]:
     kind = next((kind for kind, name in (("loss", "loss"), ("gradient", "grad_norm"))
                  if not np.isfinite(row[name])), "model state")
     untouched = step == row["skipped"]  # no step has changed the weights
-    what = f"the {kind} was not finite"
-    if place := first_not_finite(named(bad), bad.get("weight")):
-        what += f": {place.words} in the batch{row_of_data(bad, place)}"
+    what, again = f"the {kind} was not finite", "computed again"
+    if inside := first_not_finite(named(bad), bad.get("weight")):
+        what += f": {inside.words} in the batch{row_of_data(bad, inside)}"
+        bad, again = with_zeros(bad), "computed again with 0 in its place"
+    place = computed_again(exp, state, step, bad)
+    if inside and not place:
         if not exp.source.depends_on_policy:
             return what, ("mend the data, or its preprocessing (config.data.mean, std): no "
                           "learning rate is to blame")
         return what, ("look for it in the environment's observations and rewards"
                       + ", or try a lower learning rate" * (not untouched))
-    place = computed_again(exp, state, step, bad)
-    what += f"; computed again, {place or 'all is finite'}"
+    what += f"; {again}, {place or 'all is finite'}"
     if kind == "gradient" and np.isnan(row["grad_norm"]):
         return what, ("the loss itself is finite, so an operation has no finite derivative there "
                       "(sqrt, norm, log or a division at 0, also behind jnp.where): " + DEBUG)
@@ -102,6 +104,15 @@ def first_not_finite(arrays: dict, weight=None) -> Place | None:
     flags = jax.device_get(program(floats, weight))
     return next((Place(name, floats[name].shape, int(i), float(value))
                  for name, (wrong, i, value) in flags.items() if wrong), None)
+
+
+def with_zeros(batch: dict) -> dict:
+    """Return a batch with 0 for all that is not finite. A loss may leave it out, as no label."""
+    def finite(x):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        return jnp.where(jnp.isfinite(x), x, jnp.zeros((), x.dtype))
+    return jax.jit(lambda batch: jax.tree.map(finite, batch))(batch)
 
 
 def computed_again(exp, state, step: int, batch) -> str:
