@@ -10,7 +10,9 @@ from karpjax.core import files
 from karpjax.datasets.account import Account
 from karpjax.datasets.text import leave_out, read_tokenizer
 from karpjax.games import record
+from karpjax.launch.local import launch
 from karpjax.prepare import main as prepare
+from karpjax.run.config_file import find_config
 from karpjax.run.export import export
 from karpjax.run.published import into_file
 from karpjax.slices import check_plot
@@ -47,6 +49,12 @@ CALLS = {
     "--without": lambda path: leave_out({}, path, Account()),
     "config.data.path": text_source,
     "config.data.file": lambda path: imitate.read(path, None, None),
+    "config.data.dir": lambda path: kj.sources.images(
+        kj.config(data=dict(dir=path, train="train", batch_size=2)).data),
+    "--from": lambda path: prepare([f"--from={path}", "--format=npz", "--name=mine"]),
+    "--config": find_config,
+    "--workdir": lambda path: launch({"processes": 1, "devices-per-process": 1},
+                                     [f"--workdir={path}"]),
 }
 
 

@@ -9,7 +9,7 @@ import contextlib
 import pathlib
 
 from karpjax.core.errors import UserError, storage
-from karpjax.core.files import write_whole
+from karpjax.core.files import local, write_whole
 from karpjax.datasets.content import hash_bytes, hash_file, hash_of, is_whole, seal, unseal
 from karpjax.datasets.imagefolder import PICTURES, import_imagefolder
 from karpjax.datasets.write import VERSION, local_data_dir, recover_killed, write_dataset
@@ -32,7 +32,7 @@ def prepared_folder(folder, data_dir="", was: str = "") -> str:
         if is_whole(data_dir / each / VERSION):
             return each
     print(f"{folder}: preparing its pictures as data set {name} in {data_dir}", flush=True)
-    dataset = import_imagefolder(pathlib.Path(folder).expanduser(),
+    dataset = import_imagefolder(local(folder, "config.data.dir"),
                                  grey=False if len(names) == 1 else None)
     dataset.account.report(folder, {split: len(rows) for split, rows in dataset.splits.items()})
     name += GREY if dataset.shape[-1] == 1 else ""
@@ -80,7 +80,7 @@ def name_by_times(folder) -> str:
 
 def open_folder(folder) -> tuple[pathlib.Path, list[pathlib.Path]]:
     """Return the path of config.data.dir, and its pictures in order."""
-    root = pathlib.Path(folder).expanduser()
+    root = local(folder, "config.data.dir")
     if not root.is_dir():
         raise UserError(f"config.data.dir = {str(folder)!r}: no such folder; expected one with "
                         "train/CLASS/*.jpg in it")

@@ -1,6 +1,7 @@
 """The formats that `karpjax.prepare` imports."""
 import pathlib
 
+from karpjax.core import files
 from karpjax.core.errors import UserError, did_you_mean
 from karpjax.datasets import images, text
 from karpjax.datasets.imagefolder import import_imagefolder
@@ -23,7 +24,7 @@ def prepare(format: str, source, name: str, data_dir: str = "", overwrite: bool 
     options   those of the importer
     """
     tfds_name = str(source).removeprefix(TFDS) if str(source).startswith(TFDS) else ""
-    source = pathlib.Path(source).expanduser()
+    source = source if tfds_name else files.local(source, "--from")
     data_dir = local_data_dir(data_dir)
     if format not in FORMATS:
         raise UserError(f"--format={format}{did_you_mean(format, FORMATS)}")

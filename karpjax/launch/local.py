@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 
+from karpjax.core import files
 from karpjax.core.errors import UserError
 
 FLAGS = {"processes": 2, "devices-per-process": 1, "port": 0, "grace": 30}
@@ -27,7 +28,7 @@ def launch(options, rest: list[str]) -> int:
     for name in ("processes", "devices-per-process"):
         if options[name] < 1:
             raise UserError(f"--{name}: expected at least 1, found {options[name]}")
-    logs = pathlib.Path(workdir_of(rest)).expanduser() / "logs"
+    logs = files.local(workdir_of(rest), "--workdir") / "logs"
     try:
         logs.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -11,7 +11,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from karpjax.core import settings
+from karpjax.core import files, settings
 from karpjax.core.errors import UserError, did_you_mean
 from karpjax.core.task_file import module_from_text
 from karpjax.run.own_code import own_code
@@ -58,7 +58,7 @@ def find_config(name: str) -> pathlib.Path:
 
     One in the current folder wins over one of karpjax's own.
     """
-    given = pathlib.Path(name).expanduser()
+    given = files.local(name, "--config")
     file_name = given.name if given.suffix == ".py" else f"{given.name}.py"
     places = [given, given.parent / file_name]
     if given.parent in (pathlib.Path("."), pathlib.Path("configs")):
