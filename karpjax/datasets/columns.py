@@ -8,10 +8,20 @@ import numpy as np
 from karpjax.core.errors import UserError
 
 CHANNELS = (1, 3, 4)
+# Entries of a batch that a source sets: a column of that name would be lost.
+RESERVED = ("weight", "index", "row", "epoch", "record")
 
 
 def check_columns(columns: dict, split: str) -> int:
     """Return the number of rows, the same in every column."""
+    if taken := [name for name in columns if name in RESERVED]:
+        raise UserError(f"split {split!r}, column {taken[0]!r}: expected other names than "
+                        f"{', '.join(RESERVED)}, which a source gives to what it adds to a batch; "
+                        f"rename it, as to 'my_{taken[0]}'")
+    if odd := [f"{name!r} of {type(column).__name__}" for name, column in columns.items()
+               if not getattr(column, "ndim", 0)]:
+        raise UserError(f"split {split!r}: expected columns that are arrays with an axis of rows, "
+                        f"found {', '.join(odd)}; give np.asarray(...) of a value a row")
     rows = {name: len(column) for name, column in columns.items()}
     if not rows or len(set(rows.values())) != 1 or 0 in rows.values():
         raise UserError(f"split {split!r}: expected columns of one length > 0, found {rows}")
