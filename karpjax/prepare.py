@@ -16,7 +16,7 @@ For text (karpjax/datasets/text.py), from train.jsonl or train.txt, or with --fr
 from a set that TFDS has prepared in --data_dir:
 
     --length=N         of a row, in tokens (128)
-    --vocabulary=N     train a tokenizer of that size (8192) on all splits but test and validation
+    --vocabulary=N     train a tokenizer of that size (8192) on all splits but test, validation, dev
     --tokenizer=JSON   or take this one
     --lowercase        it does not tell upper case from lower
     --pack             for pretraining: documents one after another in full rows; otherwise each has

@@ -33,6 +33,7 @@ def untidy(raw: pathlib.Path) -> None:
     (raw / "train" / "wasps").symlink_to("no_folder")
     (raw / "train" / "bees" / "notes.txt").write_text("x")
     (raw / "train" / ".cache").mkdir()
+    (raw / "__MACOSX" / "train").mkdir(parents=True)
     Image.fromarray(np.full((4, 4), 7, np.uint8)).save(raw / "val" / "bees" / "grey.png")
 
 
@@ -40,7 +41,7 @@ LEFT_OUT = [
     "1 pictures in folders below a class's are left out: train/ants/more/deep/a.png",
     "2 pictures outside a class's folder are left out: c.png, train/b.png",
     "2 links that lead nowhere are left out: train/wasps, train/bees/gone.png",
-    "1 hidden folders are left out: train/.cache",
+    "2 hidden folders are left out: __MACOSX, train/.cache",
     "2 files that are no pictures (.jpg, .jpeg, .png, .bmp, .gif, .webp) are left out: "
     "train/ants/._0.png, train/bees/notes.txt",
     "1 grey pictures become RGB: grey.png"]
@@ -77,12 +78,15 @@ def test_texts_say_what_they_leave_out(tmp_path, capsys):
     jsonl(raw / "train" / "a.jsonl", [{**row, "id": i} for i, row in enumerate(REVIEWS)])
     (raw / "train" / "links.csv").write_text("x")
     (raw / "test.txt").symlink_to("nowhere")
+    jsonl(raw / "__MACOSX" / "train" / "b.jsonl", REVIEWS)
     make(tmp_path, pack=True)
     line, = capsys.readouterr().out.splitlines()
     for part in ("6 texts in folders below a split's, as of classes, are left out",
                  "train/neg/0.txt, train/neg/1.txt", "1 links that lead nowhere are left out",
                  "1 files that are no texts (.txt, .jsonl) are left out: links.csv",
-                 "40 values by other names than text and label are not read: id", "packed"):
+                 "1 hidden files or folders are left out: __MACOSX",
+                 "40 values by other names than text and label are not read: id",
+                 "; a tokenizer of the texts in train; packed"):
         assert part in line, part
     with pytest.raises(UserError, match="--strict: .*6 texts in folders below"):
         make(tmp_path, "strict", pack=True, strict=True)
@@ -134,6 +138,14 @@ def test_every_broken_picture_is_named(tmp_path, capsys):
         main(["--format=npz", *flags[1:], "--skip_broken"])
 
 
+@pytest.mark.parametrize("split", ["test", "val", "valid", "validation", "dev", "eval"])
+def test_a_tokenizer_sees_no_held_out_text(split, tmp_path):
+    jsonl(tmp_path / "raw" / "train.jsonl", REVIEWS)
+    alone = make(tmp_path)["fingerprint"]
+    jsonl(tmp_path / "raw" / f"{split}.jsonl", [{"text": "Zanzibar " * 9, "label": 1}])
+    assert make(tmp_path, "more")["fingerprint"] == alone
+
+
 # --------------------------------------------------------------------------- splits like train
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
@@ -177,6 +189,20 @@ def test_labels_of_train():
     other = {"image": IMAGES[4:], "label": np.array([0, 4])}
     assert kj.sources.arrays(TRAIN, batch_size=2, splits={"test": other}, classes=5).splits == \
         ("test",)
+
+
+@pytest.mark.parametrize("name", ["weight", "index", "row", "epoch", "record"])
+def test_a_column_that_a_source_would_replace(name):
+    """Weights of one's own would be lost to those of padding, without a word."""
+    with pytest.raises(UserError, match=f"split 'train', column '{name}': expected other names"):
+        kj.sources.arrays({**TRAIN, name: np.arange(4)}, batch_size=2)
+
+
+@pytest.mark.parametrize("column, found", [([0, 1, 2, 3], "list"), (3, "int"),
+                                           (np.float32(3), "float32")])
+def test_a_column_without_rows(column, found):
+    with pytest.raises(UserError, match=f"with an axis of rows, found 'label' of {found}; give"):
+        kj.sources.arrays({**TRAIN, "label": column}, batch_size=2)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 32, 32), (4, 1, 28, 28), (4, 4, 20, 30)])

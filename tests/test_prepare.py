@@ -16,6 +16,7 @@ import pytest
 import karpjax as kj
 from karpjax.core.errors import UserError
 from karpjax.datasets.formats import prepare
+from karpjax.datasets.images import read_names
 from karpjax.prepare import main
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -308,3 +309,8 @@ def test_real_imagefolder(tmp_path):
                                 "resize": (64, 64), "on_device": "no"})
     rows = source.first(4)
     assert rows["image"].shape == (4, 64, 64, 3) and rows["image"].std() > 10
+
+
+def test_names_without_a_byte_order_mark(tmp_path):
+    (tmp_path / "names.txt").write_text("red\ngreen\n", encoding="utf-8-sig")
+    assert read_names(tmp_path / "names.txt") == ["red", "green"]

@@ -1,9 +1,16 @@
 """The account of an import: what was chosen, and what was left out, in one line."""
 import dataclasses
+import pathlib
 
 from karpjax.core.errors import UserError
 
 NAMED = 5  # of the things left out, by name
+OF_ARCHIVES = ("__MACOSX",)  # a Mac's notes on files, as its archives unpack elsewhere
+
+
+def is_hidden(path: pathlib.Path) -> bool:
+    """Return whether a file or folder is one that systems and editors leave, by its name."""
+    return path.name.startswith(".") or path.name in OF_ARCHIVES
 
 
 @dataclasses.dataclass

@@ -9,7 +9,7 @@ import json
 import pathlib
 
 from karpjax.core.errors import UserError
-from karpjax.datasets.account import Account
+from karpjax.datasets.account import Account, is_hidden
 from karpjax.datasets.images import first_names
 
 SUFFIXES = (".txt", ".jsonl")
@@ -38,10 +38,10 @@ def files_by_split(source: pathlib.Path,
     account = Account() if account is None else account
     files = {}
     for path in sorted(source.iterdir()):
-        is_folder = path.is_dir() and not path.name.startswith(".")
+        is_folder = path.is_dir() and not is_hidden(path)
         for each in sorted(path.iterdir()) if is_folder else [path]:
             if kind := kind_left_out(each):
-                names = [each.name] if each.name.startswith(".") or not each.is_dir() else \
+                names = [each.name] if is_hidden(each) or not each.is_dir() else \
                     [below.relative_to(source) for below in texts_below(each)]
                 account.leave_out(kind, *names)
             else:
@@ -54,7 +54,7 @@ def files_by_split(source: pathlib.Path,
 
 def kind_left_out(path: pathlib.Path) -> str:
     """Return why a file or folder is left out, "" for a text."""
-    if path.name.startswith("."):
+    if is_hidden(path):
         return "hidden files or folders are left out"
     if path.is_dir():
         return "texts in folders below a split's, as of classes, are left out (a label stands in " \

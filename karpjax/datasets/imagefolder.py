@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 
 from karpjax.core.errors import UserError
-from karpjax.datasets.account import Account
+from karpjax.datasets.account import Account, is_hidden
 from karpjax.datasets.columns import shared_with_train
 from karpjax.datasets.content import hash_bytes, hash_file
 from karpjax.datasets.images import ImageRows, ImageSet, first_names
@@ -85,8 +85,7 @@ def import_imagefolder(folder: pathlib.Path, classes: list[str] = (), skip_broke
 
 def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
     """Return the folders in a folder, sorted, without hidden ones."""
-    return sorted(each for each in folder.iterdir()
-                  if each.is_dir() and not each.name.startswith("."))
+    return sorted(each for each in folder.iterdir() if each.is_dir() and not is_hidden(each))
 
 
 def check_classes(folder: pathlib.Path, split: str, names: list[str], classes: list[str]) -> None:
@@ -127,7 +126,7 @@ def list_class(folder: pathlib.Path, root: pathlib.Path, account: Account) -> li
 def leave_out_others(folder: pathlib.Path, root: pathlib.Path, account: Account) -> None:
     """Account for what lies beside the folders of splits or classes."""
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.name.startswith("."):
+        if path.is_dir() and not is_hidden(path):
             continue
         if path.is_dir():
             account.leave_out("hidden folders are left out", path.relative_to(root))

@@ -146,7 +146,7 @@ def import_cifar(folder: pathlib.Path, classes: list[str] = ()) -> ImageSet:
 def read_names(file: pathlib.Path) -> list[str]:
     """Read the names of classes, a line each."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()  # without a byte-order mark
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 ({error}); expected a name a line") from error
     return class_names([line.strip() for line in lines if line.strip()], file)

@@ -18,7 +18,7 @@ from karpjax.datasets.tfds import iterate_records, open_split
 from karpjax.datasets.tokenizer import Vocabulary, train_tokenizer, vocabulary_of
 from karpjax.datasets.write import class_names
 
-HELD_OUT = ("test", "val", "validation")
+HELD_OUT = ("test", "val", "valid", "validation", "dev", "eval")
 BATCH = 1000  # documents encoded at once
 
 
@@ -104,9 +104,10 @@ def import_texts(source, length: int, vocabulary: int, tokenizer_file: str = "",
     if tokenizer_file:
         tokens = vocabulary_of(read_tokenizer(tokenizer_file))
     else:
-        texts = (each.text for split in documents if split not in HELD_OUT
-                 for each in documents[split])
+        read = [split for split in documents if split not in HELD_OUT]
+        texts = (each.text for split in read for each in documents[split])
         tokens = vocabulary_of(train_tokenizer(texts, vocabulary, lowercase))
+        account.choices.append(f"a tokenizer of the texts in {', '.join(read)}")
     if tokens.size > 1 << 16:
         raise UserError(f"a vocabulary of {tokens.size}: expected at most {1 << 16}, tokens "
                         "are stored in 16 bits")
