@@ -63,9 +63,9 @@ def test_nan_in_the_data_that_a_loss_leaves_out(tmp_path):
     bad["age"] = jnp.full(8, jnp.nan)
     state.params["head"]["bias"] = state.params["head"]["bias"].at[2].set(jnp.inf)
     assert message(tmp_path, exp, state, bad, step=9).startswith(
-        f"the loss was not finite: age is nan at (0,) in the batch (row {int(bad['row'][0])} of the "
-        f"training data); computed again with 0 in its place, the parameter head/bias is inf at "
-        f"(2,) | {RATE}")
+        f"the loss was not finite: age is nan at (0,) in the batch (row {int(bad['row'][0])} of "
+        "the training data); computed again with 0 in its place, the parameter head/bias is inf "
+        f"at (2,) | {RATE}")
 
 
 def test_padding_may_be_anything(tmp_path):

@@ -239,8 +239,8 @@ OF_TRAINING = {"dropout", "drop_path", "drop_connect", "remat", "zero_init"}
 TINY = {"vit": dict(patch=4, layers=1, width=8, heads=2), "fasttext": dict(buckets=8),
         "mae": dict(patch=4, layers=1, width=8, heads=2, decoder_layers=1, decoder_width=8,
                     decoder_heads=2),
-        "masked_lm": dict(layers=1, width=8, heads=2, context=16, lora=1),
-        "text_classifier": dict(layers=1, width=8, heads=2, context=16)}
+        "masked_lm": dict(layers=1, width=8, heads=2, context=16, positions="learned", lora=1),
+        "text_classifier": dict(layers=1, width=8, heads=2, context=16, positions="learned")}
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -152,11 +152,12 @@ def test_state_dicts_of_scripts(loaded, names):
 
 
 @pytest.mark.parametrize("loaded, found", [
-    ({}, "dict; save"), ([1.0], "list; save"), ({"epoch": 3}, r"dict \['epoch \(int\)'\]; save"),
-    ({"state_dict": {}}, r"dict \['state_dict \(dict\)'\]; save"),
-    ({"a": 1.0, "b": 2}, r"dict \['a \(float\)', 'b \(int\)'\]; save")])
+    ({}, "a dict of none; save"), ([1.0], "a list; save"),
+    ({"epoch": 3}, r"a dict of \['epoch \(int\)'\]; save"),
+    ({"state_dict": {}}, r"a dict of \['state_dict \(dict\)'\]; save"),
+    ({"a": 1.0, "b": 2}, r"a dict of \['a \(float\)', 'b \(int\)'\]; save")])
 def test_no_state_dict(loaded, found):
-    says = f"net.pth: expected a state dict {{name: tensor}}, or entries that are some, found {found}"
+    says = f"net.pth: expected a state dict {{name: tensor}}, or one in a dict, found {found}"
     with pytest.raises(UserError, match=says):
         tensors_of(loaded, lambda x: isinstance(x, float), "net.pth")
 

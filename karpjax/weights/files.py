@@ -130,10 +130,10 @@ def tensors_of(loaded, is_tensor, where) -> dict:
     entries = loaded.items() if isinstance(loaded, dict) else ()
     parts = {str(key): value for key, value in entries if is_state_dict(value)}
     if not parts:
-        inside = [f"{key} ({type(value).__name__})" for key, value in entries]
-        raise UserError(f"{where}: expected a state dict {{name: tensor}}, or entries that are some"
-                        f", found {type(loaded).__name__} {listed(inside) if inside else ''}".strip()
-                        + "; save model.state_dict() and convert that")
+        inside = listed([f"{key} ({type(value).__name__})" for key, value in entries])
+        found = f"a dict of {inside}" if isinstance(loaded, dict) else f"a {type(loaded).__name__}"
+        raise UserError(f"{where}: expected a state dict {{name: tensor}}, or one in a dict, found "
+                        f"{found}; save model.state_dict() and convert that")
     if len(parts) == 1:
         return next(iter(parts.values()))
     return {f"{key}{PART}{name}": tensor for key, part in parts.items()
