@@ -10,6 +10,7 @@ import pytest
 from rl_helpers import begun, config_for
 
 import karpjax as kj
+from karpjax.envs import gymnasium as gymnasium_module
 from karpjax.envs import protocol
 from karpjax.tasks import ppo
 
@@ -197,8 +198,21 @@ def still(self, action):
 def test_an_environment_that_ignores_its_seed(monkeypatch, parts):
     parts = {"step": still, "reset": lambda self, seed=None, options=None: (np.float32([0]), {}),
              "observation_space": Box(-np.inf, np.inf, (1,)), **parts}
+    monkeypatch.setattr(gymnasium_module, "CHECK_SECONDS", 1e9)  # on a busy machine too
     with pytest.raises(kj.UserError, match="plays another episode if it is reset to the same seed"):
         made(monkeypatch, **parts)
+
+
+def test_a_slow_reset_leaves_steps_to_compare(monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(gymnasium_module, "time", types.SimpleNamespace(
+        monotonic=lambda: 0.1 * next(clock)))
+
+    def slow(self, seed=None, options=None):
+        next(clock), next(clock)
+        return np.float32([0]), {}
+    with pytest.raises(kj.UserError, match="plays another episode if it is reset to the same seed"):
+        made(monkeypatch, step=noisy, reset=slow, observation_space=Box(-np.inf, np.inf, (1,)))
 
 
 def test_an_environment_without_chance_needs_no_seed(monkeypatch):

@@ -215,7 +215,7 @@ def check_seed(simulators: Simulators, actions, first) -> None:
     """
     another = simulators.make()
     simulators.idle.append(another)
-    played = [opening(simulators, first, actions, until=time.monotonic() + CHECK_SECONDS)]
+    played = [opening(simulators, first, actions, seconds=CHECK_SECONDS)]
     for each in (first, another):
         played.append(opening(simulators, each, actions, len(played[0]) - 1))
 
@@ -231,10 +231,11 @@ def check_seed(simulators: Simulators, actions, first) -> None:
 
 
 def opening(simulators: Simulators, simulator, actions, steps: int = CHECK_STEPS,
-            until: float = math.inf) -> list:
+            seconds: float = math.inf) -> list:
     """Play random legal actions from seed 0, some steps or seconds, and return what was seen."""
     rng = np.random.default_rng(0)
     rows = [(simulators.ask_reset(simulator, 0), 0.0, False, False)]
+    until = time.monotonic() + seconds  # from here: a slow reset must leave steps to compare
     while len(rows) <= steps and not any(rows[-1][2:]) and time.monotonic() < until:
         rows.append(simulators.ask_step(simulator, at_random(actions, rows[-1][0], rng)))
     return rows
