@@ -69,6 +69,14 @@ def test_a_slip_in_the_loss(tmp_path, line, says):
     assert refusal(tmp_path, in_the_loss(line)) == f"{says}; mend mine.py:{number}, in loss: {line}"
 
 
+@pytest.mark.parametrize("given, name", [("", "image"), (', inputs="y"', "y")])
+def test_inputs_that_a_batch_lacks(tmp_path, given, name):
+    """A forgotten `inputs` too: no line of the user's is in that traceback."""
+    assert refusal(tmp_path, (RETURN, f"kj.Task(model, source, loss{given})")) == (
+        f"Task.inputs = '{name}': expected an entry of a batch, found label, x; give "
+        "karpjax.Task(..., inputs=NAME)")
+
+
 def test_a_slip_in_a_micro_batch(tmp_path):
     """The loss is traced on what it will see: 4 rows of the batch's 8."""
     assert refusal(tmp_path, in_the_loss("nll = nll + jnp.ones(8)"), accumulate=2).startswith(

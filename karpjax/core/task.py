@@ -92,6 +92,9 @@ class Task:
     def arguments(self, batch: dict) -> tuple[tuple, dict]:
         """Return (args, kwargs) of the model for a prepared batch, by `inputs`."""
         if isinstance(self.inputs, str):
+            if self.inputs not in batch:
+                raise UserError(f"Task.inputs = {self.inputs!r}: expected an entry of a batch, "
+                                f"found {', '.join(batch)}; give karpjax.Task(..., inputs=NAME)")
             return (batch[self.inputs],), self.derived(batch)
         return (), self.inputs(batch)
 
