@@ -145,6 +145,25 @@ def test_a_config_that_says_nothing(planned, tmp_path):
         planned("vit", heads=2)
 
 
+WHOLE = "is not read: pictures are scaled whole, bilinearly"
+
+
+def test_a_scaling_that_is_not_ours_is_said(planned):
+    """A crop of the middle and a bicubic scaling give other pixels than config.data.resize."""
+    cropped = {**IMAGENET, "size": {"shortest_edge": 256}, "crop_size": {"height": 224}}
+    _, data, _, choices = planned("resnet18", HUGGINGFACE["resnet18"], {**cropped, "resample": 3})
+    assert data["resize"] == [224, 224] and choices == [
+        f"preprocessor_config.json's crop = 0.875 {WHOLE}",
+        f"preprocessor_config.json's resample = 3 {WHOLE}"]
+    assert planned("resnet18", HUGGINGFACE["resnet18"], {**IMAGENET, "crop_pct": 0.875})[3] == \
+        choices[:1]
+    given = dict(architecture="resnet18.a1", pretrained_cfg=dict(
+        mean=[0.5] * 3, std=[0.5] * 3, input_size=[3, 224, 224], crop_pct=0.95,
+        interpolation="bicubic"))
+    assert planned("resnet18", given)[3] == [f"config.json's crop_pct = 0.95 {WHOLE}",
+                                             f"config.json's interpolation = bicubic {WHOLE}"]
+
+
 def test_an_argument_of_timm_that_is_not_read(planned):
     config = {**TIMM, "model_args": {"num_heads": 2, "norm_layer": "rmsnorm"}}
     assert planned("vit_timm", config)[3] == [

@@ -32,6 +32,7 @@ FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_
 SHOWN = ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "mlp_ratio",
          "qkv_bias", "class_token", "fc_norm", "dynamic_img_size", "strict_img_size", "layers",
          "global_pool", "act_layer", "num_heads", "drop_rate", "drop_path_rate")
+OURS = "pictures are scaled whole, bilinearly"
 FIX = "if it is not of these weights, move it away"
 
 
@@ -61,7 +62,7 @@ def told_of(file, model) -> Told:
             told = of_transformers(values, model, path)
             if preprocessor.is_file() and not isinstance(model, Encoder):
                 told.source.append(preprocessor.name)
-                told.data = of_preprocessor(read_json(preprocessor))
+                told.data, told.unread = of_preprocessor(read_json(preprocessor))
             return told
     except (TypeError, ValueError, AttributeError, LookupError, ZeroDivisionError) as error:
         raise UserError(f"{path}: expected transformers' or timm's values, found others "
@@ -123,8 +124,9 @@ def activation(name, where: str) -> str:
     return ACTIVATIONS[name]
 
 
-def of_preprocessor(values: dict) -> dict:
-    """Return mean, std and size from transformers' preprocessor_config.json."""
+def of_preprocessor(values: dict) -> tuple[dict, list[str]]:
+    """Return mean, std and size from transformers' preprocessor_config.json, and lines on the rest.
+    """
     scale = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0
     data = {"mean": [0.0], "std": pixels([1.0], scale)}
     if values.get("do_normalize", True):
@@ -132,10 +134,19 @@ def of_preprocessor(values: dict) -> dict:
                 for ours, theirs in (("mean", "image_mean"), ("std", "image_std"))
                 if theirs in values}
     cropped = values.get("do_center_crop", "crop_size" in values) and "crop_size" in values
-    size = values.get("crop_size" if cropped else "size")
+    whole, size = (side_of(values.get(key)) for key in ("size", "crop_size" if cropped else "size"))
+    crop = values.get("crop_pct") or (size / whole if whole and size else 1)
+    scaling = {"crop": crop, "resample": values.get("resample", 2)}
+    unread = [f"preprocessor_config.json's {key} = {scaling[key]:.3g} is not read: {OURS}"
+              for key, ours in (("crop", 1), ("resample", 2)) if scaling[key] != ours]
+    return {**data, "size": size} if size else data, unread
+
+
+def side_of(size) -> int:
+    """Return the side of squares that transformers' size says, 0 if it says none."""
     if isinstance(size, dict):
         size = size.get("height", size.get("shortest_edge"))
-    return {**data, "size": size} if isinstance(size, int) else data
+    return size if isinstance(size, int) else 0
 
 
 def pixels(values, scale: float) -> list[float]:
@@ -157,6 +168,9 @@ def of_timm(values: dict, model, path) -> Told:
     told.data = {key: pixels(given[key], 1 / 255) for key in ("mean", "std") if key in given}
     if given.get("input_size"):
         told.data["size"] = given["input_size"][-1]
+    told.unread += [f"config.json's {key} = {given[key]} is not read: {OURS}"
+                    for key, ours in (("crop_pct", 1), ("interpolation", "bilinear"))
+                    if given.get(key, ours) != ours]
     if isinstance(model, (ViT, MAE)):
         told.model = {"eps": 1e-6,  # in all of timm's
                       "mlp": activation(given.get("act_layer") or "gelu", f"{path}: act_layer")}
