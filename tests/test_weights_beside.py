@@ -155,8 +155,8 @@ def test_a_scaling_that_is_not_ours_is_said(planned):
     assert data["resize"] == [224, 224] and choices == [
         f"preprocessor_config.json's crop = 0.875 {WHOLE}",
         f"preprocessor_config.json's resample = 3 {WHOLE}"]
-    assert planned("resnet18", HUGGINGFACE["resnet18"], {**IMAGENET, "crop_pct": 0.875})[3] == \
-        choices[:1]
+    convnext = {**IMAGENET, "size": 224, "crop_pct": 0.875}
+    assert planned("resnet18", HUGGINGFACE["resnet18"], convnext)[3] == choices[:1]
     given = dict(architecture="resnet18.a1", pretrained_cfg=dict(
         mean=[0.5] * 3, std=[0.5] * 3, input_size=[3, 224, 224], crop_pct=0.95,
         interpolation="bicubic"))
