@@ -292,6 +292,12 @@ def test_half_a_character_is_one_line():
         vocabulary.encode(["a", "b\ud83d"], 8)
 
 
+def test_a_text_that_is_cut_is_said():
+    vocabulary = tokenizer.vocabulary_of(tokenizer.train_tokenizer(["a text"], 300))
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer than a row of 8 tokens; their"):
+        assert vocabulary.encode(["a", "b" * 20], 8).shape == (2, 8)
+
+
 def test_class_names_of_texts(tmp_path):
     """They are kept with the run, and stand where the data set does not."""
     jsonl(tmp_path / "raw" / "train.jsonl",

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import warnings
 
 import numpy as np
 
@@ -60,7 +61,7 @@ class Vocabulary:
         return [each.ids for each in reader.encode_batch(texts, add_special_tokens=False)]
 
     def encode(self, texts: list[str], length: int, masks: bool = True) -> np.ndarray:
-        """Return (B, length) int32: [CLS] text [SEP], cut at the end or padded.
+        """Return (B, length) int32: [CLS] text [SEP], cut at the end, with a warning, or padded.
 
         Bytes have no special tokens and no padding: each text must have at least `length` of them.
 
@@ -74,8 +75,11 @@ class Vocabulary:
                 raise UserError(f"text {short[0]} has {len(rows[short[0]])} bytes, expected "
                                 f"{length}: rows of bytes have no padding")
             return np.asarray(rows, np.int32)
-        rows = [self.framed(ids, length) for ids in self.ids(texts, masks)]
-        return np.stack(rows).astype(np.int32)
+        encoded = self.ids(texts, masks)
+        if cut := sum(len(ids) + 2 > length for ids in encoded):
+            warnings.warn(f"{cut} of {len(texts)} texts are longer than a row of {length} tokens; "
+                          "their ends are left out", stacklevel=2)
+        return np.stack([self.framed(ids, length) for ids in encoded]).astype(np.int32)
 
     def framed(self, ids: list[int], length: int) -> np.ndarray:
         """Return (length,): [CLS] ids [SEP] padding, cut to fit."""
