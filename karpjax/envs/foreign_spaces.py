@@ -7,10 +7,10 @@ The spaces are Gymnasium's and gymnax's. Both functions take any leading axes, n
 tracers of JAX, so a simulator, a compiled program and a restored run (`run.act`) share them.
 
 Actions: Discrete, MultiDiscrete, MultiBinary and Box. A Box is clipped to its bounds, and one of
-integers or bools is rounded first. Observations: a Box keeps its shape. All else becomes one vector, as
-Gymnasium flattens it: a Discrete is one-hot, a Tuple or a Dict one part after the other. If a Dict
-has an entry of a name in MASKS, that one says which actions are legal, and the rest is the
-observation.
+integers or bools is rounded first. Observations: a Box keeps its shape. All else becomes one
+vector, as Gymnasium flattens it: a Discrete is one-hot, a Tuple or a Dict one part after the other.
+If a Dict has an entry of a name in MASKS, that one says which actions are legal, and the rest is
+the observation.
 """
 from collections.abc import Mapping
 import functools
