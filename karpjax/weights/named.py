@@ -17,13 +17,11 @@ from karpjax.weights.tables import root_of, tables_of
 class Named:
     """The network's arrays in a file, by the names of a table.
 
-    project  whose names they are: "timm"
-    table    of that project
+    table    of the project whose names they are
     prefix   of the names in the file
     choices  lines about what was left out or taken for another
     """
     arrays: dict[str, np.ndarray]
-    project: str
     table: list
     prefix: str
     choices: list[str]
@@ -56,7 +54,7 @@ def name_arrays(model, arrays: dict, where, part: str = "") -> Named:
         choices.append(f"left out, of other tasks: {listed(unused)}")
     theirs = {name: array for name, array in theirs.items() if name not in unused}
     check_numbers(theirs, where)
-    return Named(theirs, project, tables_of(model)[project], copy.prefix, choices)
+    return Named(theirs, tables_of(model)[project], copy.prefix, choices)
 
 
 def network_in(model, names) -> tuple[str, list[Copy]]:
