@@ -103,8 +103,9 @@ def test_the_live_network_is_read_unless_another_is_asked_for(first, second, res
     named = weights.name_arrays(RESNET, given, "file")
     equal(weights.to_karpjax(RESNET, like, named.arrays, "file"), variables)
     label = re.match(r"\w+", second)[0]
-    assert len(named.choices) == 1 and named.choices[0].endswith(
-        f"left out ['{label}'] (--part=NAME)")
+    read = repr(re.sub("::|[.]", " ", first).strip().replace(" ", ".")) if first else \
+        "what has no prefix"
+    assert named.choices == [f"read {read}, left out ['{label}'] (karpjax convert --part=NAME)"]
     averaged = weights.name_arrays(RESNET, given, "file", part=label)
     equal(averaged.arrays, {name: array + 1 for name, array in arrays.items()})
 
@@ -132,7 +133,7 @@ def test_a_part_is_read_alone(resnet):
     named = weights.name_arrays(RESNET, given, "file", "module.encoder_q")
     equal(weights.to_karpjax(RESNET, like, named.arrays, "file"), variables)
     assert named.choices == ["read 'module.encoder_q', left out ['module.encoder_k', "
-                             "'module.queue'] (--part=NAME)"]
+                             "'module.queue'] (karpjax convert --part=NAME)"]
 
 
 def test_one_network_saved_twice_is_one(resnet):

@@ -46,8 +46,10 @@ def name_arrays(model, arrays: dict, where, part: str = "") -> Named:
     copy = choose(copies, arrays, where)
     theirs, used = read_copy(copy, copies, arrays, where)
     left = sorted({place_of(name, copies, part) for name in whole.keys() - used})
-    choices = [f"read {part or copy.label!r}, left out {listed(left)} (--part=NAME)"] if left \
-        else []
+    choices = []
+    if left:
+        read = repr(part or copy.label) if part or copy.label else "what has no prefix"
+        choices.append(f"read {read}, left out {listed(left)} (karpjax convert --part=NAME)")
     theirs = untied(theirs, where)
     unused = sorted(name for name in theirs if re.fullmatch(OTHER_TASKS, name))
     if unused:
