@@ -215,7 +215,7 @@ def test_a_pickle_needs_pytorch(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("part", ["", "state_dict", "model"])
 def test_the_script_for_another_machine(tmp_path, monkeypatch, part):
-    """It writes what `read_arrays` reads, of a state dict in half precision or of a script's."""
+    """The script writes what `read_arrays` reads, of a state dict alone or of a training script."""
     script = without_pytorch(tmp_path, monkeypatch).partition('python -c "')[2]
     tensor = types.SimpleNamespace(numpy=lambda: np.ones(2, np.float32))
     tensor.detach = tensor.float = lambda: tensor

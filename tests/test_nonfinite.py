@@ -58,7 +58,7 @@ def test_nan_in_the_data(tmp_path):
 
 
 def test_nan_in_the_data_that_a_loss_leaves_out(tmp_path):
-    """It is named, but not blamed: without it something else is still not finite."""
+    """NaN that a loss leaves out is named. Blamed is what is not finite without it."""
     exp, state, bad = experiment()
     bad["age"] = jnp.full(8, jnp.nan)
     state.params["head"]["bias"] = state.params["head"]["bias"].at[2].set(jnp.inf)
