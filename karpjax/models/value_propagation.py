@@ -20,6 +20,7 @@ from karpjax.envs import spaces
 from karpjax.envs.protocol import array_of
 from karpjax.envs.spaces import Discrete
 from karpjax.models.layers.conv import larger
+from karpjax.models.policy import check_pictures
 
 
 class ValuePropagation(nn.Module):
@@ -40,6 +41,8 @@ class ValuePropagation(nn.Module):
             raise UserError("config.model.name = 'value_propagation' expects maps (H, W, C) and "
                             "the actions up, down, left, right, found observations "
                             f"{self.obs_shape} and {self.actions}")
+        check_pictures(self.obs_shape, "config.model.name = 'value_propagation': expected maps",
+                       train)
         if not 0 <= self.agent < self.obs_shape[-1]:  # XLA would read the last channel instead
             raise UserError("config.model.agent: expected a channel of the maps, 0 to "
                             f"{self.obs_shape[-1] - 1}, found {self.agent}")
