@@ -21,6 +21,7 @@ from karpjax.core.state import TrainState, parameter_table
 from karpjax.run import compile_cache, distributed, init_from, lock, metrics, pictures, whole_batch
 from karpjax.run.cadence import is_due, steps_to_event
 from karpjax.run.checkpoint import Checkpoints, absolute
+from karpjax.run.chips import check_platform
 from karpjax.run.evaluator import Measured, last_tables
 from karpjax.run.experiment import Experiment, assemble, check_evaluation
 from karpjax.run.in_flight import InFlight
@@ -50,6 +51,7 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
     task_file   {"path", "text"} of the config file, if it also holds the task
     mesh        default: all devices, by config.mesh
     """
+    check_platform()  # before anything else asks jax for its devices
     started, workdir = time.perf_counter(), absolute(workdir)
     with together():
         saved = saved_config(workdir)
