@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import karpjax as kj
+from karpjax.core.errors import NotFinite
 from karpjax.run import checkpoint, metrics, programs
 from karpjax.run.experiment import assemble
 from karpjax.run.loop import fit

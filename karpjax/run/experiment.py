@@ -27,6 +27,7 @@ from karpjax.core.trees import split_variables
 from karpjax.run.evaluator import Evaluator
 from karpjax.run.init_from import inherited
 from karpjax.run.own_code import own_code
+from karpjax.run.restore import with_description
 from karpjax.sources.first_batch import FirstBatch
 from karpjax.sources.source import SpecOnly, Source
 
@@ -87,18 +88,21 @@ class Experiment:
 
 
 def assemble(config: ConfigDict, task_file: dict | None = None, mesh: Mesh | None = None,
-             saved: dict | None = None) -> Experiment:
+             saved: dict | None = None, data: dict | None = None) -> Experiment:
     """Build everything that a config states, and check that it fits together.
 
     task_file  {"path", "text"} of the config file, where it is the task's too (config.task == "")
     saved      the config of a run that is resumed, for all that this one leaves to config.init_from
+    data       the spec of its data
     """
     settings.check_config(config)
     config = inherited(settings.canonical(config), saved)
     with own_code(f"the task {config.task!r}"):
         module, task_record = load_task_module(config.task, None if config.task else task_file)
     with own_code("build(config)"):
-        task = build_task(config, module)
+        # Of a folder alone: if all its pictures are grey, an older karpjax made a set in RGB of it.
+        folder = "set" in (data or {}) and config.get("data", {}).get("dir")
+        task = build_task(with_description(config, data if folder else None), module)
     source = FirstBatch(task.source) if config.overfit else task.source
     mesh = mesh or sharding.make_mesh(**config.mesh)
     check_source(config, source, mesh)
