@@ -150,6 +150,7 @@ def test_names_of_summarize_on_zeros():
     assert names(lambda totals, rows: {"f1": 1 / totals["n"], "by_class": {"a": 1.0}}) == {"f1"}
     assert names(lambda totals, rows: {"f1": 1 / int(totals["n"])}) is None  # zeros do not do
     assert names(None) == set()
+    assert names(lambda totals, rows: {f"f{min(totals['n'], 1)}": 1.0}) is None  # names of classes
 
 
 def test_a_slip_in_summarize(tmp_path):

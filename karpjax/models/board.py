@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from karpjax.envs import spaces
 from karpjax.envs.protocol import array_of
+from karpjax.models.layers import Natural
 from karpjax.models.layers.conv import small_convolution
 from karpjax.models.policy import check_pictures, dense
 from karpjax.rl import distributions
@@ -25,7 +26,7 @@ class Board(nn.Module):
     actions: tuple             # a space
     obs_shape: tuple           # (H, W, C); axes before these are batch axes
     width: int = 32
-    blocks: int = 2
+    blocks: Natural = 2
     critic: bool = True        # False: no value, values are 0
 
     @nn.compact

@@ -35,7 +35,7 @@ class Encoder(nn.Module):
     `encode` makes the layers in the scope of the head that calls it, so both have the same names.
     """
     vocabulary: int = 0
-    layers: int = 2
+    layers: Natural = 2
     width: int = 128
     heads: int = 2
     norm: str = "pre"

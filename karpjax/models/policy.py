@@ -47,7 +47,9 @@ class ActorCritic(nn.Module):
             obs = obs / 255
         kind = self.torso or ("conv" if len(self.obs_shape) == 3 else "mlp")
         if kind != "mlp":
-            check_pictures(self.obs_shape, f"config.model.torso = {kind!r}: expected images", train)
+            # Of 4 rows or fewer Atari's layers leave nothing, in no run.
+            check_pictures(self.obs_shape, f"config.model.torso = {kind!r}: expected images",
+                           train or kind == "atari")
         else:
             obs = obs.reshape(*obs.shape[:obs.ndim - len(self.obs_shape)], -1)         # (..., O)
         name = "torso" if self.shared else "policy_torso"

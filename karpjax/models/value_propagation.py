@@ -19,6 +19,7 @@ from karpjax.core.errors import UserError
 from karpjax.envs import spaces
 from karpjax.envs.protocol import array_of
 from karpjax.envs.spaces import Discrete
+from karpjax.models.layers import Natural
 from karpjax.models.layers.conv import larger
 from karpjax.models.policy import check_pictures
 
@@ -30,8 +31,8 @@ class ValuePropagation(nn.Module):
     """
     actions: tuple             # a space
     obs_shape: tuple           # (H, W, C); axes before these are batch axes
-    agent: int                 # the channel that is 1 where the agent stands, else 0
-    sweeps: int = 24           # number of steps that a plan looks ahead
+    agent: Natural             # the channel that is 1 where the agent stands, else 0
+    sweeps: Natural = 24       # number of steps that a plan looks ahead
     width: int = 16            # of the layer that reads a cell
     critic: bool = True        # False: no value, values are 0
 

@@ -28,7 +28,7 @@ class Patches(nn.Module):
     `encode` makes the layers in the scope of the model that calls it.
     """
     patch: int = 16
-    layers: int = 12
+    layers: Natural = 12
     width: int = 192
     heads: int = 3
     mlp: str = "gelu"          # see ACTIVATIONS in layers/transformer.py
@@ -133,7 +133,7 @@ class MAE(Patches):
 
     Visible are the first `keep` of `order` (B, N).
     """
-    decoder_layers: int = 4
+    decoder_layers: Natural = 4
     decoder_width: int = 96
     decoder_heads: int = 4
 

@@ -291,7 +291,7 @@ def placed_arrays(exp, step: int):
     """Return what the dispatch after `step` steps reads: the data set, or the batch it streams."""
     if exp.source.streamed:
         return sharding.put_batch(exp.mesh, exp.source.next_batch(step, exp.config.seed))
-    return sharding.put(exp.source.arrays, sharding.replicated(exp.mesh))
+    return exp.device_data
 
 
 def abstract_arrays(exp):
