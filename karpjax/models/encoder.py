@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from karpjax.core.errors import UserError, check_choice
+from karpjax.models.layers import Natural
 from karpjax.models.layers.embed import Embed
 from karpjax.models.layers.transformer import (
     ACTIVATIONS, Dense, block_class, layer_of, norm, segment_mask)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 import numpy as np
 
 from karpjax.core.errors import UserError, check_choice
+from karpjax.models.layers import Natural
 from karpjax.models.layers.transformer import Block, Dense, block_class, init, layer_of, norm
 
 POOLS = ("cls", "mean", "norm_of_mean")
