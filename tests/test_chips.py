@@ -11,6 +11,8 @@ import pytest
 
 from karpjax.core.errors import UserError
 from karpjax.run import chips
+from karpjax.run.config_file import load_config
+from karpjax.run.loop import fit
 
 CHECKPOINT = ROOT / "tests" / "data" / "checkpoint_v2"
 
@@ -57,6 +59,19 @@ def test_a_platform_without_its_device(monkeypatch, error, reason):
         chips.check_platform()
     assert str(line.value) == (f"JAX_PLATFORMS=cuda: jax has no such device here ({reason}); leave "
                                "it out, or use JAX_PLATFORMS=cpu")
+
+
+def test_fit_names_the_platform(monkeypatch, tmp_path):
+    """In a user's own Python it is one sentence too, before anything is written."""
+    config, task_file = load_config(ROOT / "tests" / "tiny.py")
+
+    def devices():
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+    monkeypatch.setattr(chips, "jax", types.SimpleNamespace(
+        config=types.SimpleNamespace(jax_platforms="cuda"), devices=devices))
+    with pytest.raises(UserError, match="^JAX_PLATFORMS=cuda: jax has no such device here "):
+        fit(config, tmp_path / "run", task_file=task_file)
+    assert not (tmp_path / "run").exists()
 
 
 def test_commands_name_the_platform():

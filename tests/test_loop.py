@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import karpjax as kj
+from karpjax.core.errors import NotFinite
 from karpjax.run import checkpoint, metrics, programs
 from karpjax.run.experiment import assemble
 from karpjax.run.loop import fit
@@ -274,7 +275,8 @@ def test_debug_nans_points_at_the_operation(tmp_path):
             "        return {'l': kj.mean(logs)}, {}, model_state\n"
             "    return kj.Task(MLP(8, 1, 2), source, loss, inputs='x')\n")
     try:
-        with pytest.raises(FloatingPointError):
+        with pytest.raises(NotFinite, match="^a training step raised FloatingPointError: .*; mend "
+                                            r"t.py:7, in loss: logs = jnp.log\("):
             fit(kj.config(steps=2, debug_nans=True), tmp_path,
                 task_file={"path": "t.py", "text": text}, mesh=mesh_of(1))
     finally:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from karpjax.core import sharding
 from karpjax.core.errors import NotFinite
 from karpjax.core.task_file import module_from_text
 from karpjax.run.experiment import assemble
@@ -43,6 +44,14 @@ def message(folder, exp, state, bad, loss=np.nan, grad_norm=np.nan, step=1, skip
                                         f"{folder / 'nonfinite'}; ")
     what = re.fullmatch(rf"step {step}: (.*), 1 time\(s\) in a row", start)[1]
     return f"{what} | {end}"
+
+
+def test_a_data_set_is_moved_once(monkeypatch):
+    """The check of a batch's parts and the training read the same arrays on the devices."""
+    exp, *_ = experiment()
+    placed = placed_arrays(exp, 0)
+    monkeypatch.setattr(sharding, "put", None)
+    assert placed_arrays(exp, 5) is placed and set(placed) == {"x", "label"}
 
 
 def test_nan_in_the_data(tmp_path):

@@ -83,12 +83,17 @@ def test_a_slip_in_a_micro_batch(tmp_path):
         TRAINING + "TypeError: add got incompatible shapes for broadcasting: (4,), (8,).; mend ")
 
 
-def test_a_loss_without_a_gradient(tmp_path):
+@pytest.mark.parametrize("values", [{}, {"parallel": "pmap"}, {"debug_nans": True}],
+                         ids=["jit", "pmap", "debug_nans"])
+def test_a_loss_without_a_gradient(tmp_path, values):
     """It is found as the step is compiled, after the workdir is begun."""
     line = "nll = jax.lax.while_loop(lambda x: x.sum() < 0, lambda x: x + 1, nll)"
-    with pytest.raises(UserError, match=r"^a training step raised ValueError: Reverse-mode .*; "
-                                        r"mend mine.py:\d+, in loss: nll = jax.lax.while_loop"):
-        fit(tmp_path, in_the_loss(line))
+    try:
+        with pytest.raises(UserError, match=r"^a training step raised ValueError: Reverse-mode .*; "
+                                            r"mend mine.py:\d+, in loss: nll = jax.lax.while_loop"):
+            fit(tmp_path, in_the_loss(line), **values)
+    finally:
+        jax.config.update("jax_debug_nans", False)
 
 
 def test_a_slip_below_the_loss(tmp_path):
@@ -153,6 +158,7 @@ def test_names_of_summarize_on_zeros():
     assert names(lambda totals, rows: {"f1": 1 / totals["n"], "by_class": {"a": 1.0}}) == {"f1"}
     assert names(lambda totals, rows: {"f1": 1 / int(totals["n"])}) is None  # zeros do not do
     assert names(None) == set()
+    assert names(lambda totals, rows: {f"f{min(totals['n'], 1)}": 1.0}) is None  # names of classes
 
 
 def test_a_slip_in_summarize(tmp_path):
@@ -181,7 +187,7 @@ def test_an_error_of_karpjax_stays(monkeypatch):
         print(1 / 0)
     with pytest.raises(NotFinite, match="^a step raised FloatingPointError: nan; mend the loss: "
                                         "it is in the gradient of one of its operations$"), \
-            own_code("a step", NotFinite):
+            own_code("a step"):
         raise FloatingPointError("nan")
 
 

@@ -1,19 +1,24 @@
 """Pictures of every kind: prepared, trained on and predicted they are the same bytes."""
+import contextlib
 import io
+import shutil
 import struct
 import sys
 import types
 import zlib
 
+from guarantees.harness import mesh_of
 import numpy as np
 from PIL import Image
 import pytest
+import tensorflow_datasets as tfds
 from test_prepare import read_back
 
 import karpjax as kj
 from karpjax.core.errors import UserError
-from karpjax.datasets import pictures
+from karpjax.datasets import folders, pictures
 from karpjax.datasets.formats import prepare
+from karpjax.sources.images import check_features, fit_image
 
 COLOURS = np.array([[[250, 10, 90], [3, 200, 77]], [[40, 40, 40], [255, 0, 1]]], np.uint8)
 GREYS = np.array([[0, 128], [200, 255]], np.uint8)
@@ -160,6 +165,50 @@ def test_grey_folders_stay_grey(tmp_path):
     np.testing.assert_array_equal(again.data["train"]["image"], np.repeat(expected, 3, -1))
     folder_of(tmp_path, {"raw/train/a/z.png": KINDS["8-bit RGB"][0]})
     assert kj.sources.images(data).spec["shape"] == [2, 2, 3]
+
+
+@pytest.mark.full
+def test_a_run_on_grey_pictures_that_were_rgb_goes_on(tmp_path):
+    """Its set of three channels, which today's karpjax would not make, is made again."""
+    folder_of(tmp_path, {f"raw/train/{label}/{i}.png": KINDS["16-bit grey"][0]
+                         for label in "ab" for i in range(4)})
+    data = dict(dir=str(tmp_path / "raw"), data_dir=str(tmp_path / "tfds"), train="train",
+                batch_size=4)
+    old = {"classes": 2, "shape": [2, 2, 3], "set": folders.name_of_folder(data["dir"])}
+    rgb = tmp_path / "tfds" / kj.sources.images({**data, "described": old}).spec["set"]
+    assert not rgb.name.endswith("_grey")
+
+    def train(steps):
+        config = kj.config(task="classify", steps=steps, best="", data=data,
+                           model=dict(name="cnn", width=4), save_every=2)
+        return kj.fit(config, tmp_path / "run", mesh=mesh_of(1))
+    train(2)
+    shutil.rmtree(rgb)
+    assert train(4)["resumed"] and rgb.exists()
+    assert kj.restore(tmp_path / "run").task.source.spec["shape"] == [2, 2, 3]
+
+
+@pytest.mark.parametrize("dtype, says", [(np.uint16, "found uint16; prepare"),
+                                         (np.float32, "found float32; prepare"), (np.uint8, "")])
+def test_stored_pictures_of_other_numbers(dtype, says):
+    """TFDS would decode them by itself, to another scale than files that `predict` is given."""
+    features = {"label": tfds.features.ClassLabel(num_classes=2), "image": tfds.features.Image(
+        shape=(2, 2, 1), dtype=dtype, encoding_format="png")}
+    with pytest.raises(UserError, match=f"^data set 'scans': expected pictures of 8 bits, {says}") \
+            if says else contextlib.nullcontext():
+        check_features(features, "scans")
+
+
+def test_numbers_that_are_no_pixels():
+    """Of stored floats no file is an input: its scale is another."""
+    spec = {"classes": 2, "shape": [2, 2, 1], "names": ["a", "b"], "content": "x"}
+    data = {"name": "gone", "train": "train", "batch_size": 2}
+    source = kj.sources.images({**data, "described": {**spec, "dtype": "float32"}})
+    assert source.stored["image"] == np.float32 and not hasattr(source, "encode")
+    assert hasattr(kj.sources.images({**data, "described": spec}), "encode")
+    with pytest.raises(UserError, match="expected pictures of uint8, found float32; leave them "):
+        fit_image(np.zeros((4, 4, 1), np.float32), (2, 2), 0)
+    assert fit_image(np.zeros((4, 4, 1), np.float32), (), 3).shape == (4, 4, 3)
 
 
 def test_colours_made_grey(tmp_path):

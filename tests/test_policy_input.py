@@ -1,16 +1,20 @@
 """Policy gradients refuse wrong environments, configs and numbers in one line."""
+import contextlib
+
 from guarantees.harness import mesh_of
 from guarantees.registry import config_of
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from rl_helpers import config_for, Contextual
 
 import karpjax as kj
+from karpjax.core.state import init_state
 from karpjax.envs.protocol import TimeStep
 from karpjax.envs.spaces import Box
-from karpjax.run.experiment import assemble
+from karpjax.run.experiment import assemble, check_loss
 from karpjax.run.loop import fit
 from karpjax.tasks import ppo
 
@@ -131,6 +135,27 @@ def test_an_environment_in_another_projects_order(env, says):
     with pytest.raises(kj.UserError, match=says) as refused:
         ppo.build(config_for("ppo"), env=env)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("shape, model, says", [
+    ((4, 84, 84), dict(torso="atari"), "config.model.torso = 'atari': expected images (H, W, C), "),
+    ((3, 8, 9), {}, "config.model.torso = 'conv': expected images (H, W, C), "),
+    ((1, 6, 7), dict(name="board"), "config.model.name = 'board': expected boards (H, W, C), "),
+    ((3, 8, 9), dict(torso="mlp"), ""), ((8, 9, 3), {}, ""), ((4, 4, 9), {}, "")],
+    ids=["atari", "conv", "board", "mlp", "last", "small"])
+def test_observations_with_the_channels_first(shape, model, says):
+    """A network that convolves refuses them as a training begins. A model of before restores."""
+    obs = jnp.zeros(shape)
+    out = TimeStep(obs, jnp.float32(0), jnp.bool_(False), jnp.bool_(False), obs)
+    env = that(reset=lambda key: ({}, obs), step=lambda state, action, key: ({}, out))
+    task = ppo.build(config_for("ppo", model={"name": "actor_critic", "width": 8, **model}), env=env)
+    state = jax.eval_shape(lambda: init_state(task, optax.sgd(0.1), 0))
+    with pytest.raises(kj.UserError) if says else contextlib.nullcontext() as error:
+        check_loss(task, task.source, state, 1)
+    if says:
+        assert str(error.value) == (
+            f"{says}found observations {shape}, which have the channels first; move them to the "
+            "end (Gymnasium's: by gymnasium.wrappers.TransformObservation)")
 
 
 def test_spaces_and_environments_of_gymnasium():

@@ -165,6 +165,39 @@ def test_host_source_is_a_function_of_the_step():
     assert (make().next_batch(4, 4)["x"] != batches[4]).any()  # another seed, another order
 
 
+ODD_ROWS = [
+    (dict(x=np.zeros(2, np.float32)), ", column 'x': expected rows as in the first row, float32, "
+     "found float32 of (2,); make them alike"),
+    (dict(x=np.int32(1)), ", column 'x': expected rows as in the first row, float32, found int32; "
+     "make them alike"),
+    (dict(x=None), ": expected the columns of the first row (x, label), found label; missing: x"),
+    (dict(y=1), ": expected the columns of the first row (x, label), found y too; make them alike"),
+    (dict(label=np.int64(-1)), ": expected labels of 0 to 2, found -1; correct them, or the "
+                               "classes"),
+    (dict(label=np.int64(3)), ": expected labels of 0 to 2, found 3; correct them, or the classes")]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("change, says", ODD_ROWS, ids=["shape", "dtype", "lacks", "more", "below",
+                                                        "above"])
+def test_a_row_unlike_the_first(split, change, says):
+    """A streamed row is looked at as it is read: one line names split and row."""
+    rows = [{"x": np.float32(i), "label": np.int64(i % 3)} for i in range(8)]
+    odd = {name: value for name, value in {**rows[5], **change}.items() if value is not None}
+    splits = {"train": rows, "test": rows} | {split: [*rows[:5], odd, *rows[6:]]}
+    source = kj.sources.Loader(splits.pop("train"), batch_size=4, splits=splits, classes=3)
+    with pytest.raises(kj.UserError) as error:
+        [source.next_batch(step, seed=0) for step in range(2)], [*source.eval_batches("test")]
+    assert str(error.value) == f"split {split!r}, row 5{says}"
+
+
+def test_no_rows_at_all():
+    with pytest.raises(kj.UserError, match="^split 'train': expected records, found none; leave "):
+        kj.sources.Loader([], batch_size=4)
+    with pytest.raises(kj.UserError, match="^split 'train', column 'x': expected numbers, found "):
+        kj.sources.Loader([{"x": "a"}], batch_size=4)
+
+
 def test_digits_splits():
     from karpjax.datasets.tfds import open_split, prepared_builder
     builder = prepared_builder("digits")

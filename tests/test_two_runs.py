@@ -3,7 +3,7 @@ import json
 import os
 import types
 
-from command import TINY
+from command import TINY, changed
 from guarantees.forks import Fork
 import jax
 import numpy as np
@@ -124,22 +124,28 @@ def one_of_two(argv) -> int:
     distributed.join(f"localhost:{port}", 2, int(process), 60)
     distributed.check_shared.__defaults__ = (2.0,)
     text = TINY + "# changed" if change == "text" and process == "1" else TINY
+    if change == "nan":
+        text = changed(TINY, ("    def part", "    x[:64, 1] = np.nan\n\n    def part"))
     loop.fit(config_of(text), workdir, task_file={"path": "tiny.py", "text": text})
     return 0
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("change, says", [
-    ("", ""), ("text", "process 1 has task_file: "), ("workdir", "process 1 does not see")])
+    ("", ""), ("text", "process 1 has task_file: "), ("workdir", "process 1 does not see"),
+    ("nan", "the loss was not finite: x is nan at (0, 1) in the batch (row ")])
 def test_two_real_processes(tmp_path, change, says):
-    """With nothing changed they train; else both refuse, in one line, and train nothing."""
+    """With nothing changed they train; else both refuse, in one line, and train nothing.
+
+    NaN in the data is what it is to one process: a step that is not finite.
+    """
     port = free_port()
     folders = [tmp_path / "a", tmp_path / ("b" if change == "workdir" else "a")]
     both = [Fork(one_of_two, [str(i), str(port), str(folders[i]), change],
                  {**os.environ, "JAX_PLATFORMS": "cpu"}) for i in range(2)]
     for process in both:
         said, _ = process.communicate(300)
-        assert process.returncode == (2 if change else 0), said[-2000:]
+        assert process.returncode == {"": 0, "nan": 3}.get(change, 2), said[-2000:]
         assert says in said and "Traceback" not in said
     assert (folders[0] / "summary.json").exists() == (not change)
     assert not (folders[0] / "lock").exists()

@@ -88,6 +88,30 @@ def test_what_is_assumed_is_said(planned):
                      "57.375]"]
 
 
+@pytest.mark.parametrize("arch, config, names, says", [
+    ("vit", {"id2label": {"2": "c", "0": "a", "1": "b", "3": "d", "4": "a", "5": "e", "6": "f"}},
+     ["a", "b", "c", "d", "a (4)", "e", "f"], "7 names of classes, 'a' first"),
+    ("vit_timm", {**TIMM, "label_names": list("abcdefg")}, list("abcdefg"),
+     "7 names of classes, 'a' first"),
+    ("vit", {"id2label": {str(i): f"LABEL_{i}" for i in range(7)}}, None, ""),
+    ("vit", {"id2label": {"0": "a", "1": "b"}}, None,
+     "config.json's 2 names of classes are not read, as the head has 7")],
+    ids=["huggingface", "timm", "placeholders", "too few"])
+def test_names_of_classes(arch, config, names, says, planned):
+    """They become `run.class_names` of the checkpoint."""
+    config = {"num_attention_heads": 2, "num_heads": 2, **HUGGINGFACE.get(arch, {}), **config}
+    _, data, facts, choices = planned(arch, config)
+    assert data["described"].get("names") == names
+    assert [each for each in facts + choices if "names of classes" in each] == [says] * bool(says)
+
+
+def test_a_distilled_vit_by_another_name(planned, tmp_path):
+    file_of("deit", tmp_path / "model.npz")
+    with pytest.raises(UserError, match="the file has 18 positions, expected those of a square of "
+                                        "patches and of the class token; is it of another --arch"):
+        planned("vit_timm", heads=2)
+
+
 @pytest.mark.parametrize("arch, fields, expected", [
     ("bert", dict(types=1), dict(types=1)), ("bert", dict(types=0), dict(types=0)),
     ("roberta", dict(types=2), dict(types=2))])

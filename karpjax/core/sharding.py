@@ -91,7 +91,10 @@ def constrain(tree, shardings):
 
 def put(tree, sharding):
     """Copy host arrays, the same on every process, to the devices (a whole tree, one sharding)."""
-    return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
+    # device_put would send them to all processes to compare, and fail on NaN, which equals nothing.
+    def placed(x):
+        return jax.make_array_from_process_local_data(sharding, x, np.shape(x))
+    return jax.tree.map(placed, tree)
 
 
 def put_batch(mesh: Mesh, local_batch):

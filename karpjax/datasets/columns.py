@@ -34,17 +34,12 @@ def check_splits(splits: dict[str, dict], classes: int = 0) -> None:
     classes   number of classes that column "label" has, 0: those of train
     """
     train = splits["train"]
-    for name, column in train.items():
-        check_channels(column, f"split 'train', column {name!r}")
-        if np.asarray(column[:1]).dtype.kind in "OSUMm":  # objects, texts, times
-            raise UserError(f"split 'train', column {name!r}: expected numbers, found "
-                            f"{np.asarray(column[:1]).dtype}; number the classes from 0, and stack "
-                            "rows of one shape")
+    check_train(train)
     if is_labels(train.get("label")):
         classes = classes or 1 + max(0, int(np.max(train["label"])))
     for split, columns in splits.items():
         check_like({name: row_of(column) for name, column in columns.items()},
-                   {name: row_of(column) for name, column in train.items()}, split)
+                   {name: row_of(column) for name, column in train.items()}, f"split {split!r}")
         if is_labels(columns.get("label")):
             check_labels(columns["label"], classes, f"split {split!r}", lowest=-1)
 
@@ -56,12 +51,27 @@ def check_all_labelled(splits: dict[str, dict]) -> None:
             check_labels(columns["label"], 0, f"split {split!r}")
 
 
+def check_train(train: dict) -> None:
+    """Check that columns of train hold numbers, and pictures with the channels last."""
+    for name, column in train.items():
+        check_channels(column, f"split 'train', column {name!r}")
+        dtype = np.asarray(column[:1]).dtype
+        if dtype.kind in "OSUMm":  # objects, texts, times
+            raise UserError(f"split 'train', column {name!r}: expected numbers, found {dtype}; "
+                            "number the classes from 0, and stack rows of one shape")
+
+
 def check_channels(column, where: str) -> None:
     """Raise a UserError if images are stored as (N, C, H, W)."""
     shape = np.shape(column)
-    if len(shape) == 4 and shape[1] in CHANNELS and min(shape[2:]) > max(CHANNELS):
+    if channels_first(shape[1:]):
         raise UserError(f"{where}: expected images (N, H, W, C), found {shape}, which has the "
                         "channels first; give x.transpose(0, 2, 3, 1)")
+
+
+def channels_first(shape: tuple) -> bool:
+    """Return whether a picture's shape is plainly (C, H, W): few channels, and larger sides."""
+    return len(shape) == 3 and shape[0] in CHANNELS and min(shape[1:]) > max(CHANNELS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,15 +89,35 @@ def row_of(column) -> Row:
     return Row(np.shape(column)[1:], jax.dtypes.canonicalize_dtype(np.asarray(column[:1]).dtype))
 
 
-def check_like(columns: dict[str, Row], train: dict[str, Row], split: str) -> None:
-    """Raise a UserError if a split lacks a column of train, or holds other rows in it."""
+def one_row(row: dict) -> dict[str, Row]:
+    """Return the kinds of the columns of one row."""
+    return {name: row_of(np.asarray(value)[None]) for name, value in row.items()}
+
+
+def check_like(columns: dict[str, Row], train: dict[str, Row], where: str,
+               like: str = "train") -> None:
+    """Raise a UserError if a split, or a row, lacks a column of train, or holds others in it."""
     if missing := [name for name in train if name not in columns]:
-        raise UserError(f"split {split!r}: expected the columns of train ({', '.join(train)}), "
+        raise UserError(f"{where}: expected the columns of {like} ({', '.join(train)}), "
                         f"found {', '.join(columns)}; missing: {', '.join(missing)}")
     for name, expected in train.items():
         if columns[name] != expected:
-            raise UserError(f"split {split!r}, column {name!r}: expected rows as in train, "
-                            f"{expected}, found {columns[name]}; make them alike")
+            pictures = " (config.data.resize, of stored pictures)" * (len(expected.shape) == 3)
+            raise UserError(f"{where}, column {name!r}: expected rows as in {like}, {expected}, "
+                            f"found {columns[name]}; make them alike{pictures}")
+
+
+def check_row(row: dict, kinds: dict[str, Row], where: str) -> None:
+    """Raise a UserError if a row has other columns than the first of its split, or others in them.
+
+    kinds  those of the first row
+    """
+    if kinds == (kinds_of_row := one_row(row)):
+        return
+    check_like(kinds_of_row, kinds, where, "the first row")
+    more = [name for name in row if name not in kinds]
+    raise UserError(f"{where}: expected the columns of the first row ({', '.join(kinds)}), found "
+                    f"{', '.join(more)} too; make them alike")
 
 
 def is_labels(column) -> bool:
@@ -101,8 +131,9 @@ def check_labels(labels, classes: int, where: str, lowest: int = 0) -> None:
     low, high = int(np.min(labels)), int(np.max(labels))
     if low < lowest or classes and high >= classes:
         allowed = f"0 to {classes - 1}" if classes else "0 and more"
-        raise UserError(f"{where}: expected labels of {allowed}, found {low} to {high}; correct "
-                        "them, or the classes")
+        values = f"{low} to {high}" if low < high else low
+        raise UserError(f"{where}: expected labels of {allowed}, found {values}; correct them, or "
+                        "the classes")
 
 
 def shared_with_train(keys: dict[str, Iterable[Hashable]]) -> str:

@@ -16,6 +16,7 @@ from karpjax.models.encoder import BERT as BERT
 from karpjax.models.encoder import ROBERTA as ROBERTA
 from karpjax.models.encoder import MaskedLM, TextClassifier
 from karpjax.models.fasttext import FastText
+from karpjax.models.layers import Natural
 from karpjax.models.policy import ActorCritic
 from karpjax.models.resnet import ResNet
 from karpjax.models.resnet_cifar import CifarResNet
@@ -27,9 +28,6 @@ MODELS = {"actor_critic": ActorCritic, "airbench": Airbench, "board": Board, "cn
           "masked_lm": MaskedLM,
           "resnet": ResNet, "resnet_cifar": CifarResNet, "text_classifier": TextClassifier,
           "value_propagation": ValuePropagation, "vit": ViT}
-
-# Fields whose default is no 0, but that may be 0: a model without blocks, the first channel.
-MAY_BE_0 = ("layers", "decoder_layers", "blocks", "sweeps", "agent")
 
 
 def make_model(options, **given):
@@ -68,8 +66,9 @@ def make_model(options, **given):
 def check_fields(options: dict, fields: dict) -> None:
     """Check that whole numbers among a model's options are sizes, and its dropout is a share."""
     for key, value in options.items():
-        least = 0 if fields[key].default == 0 or key in MAY_BE_0 else 1
-        sizes = {int: [value], Sequence[int]: value}.get(fields[key].type, ())
+        kind = fields[key].type
+        least = 0 if fields[key].default == 0 or kind == Natural else 1
+        sizes = {int: [value], Natural: [value], Sequence[int]: value}.get(kind, ())
         if not all(isinstance(size, Integral) and size >= least for size in sizes):
             raise UserError(f"config.model.{key} = {value!r}: expected whole numbers of at least "
                             f"{least}")

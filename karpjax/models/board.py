@@ -10,11 +10,11 @@ the identity, its last kernel zero (Zhang et al. 2019, "Fixup").
 from flax import linen as nn
 import jax.numpy as jnp
 
-from karpjax.core.errors import UserError
 from karpjax.envs import spaces
 from karpjax.envs.protocol import array_of
+from karpjax.models.layers import Natural
 from karpjax.models.layers.conv import small_convolution
-from karpjax.models.policy import dense
+from karpjax.models.policy import check_pictures, dense
 from karpjax.rl import distributions
 
 
@@ -26,14 +26,12 @@ class Board(nn.Module):
     actions: tuple             # a space
     obs_shape: tuple           # (H, W, C); axes before these are batch axes
     width: int = 32
-    blocks: int = 2
+    blocks: Natural = 2
     critic: bool = True        # False: no value, values are 0
 
     @nn.compact
     def __call__(self, obs, train: bool = False):
-        if len(self.obs_shape) != 3:
-            raise UserError("config.model.name = 'board': expected boards (H, W, C), found "
-                            f"observations {self.obs_shape}")
+        check_pictures(self.obs_shape, "config.model.name = 'board': expected boards", train)
         x = array_of(obs)
         batch = x.shape[:x.ndim - 3]
         x = x.reshape(-1, *x.shape[-3:])                                          # (B, H, W, C)

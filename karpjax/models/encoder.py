@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from karpjax.core.errors import UserError, check_choice
+from karpjax.models.layers import Natural
 from karpjax.models.layers.embed import Embed
 from karpjax.models.layers.transformer import (
     ACTIVATIONS, Dense, block_class, layer_of, norm, segment_mask)
@@ -35,7 +36,7 @@ class Encoder(nn.Module):
     `encode` makes the layers in the scope of the head that calls it, so both have the same names.
     """
     vocabulary: int = 0
-    layers: int = 2
+    layers: Natural = 2
     width: int = 128
     heads: int = 2
     norm: str = "pre"

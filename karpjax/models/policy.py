@@ -13,6 +13,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from karpjax.core.errors import UserError, check_choice
+from karpjax.datasets.columns import channels_first
 from karpjax.envs import spaces
 from karpjax.envs.protocol import array_of
 from karpjax.envs.spaces import Box
@@ -45,10 +46,11 @@ class ActorCritic(nn.Module):
         if obs.dtype == jnp.uint8:
             obs = obs / 255
         kind = self.torso or ("conv" if len(self.obs_shape) == 3 else "mlp")
-        if kind != "mlp" and len(self.obs_shape) != 3:
-            raise UserError(f"config.model.torso = {kind!r}: expected images (H, W, C), found "
-                            f"observations {self.obs_shape}")
-        if kind == "mlp":
+        if kind != "mlp":
+            # Of 4 rows or fewer Atari's layers leave nothing, in no run.
+            check_pictures(self.obs_shape, f"config.model.torso = {kind!r}: expected images",
+                           train or kind == "atari")
+        else:
             obs = obs.reshape(*obs.shape[:obs.ndim - len(self.obs_shape)], -1)         # (..., O)
         name = "torso" if self.shared else "policy_torso"
         x = Torso(kind, self.width, name=name)(obs)                                    # (..., D)
@@ -85,6 +87,16 @@ class Torso(nn.Module):
                             kernel_init=nn.initializers.orthogonal(2**0.5), name=f"conv{i}")
             x = nn.relu(layer(x))
         return nn.relu(dense(self.width, 2**0.5, "hidden")(x.reshape(*x.shape[:-3], -1)))
+
+
+def check_pictures(shape: tuple, expected: str, train: bool) -> None:
+    """Raise a UserError unless a network that convolves is given observations (H, W, C)."""
+    if len(shape) != 3:
+        raise UserError(f"{expected} (H, W, C), found observations {shape}")
+    if train and channels_first(shape):  # only here: a run that has learned so still restores
+        raise UserError(f"{expected} (H, W, C), found observations {shape}, which have the "
+                        "channels first; move them to the end (Gymnasium's: by "
+                        "gymnasium.wrappers.TransformObservation)")
 
 
 def dense(width: int, gain: float, name: str) -> nn.Dense:

@@ -19,7 +19,9 @@ from karpjax.core.errors import UserError
 from karpjax.envs import spaces
 from karpjax.envs.protocol import array_of
 from karpjax.envs.spaces import Discrete
+from karpjax.models.layers import Natural
 from karpjax.models.layers.conv import larger
+from karpjax.models.policy import check_pictures
 
 
 class ValuePropagation(nn.Module):
@@ -29,8 +31,8 @@ class ValuePropagation(nn.Module):
     """
     actions: tuple             # a space
     obs_shape: tuple           # (H, W, C); axes before these are batch axes
-    agent: int                 # the channel that is 1 where the agent stands, else 0
-    sweeps: int = 24           # number of steps that a plan looks ahead
+    agent: Natural             # the channel that is 1 where the agent stands, else 0
+    sweeps: Natural = 24       # number of steps that a plan looks ahead
     width: int = 16            # of the layer that reads a cell
     critic: bool = True        # False: no value, values are 0
 
@@ -40,6 +42,8 @@ class ValuePropagation(nn.Module):
             raise UserError("config.model.name = 'value_propagation' expects maps (H, W, C) and "
                             "the actions up, down, left, right, found observations "
                             f"{self.obs_shape} and {self.actions}")
+        check_pictures(self.obs_shape, "config.model.name = 'value_propagation': expected maps",
+                       train)
         if not 0 <= self.agent < self.obs_shape[-1]:  # XLA would read the last channel instead
             raise UserError("config.model.agent: expected a channel of the maps, 0 to "
                             f"{self.obs_shape[-1] - 1}, found {self.agent}")

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 import numpy as np
 
 from karpjax.core.errors import UserError, check_choice
+from karpjax.models.layers import Natural
 from karpjax.models.layers.transformer import Block, Dense, block_class, init, layer_of, norm
 
 POOLS = ("cls", "mean", "norm_of_mean")
@@ -28,7 +29,7 @@ class Patches(nn.Module):
     `encode` makes the layers in the scope of the model that calls it.
     """
     patch: int = 16
-    layers: int = 12
+    layers: Natural = 12
     width: int = 192
     heads: int = 3
     mlp: str = "gelu"          # see ACTIVATIONS in layers/transformer.py
@@ -133,7 +134,7 @@ class MAE(Patches):
 
     Visible are the first `keep` of `order` (B, N).
     """
-    decoder_layers: int = 4
+    decoder_layers: Natural = 4
     decoder_width: int = 96
     decoder_heads: int = 4
 

@@ -21,6 +21,7 @@ from karpjax.core.state import TrainState, parameter_table
 from karpjax.run import compile_cache, distributed, init_from, lock, metrics, pictures, whole_batch
 from karpjax.run.cadence import is_due, steps_to_event
 from karpjax.run.checkpoint import Checkpoints, absolute
+from karpjax.run.chips import check_platform
 from karpjax.run.evaluator import Measured, last_tables
 from karpjax.run.experiment import Experiment, assemble, check_evaluation
 from karpjax.run.in_flight import InFlight
@@ -37,7 +38,7 @@ from karpjax.run.together import together
 from karpjax.run.watchdog import COMPILING, Watchdog
 from karpjax.run.workdir import (
     check_place, check_same_run, check_unchanged, checkpoint_meta, device, open_workdir,
-    saved_config, versions, write_files)
+    saved_config, saved_meta, versions, write_files)
 from karpjax.sources.source import SpecOnly
 
 
@@ -50,10 +51,11 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
     task_file   {"path", "text"} of the config file, if it also holds the task
     mesh        default: all devices, by config.mesh
     """
+    check_platform()  # before anything else asks jax for its devices
     started, workdir = time.perf_counter(), absolute(workdir)
     with together():
-        saved = saved_config(workdir)
-    exp = make_experiment(config, task_file, mesh, saved)
+        saved, meta = saved_config(workdir), saved_meta(workdir)
+    exp = make_experiment(config, task_file, mesh, saved, meta.get("source"))
     with together():
         check_place(workdir, exp.source.files)
     with lock.held(workdir, lambda: check_unchanged(workdir, saved)) as held:
@@ -116,20 +118,20 @@ def train(exp: Experiment, workdir, held: lock.Lock, on_metrics, started: float)
 
 # --------------------------------------------------------------- what to train, and where it stands
 
-def make_experiment(config, task_file, mesh, saved: dict | None) -> Experiment:
+def make_experiment(config, task_file, mesh, saved: dict | None, data: dict | None) -> Experiment:
     """Build the experiment, and refuse all that needs no look at its workdir."""
     if config.debug_nans:
         jax.config.update("jax_debug_nans", True)
     compile_cache.start(config.compile_cache)
     with together():
-        exp = assemble(config, task_file, mesh, saved)
+        exp = assemble(config, task_file, mesh, saved, data)
+        if isinstance(exp.source, SpecOnly):
+            raise exp.source.error
         check_evaluation(exp)
     source = exp.source
     distributed.check_same({"versions": versions(), "config": exp.config.to_dict(),
                             "data": {"rows": source.num_examples, **source.spec},
                             **distributed.task_and_data(exp.task_file, source)})
-    if isinstance(source, SpecOnly):
-        raise source.error
     return exp
 
 

@@ -9,19 +9,20 @@ import traceback
 
 import jax
 
-from karpjax.core.errors import Preempted, UserError, is_own
+from karpjax.core.errors import NotFinite, Preempted, UserError, is_own
 from karpjax.core.trees import first_line
 
 SHOWN = 3  # of the user's lines, the innermost last
 RUN = str(pathlib.Path(__file__).parent) + "/"
-# Whatever is installed, Python's own, and karpjax.
 # The errors that say themselves what is wrong and where, or are no fault of the code.
 CLEAR = (UserError, Preempted, OSError, MemoryError, jax.errors.JaxRuntimeError)
 
 
 @contextlib.contextmanager
-def own_code(what: str, kind=UserError, hint=lambda error: ""):
+def own_code(what: str, hint=lambda error: ""):
     """Turn an error in a user's own lines into a line that shows them last.
+
+    It is a NotFinite of what config.debug_nans finds, else a UserError.
 
     what  names the code in the error: "the loss of a training batch"
     hint  (error) -> a clause that says more, or ""
@@ -33,9 +34,10 @@ def own_code(what: str, kind=UserError, hint=lambda error: ""):
     except CLEAR:
         raise
     except Exception as error:
-        lines = " -> ".join(own_lines(error))
+        lines, kind = " -> ".join(own_lines(error)), UserError
         if isinstance(error, FloatingPointError):  # config.debug_nans
             lines = lines or "the loss: it is in the gradient of one of its operations"
+            kind = NotFinite
         if not lines:
             raise
         text = collective(error) or " ".join(first_line(error).split())

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from karpjax.core import sharding
-from karpjax.core.errors import NotFinite, UserError
+from karpjax.core.errors import UserError
 from karpjax.core.step import PRECISIONS, make_train_step, scan
 from karpjax.core.trees import cast_floating, where
 from karpjax.run.cadence import steps_to_event
@@ -175,7 +175,7 @@ class WholePrograms(Programs):
         with self.compiling, own_code("a training step"):
             if self.exp.config.debug_nans:
                 # Without donation: jax runs it again on the same arguments, operation by operation.
-                self.compiled[n] = own_code("a step", NotFinite)(jax.jit(self.program(n)))
+                self.compiled[n] = own_code("a training step")(jax.jit(self.program(n)))
             else:
                 self.compiled[n] = self.lower(state, arrays, n).compile()
 
@@ -222,6 +222,11 @@ class SplitPrograms(Programs):
 
     def run(self, state, arrays, n: int):
         """Return (state, metrics, bad) after n steps, the whole chunk."""
+        with own_code("a training step"):  # its first call traces it: the loss may have no gradient
+            return self.chunk(state, arrays, n)
+
+    def chunk(self, state, arrays, n: int):
+        """Call the three programs, as `run` says."""
         state, chunk = self.compiled["advance"](state, arrays)
         rows, bad = [], None
         for i in range(n):
@@ -286,7 +291,7 @@ def placed_arrays(exp, step: int):
     """Return what the dispatch after `step` steps reads: the data set, or the batch it streams."""
     if exp.source.streamed:
         return sharding.put_batch(exp.mesh, exp.source.next_batch(step, exp.config.seed))
-    return sharding.put(exp.source.arrays, sharding.replicated(exp.mesh))
+    return exp.device_data
 
 
 def abstract_arrays(exp):

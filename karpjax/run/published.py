@@ -43,6 +43,8 @@ def published(file, arch: str, workdir, heads: int = 0, decoder_heads: int = 0,
         arch, ours, model, told, {"heads": heads, "decoder_heads": decoder_heads}, tokens)
     words = {**told.model, **told.data}
     facts = [f"{' and '.join(told.source)}: {values_in_words(words)}"] if words else []
+    if names := config.data.described.get("names"):
+        facts += [f"{len(names)} names of classes, {names[0]!r} first"]
     facts += [f"tokenizer {tokenizer}"] if tokens else []
     choices = [f"assumed {values_in_words(assumed)}"] if assumed else []
     exp = assemble(config, None, make_mesh(devices=jax.devices()[:1]))

@@ -21,16 +21,21 @@ from karpjax.run.meta import FOLDER, read_meta
 CONFIG = "config.json"
 
 
+def saved_meta(workdir) -> dict:
+    """Return the meta of the newest checkpoint in a workdir whose JSON is whole, {} if none is."""
+    for step in reversed(steps_of(absolute(workdir) / FOLDER)):
+        with contextlib.suppress(Damaged):
+            return read_meta(absolute(workdir) / FOLDER / str(step))
+    return {}
+
+
 def saved_config(workdir) -> dict | None:
     """Return the config of the run in a workdir, by today's keys, None if there is none.
 
     It is its newest checkpoint's, which a hash seals, or, before the first save, config.json's.
     """
     written = written_config(absolute(workdir) / CONFIG)
-    for step in reversed(steps_of(absolute(workdir) / FOLDER)):
-        with contextlib.suppress(Damaged):
-            return read_meta(absolute(workdir) / FOLDER / str(step))["config"]
-    return written
+    return saved_meta(workdir).get("config") or written
 
 
 def written_config(file) -> dict | None:

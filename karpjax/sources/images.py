@@ -40,7 +40,8 @@ def images(data, augment=None, mix=None) -> Source:
                         `resize` leaves)
     channels            3: grey images repeated to three channels; 1: colours made grey
     on_device           "auto", "yes" or "no" (streamed from the host)
-    described           set by karpjax.restore: classes and shape, used if the data set is missing
+    described           set for a run that is restored or goes on: classes and shape, used if the
+                        data set is missing
     """
     data = ConfigDict(dict(data))
     check_keys(data, KEYS, "config.data", required=("train", "batch_size"))
@@ -57,6 +58,7 @@ def images(data, augment=None, mix=None) -> Source:
 
     try:
         builder = open_builder(data)
+        check_features(builder.info.features, builder.name)
     except UserError as error:
         if not data.get("described"):
             raise
@@ -64,19 +66,21 @@ def images(data, augment=None, mix=None) -> Source:
     data.name = builder.name
     wanted, records = open_splits(builder, data)
     features = builder.info.features
-    check_features(features, data.name)
     resize, channels = check_resize(data.get("resize", ())), data.get("channels", 0)
     decode = record_decoder(data.name, features["label"].num_classes, resize, channels)
     row_bytes = bytes_of_row(features["image"], resize, channels)
     source = source_of(data, wanted, records, decode, row_bytes, features["label"].num_classes,
                        preprocess=normalise, view=view, augment=augment, mix=mix)
-    stored = decode(records["train"][0])["image"].shape
+    stored = decode(records["train"][0])["image"]
     source.classes = features["label"].num_classes
-    source.spec = {"classes": source.classes, "shape": list(stored),
+    source.spec = {"classes": source.classes, "shape": list(stored.shape),
                    "names": features["label"].names, "content": content_of(builder)}
     if data.get("dir", ""):
         source.spec["set"] = builder.name
-    source.encode = picture_encoder(source.spec["shape"])
+    if stored.dtype == np.uint8:
+        source.encode = picture_encoder(source.spec["shape"])
+    else:
+        source.spec["dtype"] = str(stored.dtype)
 
     def pixels(images):
         """Return (B, H, W, C) in 0 to 1, to look at."""
@@ -87,9 +91,11 @@ def images(data, augment=None, mix=None) -> Source:
 
 def spec_only(spec: dict, preprocess, error: UserError) -> SpecOnly:
     """Return the source of a checkpoint's spec, for a data set that is missing."""
-    source = SpecOnly({"image": np.zeros((1, *spec["shape"]), np.uint8)}, preprocess, error)
+    dtype = spec.get("dtype", "uint8")
+    source = SpecOnly({"image": np.zeros((1, *spec["shape"]), dtype)}, preprocess, error)
     source.classes, source.spec = spec["classes"], spec
-    source.encode = picture_encoder(spec["shape"])
+    if dtype == "uint8":  # files of pictures are bytes, whose scale is not that of other arrays
+        source.encode = picture_encoder(spec["shape"])
     return source
 
 
@@ -101,8 +107,8 @@ def open_builder(data):
                             "one of them")
         was = (data.get("described") or {}).get("set")
         if was and not same_pictures(was, data.dir, data.get("data_dir", "")):
-            raise UserError(f"config.data.dir = {data.dir!r}: its pictures have changed since they "
-                            "were learned from")
+            raise UserError(f"config.data.dir = {data.dir!r}: its pictures have changed since this "
+                            "run began; put them back, or use a new --workdir")
         name = prepared_folder(data.dir, data.get("data_dir", ""), was or "")
         return prepared_builder(name, data.get("data_dir", ""))
     if not data.get("name", ""):
@@ -121,6 +127,12 @@ def check_features(features, name: str) -> None:
         raise UserError(f"data set {name!r}: expected the feature label to be a ClassLabel, found "
                         f"{type(features['label']).__name__}; prepare the set again with "
                         "tfds.features.ClassLabel")
+    image = features["image"]
+    if hasattr(image, "encoding_format") and image.np_dtype != np.uint8:
+        raise UserError(f"data set {name!r}: expected pictures of 8 bits, found "
+                        f"{np.dtype(image.np_dtype)}; prepare their files with python -m "
+                        "karpjax.prepare, which keeps the upper 8 of 16, or store the numbers as "
+                        "they are, as tfds.features.Tensor")
 
 
 def check_resize(resize) -> tuple:
@@ -170,6 +182,9 @@ def picture_encoder(shape):
 
 def fit_image(image, resize: tuple, channels: int):
     """Return an image (h, w, c) as (H, W, C): see `resize` and `channels` in `images`."""
+    if image.dtype != np.uint8 and (resize or channels == 1 < image.shape[-1]):
+        raise UserError("config.data.resize and channels = 1: expected pictures of uint8, found "
+                        f"{image.dtype}; leave them out, or prepare the set again with uint8")
     if channels == 1 and image.shape[-1] == 3:
         image = as_array(load_pillow("config.data.channels").fromarray(image), 1)
     elif channels and image.shape[-1] != channels:

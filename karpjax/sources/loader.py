@@ -12,7 +12,7 @@ import numpy as np
 
 from karpjax.core import old_names
 from karpjax.core.errors import UserError
-from karpjax.datasets.columns import check_channels, check_like, row_of
+from karpjax.datasets.columns import check_labels, check_like, check_row, check_train, one_row
 from karpjax.sources.source import Source, augmented, ones, unchanged
 
 
@@ -25,6 +25,9 @@ class Loader(Source):
     preprocess, view, augment, mix    as in karpjax.sources.Arrays, on the device
     prefetch  batches that may wait in host memory, beside the one in use
     threads   number that read and decode them
+    classes   number of classes of "label"; 0: unknown
+
+    Each row is held to the first of its split as it is read, and its label to the classes.
     """
     streamed = True
 
@@ -32,15 +35,15 @@ class Loader(Source):
     def __init__(self, train, *, batch_size: int, splits: dict | None = None,
                  decode: Callable = unchanged, preprocess: Callable | None = None,
                  view: Callable | None = None, augment: Callable | None = None,
-                 mix: Callable | None = None, prefetch: int = 2, threads: int = 16):
+                 mix: Callable | None = None, prefetch: int = 2, threads: int = 16,
+                 classes: int = 0):
         self.records = {"train": train, **(splits or {})}
         self.batch_size, self.decode = batch_size, decode
         self.splits, self.num_examples = tuple(self.records)[1:], len(train)
         self._preprocess, self._view = preprocess or unchanged, view or unchanged
         self._augment, self._mix = augment, mix
-        self.prefetch, self.threads = prefetch, threads
-        first = decode(train[0])
-        self._check_splits(first)
+        self.prefetch, self.threads, self._classes = prefetch, threads, classes
+        first = self._check_splits()["train"]
         raw = {name: jnp.asarray(value)[None] for name, value in first.items()}
         self.stored = {name: value.dtype for name, value in raw.items()}
         self.example = jax.tree.map(np.asarray, self.preprocess(raw))
@@ -49,17 +52,16 @@ class Loader(Source):
                        for name, value in {**first, **row_numbers(0, 0, 1)}.items()}
         self.expected, self.iterator = None, None  # (step, seed) that the iterator gives next
 
-    def _check_splits(self, first: dict) -> None:
-        """Check that the first row of every split is like that of train."""
-        kinds = {name: row_of(np.asarray(value)[None]) for name, value in first.items()}
-        for name, value in first.items():
-            check_channels(np.asarray(value)[None], f"split 'train', column {name!r}")
-        for split in self.splits:
-            if not len(self.records[split]):
-                raise UserError(f"split {split!r}: expected records, found none; leave it out")
-            row = self.decode(self.records[split][0])
-            check_like({name: row_of(np.asarray(value)[None]) for name, value in row.items()},
-                       kinds, split)
+    def _check_splits(self) -> dict[str, dict]:
+        """Return the first row of every split, each like that of train."""
+        if empty := [split for split, records in self.records.items() if not len(records)]:
+            raise UserError(f"split {empty[0]!r}: expected records, found none; leave it out")
+        first = {split: self.decode(records[0]) for split, records in self.records.items()}
+        check_train({name: np.asarray(value)[None] for name, value in first["train"].items()})
+        self._kinds = {split: one_row(row) for split, row in first.items()}
+        for split, kinds in self._kinds.items():
+            check_like(kinds, self._kinds["train"], f"split {split!r}")
+        return first
 
     def init(self, key):
         return {"key": jax.random.key_data(key)}
@@ -84,7 +86,7 @@ class Loader(Source):
         return next(self.iterator)
 
     def rows(self, split, numbers):
-        rows = [self.decode(self.records[split][int(i)]) for i in numbers]
+        rows = [self._row(split, int(i)) for i in numbers]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def eval_batches(self, split):
@@ -99,6 +101,12 @@ class Loader(Source):
         # Those of training: nothing is read for them.
         return {**self.arrays, "weight": jax.ShapeDtypeStruct((self.batch_size,), jnp.float32)}
 
+    def _row(self, split: str, number: int) -> dict:
+        """Return a decoded row, like the first of its split."""
+        row = self.decode(self.records[split][number])
+        check_row(row, self._kinds[split], f"split {split!r}, row {number}")
+        return row
+
     def _batches(self, split, order, start):
         """Return an iterator over this process's batches from step `start` on.
 
@@ -107,6 +115,8 @@ class Loader(Source):
         import grain
         processes, process = jax.process_count(), jax.process_index()
         rows = self.batch_size // processes
+        label = self._kinds[split].get("label")
+        labelled = label and label.shape == () and np.issubdtype(label.dtype, np.integer)
 
         def read(k):
             # This process's k-th row is the row of the global batch that local_rows gives it:
@@ -114,7 +124,10 @@ class Loader(Source):
             draw = k // rows * self.batch_size + process * rows + k % rows
             row = int(order[draw])
             numbers = row_numbers(draw, row, len(self.records[split]))
-            return {**self.decode(self.records[split][row]), **numbers}
+            decoded = self._row(split, row)
+            if labelled:
+                check_labels(decoded["label"], self._classes, f"split {split!r}, row {row}")
+            return {**decoded, **numbers}
 
         mine = grain.MapDataset.range(start * rows, len(order) // processes).map(read)
         options = grain.ReadOptions(num_threads=self.threads,

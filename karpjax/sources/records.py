@@ -31,7 +31,7 @@ def source_of(data, wanted: dict, records: dict, decode, row_bytes: int | None, 
                       classes=classes, **options)
     named = {split: NamedRecords(rows, names[split]) for split, rows in records.items()}
     return Loader(named.pop("train"), splits=named, decode=decode, batch_size=data.batch_size,
-                  **options)
+                  classes=classes, **options)
 
 
 class NamedRecords:

@@ -245,15 +245,23 @@ def input_of(known: Arch, arrays: dict, fields: dict, told: Told) -> tuple[dict,
         patches = len(arrays["position"]) - 1 - ("dist" in arrays)
         side = math.isqrt(max(patches, 0))
         if side == 0 or side ** 2 != patches:
-            raise UserError(f"the file has {patches} positions of patches, expected those of a "
-                            "square")
+            raise UserError(f"the file has {len(arrays['position'])} positions, expected those of "
+                            "a square of patches and of the class token; is it of another --arch, "
+                            "as a distilled DeiT of deit?")
         size = side * fields["patch"]
     first = next((arrays[name] for name in ("patch/kernel", "stem/kernel") if name in arrays), None)
     channels = 3 if first is None else first.shape[2]
     classes = arrays["head/bias"].shape[0] if "head/bias" in arrays else 1
     recipe = {name: for_channels(told.data.get(name, values), channels)
               for name, values in known.recipe.items()}
-    return dict(resize=[size, size], **recipe), dict(classes=classes, shape=[size, size, channels])
+    spec = dict(classes=classes, shape=[size, size, channels])
+    if told.names:
+        if len(told.names) == classes:
+            spec["names"] = told.names
+        else:
+            told.unread.append(f"config.json's {len(told.names)} names of classes are not read, as "
+                               f"the head has {classes}")
+    return dict(resize=[size, size], **recipe), spec
 
 
 def for_channels(values: list[float], channels: int) -> list[float]:

@@ -3,8 +3,8 @@
     config.json               transformers' (model_type) or timm's (architecture)
     preprocessor_config.json  transformers': the pixels' mean and deviation
 
-They are the number of heads, the activation, the norms' epsilon, how a ViT pools, and the input's
-mean and std. A file without them is read with the published values, which are reported.
+They are the number of heads, the activation, the norms' epsilon, how a ViT pools, the input's mean
+and std, and the classes' names. A file without them is read with the published values, which are reported.
 """
 import dataclasses
 import json
@@ -43,11 +43,13 @@ class Told:
     source  the files that were read: "config.json"
     model   fields of config.model
     data    mean and std of pixels 0 to 255; size, the side of the square images
+    names   of the classes, in their order; []: unknown
     unread  lines about words that have no field here
     """
     source: list[str] = dataclasses.field(default_factory=list)
     model: dict = dataclasses.field(default_factory=dict)
     data: dict = dataclasses.field(default_factory=dict)
+    names: list[str] = dataclasses.field(default_factory=list)
     unread: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -99,7 +101,19 @@ def of_transformers(values: dict, model, path) -> Told:
         fields["mlp"] = activation(values.get("hidden_act", "gelu"), f"{path}: hidden_act")
     if isinstance(model, ViT):
         fields["pool"] = "cls"
-    return Told(["config.json"], fields)
+    labels = {int(number): str(name) for number, name in values.get("id2label", {}).items()}
+    return Told(["config.json"], fields, names=names_of(labels))
+
+
+def names_of(labels: dict[int, str]) -> list[str]:
+    """Return {0: name, 1: name, ...} as a list, without transformers' LABEL_0. Equal ones differ.
+
+    ImageNet has two cranes, a bird and a machine: the second becomes "crane (517)".
+    """
+    names = [labels.get(number, "") for number in range(len(labels))]
+    if not all(names) or all(name == f"LABEL_{number}" for number, name in enumerate(names)):
+        return []
+    return [f"{name} ({i})" if name in names[:i] else name for i, name in enumerate(names)]
 
 
 def check_fixed(values: dict, fixed: dict, model, path) -> None:
@@ -166,6 +180,8 @@ def of_timm(values: dict, model, path) -> Told:
     told = Told(["config.json"], unread=[f"config.json's {key} = {arguments[key]!r} is not read"
                                          for key in arguments if key not in SHOWN])
     told.data = {key: pixels(given[key], 1 / 255) for key in ("mean", "std") if key in given}
+    if isinstance(given.get("label_names"), list):
+        told.names = names_of(dict(enumerate(map(str, given["label_names"]))))
     if given.get("input_size"):
         told.data["size"] = given["input_size"][-1]
     told.unread += [f"config.json's {key} = {given[key]} is not read: {OURS}"
