@@ -19,6 +19,7 @@ from karpjax.core.settings import config
 from karpjax.core.state import TrainState
 from karpjax.core.step import make_train_step
 from karpjax.core.task import Task, apply
+from karpjax.run.chips import skip_absent_tpu
 from karpjax.run.config_file import load_config
 from karpjax.run.restore import restore
 
@@ -26,6 +27,7 @@ __version__ = "0.2.0"
 __all__ = ["Task", "TrainState", "UserError", "apply", "config", "envs", "fit", "load_config",
            "make_train_step", "mean", "models", "restore", "rows", "sources", "total"]
 
+skip_absent_tpu()
 old_names.install()
 # `karpjax.restore` is a function here. In version 1 it was a module as well: an import of it would
 # set the package's attribute of its name.

@@ -6,7 +6,7 @@ Each row of `on` gets the label that the k rows of `train` with the most similar
 vote for. A vote weighs exp(similarity / 0.07) (Wu et al. 2018, section 3.4). Printed is the
 accuracy. `name` is a set with labels. Text must be prepared with the run's own tokenizer.
 Features: what the model calls "pooled": the mean over the last layer's patches or tokens, or a
-ViT's class token. Also as python -m karpjax.knn.
+ViT's class token. --trust: a task file from gs://... may run here. Also as python -m karpjax.knn.
 """
 from karpjax.core import old_names
 from karpjax.explain.features import knn

@@ -4,7 +4,8 @@
     karpjax play --workdir=runs/c4/ppo --simulations=64     # with search
 
 --first: you begin. A move is the number of a column, or of a square from the top left. q, Ctrl-D
-and Ctrl-C leave. Also as python -m karpjax.play.
+and Ctrl-C leave. --which=best: its best checkpoint, not the newest. --trust: a task file from
+gs://... may run here. Also as python -m karpjax.play.
 """
 import jax
 import jax.numpy as jnp

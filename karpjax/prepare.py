@@ -9,6 +9,8 @@
     --data_dir=DIR     where to ("": $TFDS_DATA_DIR, or TFDS's default)
     --classes=a,b,c    names of the classes, for idx, cifar and npz
     --overwrite        replace a set of that name
+    --strict           whatever would be left out or changed is an error
+    --skip_broken      leave out pictures of an ImageFolder that cannot be read
 
 For text (karpjax/datasets/text.py), from train.jsonl or train.txt, or with --from=tfds:imdb_reviews
 from a set that TFDS has prepared in --data_dir:
@@ -38,9 +40,10 @@ FOR_TEXT = dict(length=0, vocabulary=0, tokenizer="", lowercase=False, pack=Fals
 
 def main(argv):
     options = cli.parse(argv, __doc__, **{"from": str}, format=str, name=str, data_dir="",
-                        classes="", overwrite=False, **FOR_TEXT)
-    text = options.format == "text"
-    for name in ("classes",) if text else FOR_TEXT:
+                        classes="", overwrite=False, strict=False, skip_broken=False, **FOR_TEXT)
+    text, folders = options.format == "text", options.format == "imagefolder"
+    foreign = [*(("classes",) if text else FOR_TEXT), *(() if folders else ("skip_broken",))]
+    for name in foreign:
         if options[name] and options.format in FORMATS:  # else `prepare` says which there are
             raise UserError(f"--{name} means nothing for --format={options.format}; leave it out")
     if options.tokenizer and (options.vocabulary or options.lowercase):
@@ -53,12 +56,13 @@ def main(argv):
     else:
         names = options.classes.split(",") if options.classes else []
         own = {"classes": [name.strip() for name in names]}
+        own |= {"skip_broken": options.skip_broken} if folders else {}
     folder = local_data_dir(options.data_dir)
     # One at a time: two that replace a set would leave a mixture, or none.
     with Lock(folder / f".{options.name.replace('/', '_')}.lock",
               f"data set {options.name!r} in {folder}"):
         cli.print_json(prepare(options.format, options["from"], options.name, options.data_dir,
-                               options.overwrite, **own))
+                               options.overwrite, options.strict, **own))
 
 
 __getattr__ = old_names.attributes("prepare")

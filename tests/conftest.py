@@ -41,7 +41,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import trap  # noqa: E402
 
-# G7: before anything that could import TensorFlow
 # G7: before anything that could import TensorFlow. A worker has its own: they share a session.
 worker = os.environ.get("PYTEST_XDIST_WORKER", "controller")
 folder = pathlib.Path(os.environ["KARPJAX_TEST_SESSION"], f"trap_{worker}")
@@ -154,6 +153,6 @@ def pytest_sessionfinish(session, exitstatus):
         reporter.write_line(f"CI: {line}", red=True)
     if wrong and os.environ.get("CI"):
         session.exitstatus = 1
-    elif session.config.getoption("full") and session.config.args == ["tests"]:
+    elif three_runs.is_whole(session.config):
         counts = {name: len(reporter.stats.get(name, [])) for name in ("passed", "skipped")}
         three_runs.write_records(COSTS, counts, time.monotonic() - STARTED)

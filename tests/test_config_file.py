@@ -6,6 +6,7 @@ from command import ROOT, TINY, command, done
 import pytest
 
 import karpjax as kj
+from karpjax.run import cli
 from karpjax.run.config_file import EXAMPLES, find_config, load_config
 
 MINE = """import karpjax as kj
@@ -109,6 +110,29 @@ def test_overrides():
 def test_wrong_overrides(overrides, says):
     with pytest.raises(kj.UserError, match=says):
         load_config("digits_cnn", overrides)
+
+
+@pytest.mark.parametrize("flags", [
+    ["--config=digits_cnn"], ["--config", "digits_cnn"],
+    ["--workdir", "x", "--config", "digits_cnn"],
+    ["--config", "digits_cnn", "--config.steps", "1000"]])
+def test_a_space_in_place_of_an_equals_sign(flags):
+    config = cli.parse(flags, "Doc.", config=True, workdir="").config
+    assert (config.steps, config.model.width) == (1000, 32)
+
+
+@pytest.mark.parametrize("flags, says", [
+    (["--steps=10"], "'steps'.*; a key of the config is given as --config.steps=VALUE$"),
+    (["--model.width=10"], "; a key of the config is given as --config.model.width=VALUE$"),
+    (["--batch_size", "10"], "; a key of the config is given as --config.data.batch_size=VALUE$"),
+    (["steps=10"], "found 'steps=10'; a key of the config is given as --config.steps=VALUE$"),
+    (["digits_cnn"], "expected flags of the form --name=value, found 'digits_cnn'$"),
+    (["--nothing=1"], "Unknown command line flag 'nothing'$"),
+    (["--config"], "Missing value for flag --config"),
+    (["--config", "poly"], "expected --config=FILE once.*; found 2 of it")])
+def test_a_key_without_its_path(flags, says):
+    with pytest.raises(kj.UserError, match=says):
+        cli.parse(["--config=digits_cnn", *flags], "Doc.", config=True, workdir="")
 
 
 @pytest.mark.full

@@ -166,8 +166,8 @@ def test_a_model_without_a_table():
 
 
 @pytest.mark.parametrize("name, content, expected", [
-    ("a.h5", b"",
-     "expected a file of weights, .safetensors, .npz, .pth, .pt, .th; found the suffix '.h5'"),
+    ("a.h5", b"", "expected a file of weights, .safetensors, .npz, .pth, .pt, .th, .bin, or its "
+                  "*.index.json; found the suffix '.h5'"),
     ("a.npz", None, "no such file"),
     ("a.npz", b"PK\x03\x04 torn", "not a whole .npz file"),
     ("a.safetensors", b"\x10\0\0\0\0\0\0\0{", "not a whole .safetensors file"),
@@ -178,20 +178,20 @@ def test_files_that_cannot_be_read(tmp_path, name, content, expected):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as error:
-        files.read_arrays(tmp_path / name)
+        weights.read_arrays(tmp_path / name)
     assert expected in str(error.value)
 
 
 def test_objects_in_an_npz_are_not_unpickled(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.array([{}], dtype=object))
     with pytest.raises(UserError, match="not a whole .npz file .*allow_pickle=False"):
-        files.read_arrays(tmp_path / "a.npz")
+        weights.read_arrays(tmp_path / "a.npz")
 
 
 def test_safetensors_without_its_package(tmp_path, monkeypatch):
     (tmp_path / "a.safetensors").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    for use in (lambda: files.read_arrays(tmp_path / "a.safetensors"),
+    for use in (lambda: weights.read_arrays(tmp_path / "a.safetensors"),
                 lambda: files.write_arrays(tmp_path / "b.safetensors", {})):
         with pytest.raises(UserError, match=r'pip install "karpjax\[convert\]"'):
             use()
@@ -201,7 +201,7 @@ def test_a_pickle_needs_pytorch(tmp_path, monkeypatch):
     (tmp_path / "net.pth").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError) as error:
-        files.read_arrays(tmp_path / "net.pth")
+        weights.read_arrays(tmp_path / "net.pth")
     for words in ("read by PyTorch", "pip install torch",
                   "torch.load('net.pth', 'cpu', weights_only=True)", "'net.npz'"):
         assert words in str(error.value), words
@@ -229,7 +229,7 @@ def test_a_pickle_is_left_to_pytorch(tmp_path, monkeypatch):
                                   bfloat16="bfloat16")
     monkeypatch.setitem(sys.modules, "torch", torch)
     (tmp_path / "net.th").write_bytes(b"")
-    np.testing.assert_array_equal(files.read_arrays(tmp_path / "net.th")["module.a"], [1, 1])
+    np.testing.assert_array_equal(weights.read_arrays(tmp_path / "net.th")["module.a"], [1, 1])
     assert asked == {"map_location": "cpu", "weights_only": True}
 
 
@@ -274,7 +274,7 @@ def test_the_workdir_is_a_run_at_step_0(folder):
     """restore, config.init_from, a loop that goes on and evaluate all see the weights."""
     arrays, run = files.read_arrays(folder / "w.safetensors"), restore(folder / "run")
     same(weights.to_pytorch(run.model, run.variables), arrays)
-    assert run.step == 0 and run.predict(np.zeros((2, 8, 8, 1))).shape == (2, 10)
+    assert run.step == 0 and run.predict(np.zeros((2, 8, 8, 1), int)).shape == (2, 10)
 
     exp = assemble(module_from_text("config.py", RESNET).get_config(), RECORD, mesh_of(1))
     begun = exp.fresh_state()

@@ -10,6 +10,7 @@ import pytest
 
 import karpjax as kj
 from karpjax import UserError
+from karpjax.core import files
 from karpjax.run.export import export
 from karpjax.run.loop import fit
 
@@ -70,6 +71,35 @@ def test_the_commands(made, tmp_path):
             "ends in .safetensors")
 
 
+def test_an_export_that_was_cut_off(pair, made, tmp_path, monkeypatch):
+    """A fault between the two files leaves none, a kill one that the next call replaces."""
+    to, arrays = tmp_path / "digits.safetensors", files.write_arrays
+
+    def full(path, arrays):
+        raise UserError("the disk is full")
+    monkeypatch.setattr(files, "write_arrays", full)
+    with pytest.raises(UserError, match="full"):
+        export(made, to)
+    assert list(tmp_path.iterdir()) == []
+    to.with_suffix(".json").write_bytes(pair.with_suffix(".json").read_bytes())  # as a kill does
+    monkeypatch.setattr(files, "write_arrays", arrays)
+    export(made, to)
+    assert same(kj.restore(to).variables, kj.restore(made).variables)
+
+
+@pytest.mark.parametrize("mine", ['{"width": 3}', "[1]", "text", '{"sha256": "0"}'])
+def test_an_export_replaces_no_file_of_yours(mine, made, tmp_path):
+    to = tmp_path / "digits.safetensors"
+    to.with_suffix(".json").write_text(mine)
+    with pytest.raises(UserError, match="digits.json: there already"):
+        export(made, to)
+    to.with_suffix(".json").unlink()
+    to.write_text("weights")
+    with pytest.raises(UserError, match="there already"):
+        export(made, to)
+    assert [file.name for file in tmp_path.iterdir()] == [to.name] and to.read_text() == "weights"
+
+
 def test_damage_is_found(pair, tmp_path):
     data, meta = bytearray(pair.read_bytes()), pair.with_suffix(".json").read_text()
     data[-3] ^= 1
@@ -107,7 +137,7 @@ def test_pictures(made, tmp_path):
     assert both.shape == (2, 10)
     assert not np.array_equal(both[1], run.predict(np.zeros((1, 8, 8, 1), np.uint8))[0])
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="broken.png: not a picture"):
+    with pytest.raises(UserError, match="broken.png: this picture cannot be read"):
         run.predict([tmp_path / "broken.png"])
     with pytest.raises(UserError, match="nowhere.png"):
         run.predict("nowhere.png")

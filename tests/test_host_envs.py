@@ -21,7 +21,7 @@ def same_bits(a, b) -> bool:
 
 
 class Faulty(gymnasium.Env):
-    """An environment that fails on its third step."""
+    """An environment that fails on its third step, but not from the seed of the check."""
     observation_space = gymnasium.spaces.Discrete(4)
     action_space = gymnasium.spaces.Discrete(2, start=1)
 
@@ -33,9 +33,9 @@ class Faulty(gymnasium.Env):
     def step(self, action):
         assert action in self.action_space
         self.time += 1
-        if self.time == 3:
+        if self.time == 3 and self.np_random_seed != 0:
             raise ValueError("the engine stalled")
-        return self.time, float(action), False, False, {}
+        return self.time % 4, float(action), False, False, {}
 
 
 class Words(Faulty):

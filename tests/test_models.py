@@ -178,3 +178,22 @@ def test_inputs_that_a_model_cannot_read(options, given, shape, says):
     model = kj.models.make_model(options, **given)
     with pytest.raises(UserError, match=says):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, *shape)))
+
+
+@pytest.mark.parametrize("name, key, value, least", [
+    ("cnn", "width", 0, 1), ("cnn", "width", -1, 1), ("cnn", "width", 8.0, 1),
+    ("cnn", "width", "8", 1), ("vit", "patch", 0, 1), ("vit", "layers", -1, 0),
+    ("vit", "lora", -1, 0), ("airbench", "widths", (0, 8, 8), 1)])
+def test_sizes_that_are_none(name, key, value, least):
+    """Flax would divide by them."""
+    with pytest.raises(kj.UserError) as refused:
+        kj.models.make_model({"name": name, key: value}, classes=7)
+    assert str(refused.value) == (f"config.model.{key} = {value!r}: expected whole numbers of at "
+                                  f"least {least}")
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5])
+def test_a_dropout_that_is_no_share(share):
+    """Flax takes 1.5 for a chance, and every activation is 0."""
+    with pytest.raises(kj.UserError, match=f"config.model.dropout = {share}: expected a share"):
+        kj.models.make_model(dict(name="cnn", dropout=share), classes=7)

@@ -7,6 +7,7 @@ from test_durable_data import IMAGES, LABELS
 
 from karpjax import UserError
 from karpjax.core import files
+from karpjax.datasets.account import Account
 from karpjax.datasets.text import leave_out, read_tokenizer
 from karpjax.games import record
 from karpjax.prepare import main as prepare
@@ -33,7 +34,7 @@ def home(tmp_path, monkeypatch):
 
 
 def text_source(path):
-    return bytes_of_a_file(kj.config(data=dict(path=path, length=4, batch_size=2)).data)
+    return bytes_of_a_file(kj.config(data=dict(path=path, length=4, batch_size=2)).data, None)
 
 
 # a call with a path, by the name that the error says
@@ -43,7 +44,7 @@ CALLS = {
     "--to ": lambda path: export("nowhere", path),
     "--to  ": lambda path: record.main(["--simulations=1", f"--to={path}"]),
     "--tokenizer": read_tokenizer,
-    "--without": lambda path: leave_out({}, path),
+    "--without": lambda path: leave_out({}, path, Account()),
     "config.data.path": text_source,
     "config.data.file": lambda path: imitate.read(path, None, None),
 }
@@ -68,7 +69,7 @@ def test_home(home):
     (home / "text.txt").write_text("A text of some letters. " * 4)
     assert read_tokenizer("~/tokens.json") == "{}"
     assert text_source("~/text.txt").num_examples
-    assert leave_out({"test": ["kept"]}, "~/text.txt") == {"test": ["kept"]}
+    assert leave_out({"test": ["kept"]}, "~/text.txt", Account()) == {"test": ["kept"]}
     files.write_arrays(files.check_new("~/new.npz"), ARRAYS)
     assert (files.read_arrays("~/new.npz")["x"] == ARRAYS["x"]).all()
     assert check_plot(files.local("~/plot.png", "--plot")) == home / "plot.png"

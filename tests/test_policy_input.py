@@ -8,6 +8,7 @@ import pytest
 from rl_helpers import config_for, Contextual
 
 import karpjax as kj
+from karpjax.envs.protocol import TimeStep
 from karpjax.envs.spaces import Box
 from karpjax.run.experiment import assemble
 from karpjax.run.loop import fit
@@ -67,6 +68,77 @@ def like_gymnasium():
     env = Contextual()
     env.step = lambda state, action, key: (jnp.zeros(4), 0.0, False, False, {})
     return env
+
+
+def that(**parts):
+    """Return an environment with other functions and attributes."""
+    env = Contextual()
+    vars(env).update(parts)
+    return env
+
+
+def in_order_of(kind):
+    """Return an environment whose reset and step return their values in another order."""
+    obs, state, key = jnp.zeros(4), {"place": jnp.zeros(2), "time": jnp.int32(0)}, None
+    out = TimeStep(obs, jnp.float32(0), jnp.bool_(False), jnp.bool_(False), obs)
+    resets = {"gymnasium": (obs, {}), "info": (obs, {"seed": "none"}), "gymnax": (obs, state),
+              "old": obs, "three": (state, obs, key)}
+    steps = {"gymnasium": (obs, 0.0, False, False, {}), "gymnax": (obs, state, 0.0, False, {}),
+             "swapped": (out, state), "four": (state, obs, 0.0, False)}
+    return that(reset=lambda key: resets.get(kind, (state, obs)),
+                step=lambda state, action, key: steps.get(kind, (state, out)))
+
+
+def observing(obs, actions=None):
+    return that(reset=lambda key: ({}, obs), actions=actions or Contextual.actions)
+
+
+def slips(*args):
+    return jnp.zeros(3) @ jnp.zeros(4)
+
+
+LEGAL = jnp.ones(3, bool)
+IN_ORDER = "a reset returns the state first and the observation second"
+
+
+@pytest.mark.parametrize("env, says", [
+    (in_order_of("gymnasium"), "observation {}, expected one array or .*; " + IN_ORDER),
+    (in_order_of("info"), r"failed in reset\(key\): TypeError"),
+    (in_order_of("gymnax"), r"returns the observation {'place': float32\[2\], 'time': int32\[\]}, "
+     r"expected one array or {'obs': array, 'legal': \(3,\) bool}; " + IN_ORDER),
+    (in_order_of("old"), r"the reset of .* returns float32\[4\], expected \(state, obs\)"),
+    (in_order_of("three"), r"returns \({'place': .*, expected \(state, obs\)"),
+    (in_order_of("swapped"), r"without obs, .* found \(TimeStep, {'place'"),
+    (in_order_of("four"), r"expected \(state, TimeStep\), found \({.*}, float32\[4\], "),
+    (observing({"north": jnp.zeros(2), "south": jnp.zeros(2)}), "observation {'north'"),
+    (observing((jnp.zeros(2), jnp.zeros(2))), r"observation \(float32\[2\], float32\[2\]\)"),
+    (observing({"observation": jnp.zeros(4), "action_mask": LEGAL}), "'action_mask': bool"),
+    (observing({"obs": jnp.zeros(4), "legal": LEGAL[:2]}), r"'legal': bool\[2\]"),
+    (observing({"obs": jnp.zeros(4), "legal": jnp.ones(3)}), r"'legal': float32\[3\]"),
+    (observing({"obs": {"a": jnp.zeros(4)}, "legal": LEGAL}), "'obs': {'a': float32"),
+    (observing({"obs": jnp.zeros(4), "legal": LEGAL}, Box((0.0,), (1.0,))), "expected one array; "),
+    (that(reset=slips), r"failed in reset\(key\): TypeError: .*\(test_policy_input.py, line "),
+    (that(step=slips), r"failed in step\(state, .*, {'obs': float32\[4\]}: TypeError"),
+    (that(reset=lambda seed=None, *, options: 0), r"failed in reset\(key\): TypeError"),
+    (that(step=lambda action: 0), r"failed in step\(state, action, key\), .*: TypeError"),
+    (Contextual, r"found a class; make one: env=Contextual\(\)"),
+    (that(max_steps=None), "max_steps: expected a whole number, at least 1, found None"),
+    (that(max_steps=0), "at least 1, found 0"), (that(players=2), "lacks to_move"),
+    (that(players=2, to_move=len), "expected {'obs': array, 'legal': "),
+], ids=lambda x: x if isinstance(x, str) else "")
+def test_an_environment_in_another_projects_order(env, says):
+    """One line names the part, what it returned and the order that is expected."""
+    with pytest.raises(kj.UserError, match=says) as refused:
+        ppo.build(config_for("ppo"), env=env)
+    assert "\n" not in str(refused.value)
+
+
+def test_spaces_and_environments_of_gymnasium():
+    gymnasium = pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
+    with pytest.raises(kj.UserError, match=r"Discrete\(3\) of gymnasium.*; take that of karpjax"):
+        ppo.build(config_for("ppo"), env=with_actions(gymnasium.spaces.Discrete(3)))
+    with pytest.raises(kj.UserError, match="lacks actions, max_steps; .*name='gymnasium:NAME'"):
+        ppo.build(config_for("ppo"), env=gymnasium.make("CartPole-v1"))
 
 
 @pytest.mark.parametrize("env, says", [

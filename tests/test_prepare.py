@@ -89,6 +89,7 @@ def test_cifar_and_a_name_that_tfds_knows(tmp_path):
 
 def test_npz(tmp_path):
     (images, labels), (more, more_labels) = image_set(7), image_set(2)
+    labels[:3] = range(3)
     np.savez_compressed(tmp_path / "set.npz", x_train=images, y_train=labels[:, None], x_test=more,
                         y_test=more_labels)
     prepare("npz", tmp_path / "set.npz", "noise", str(tmp_path / "tfds"))

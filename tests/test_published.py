@@ -181,7 +181,7 @@ def test_a_pickle_that_runs_code_is_not_run(payload, suffix, tmp_path):
     mark, file = tmp_path / "mark", tmp_path / f"net{suffix}"
     file.write_bytes(pickle.dumps(payload(mark)))
     with pytest.raises(UserError) as error:
-        files.read_arrays(file)
+        weights.read_arrays(file)
     assert not mark.exists() and "\n" not in str(error.value)
     pickle.loads(file.read_bytes())  # it would have
     assert mark.exists()

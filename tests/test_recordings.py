@@ -82,6 +82,17 @@ def test_mirrored_positions(tmp_path):
 def test_a_recording_is_of_a_game(tmp_path):
     with pytest.raises(kj.UserError, match="--env=cartpole: expected a game of two players"):
         main(["--env=cartpole", "--simulations=2", f"--to={tmp_path / 'games.npz'}"])
+    config = imitation(tmp_path / "games.npz")
+    config.env.name = "cartpole"
+    with pytest.raises(kj.UserError, match=r"'cartpole', which observes float32\[4\]"):
+        imitate.build(config)
+
+
+def test_a_board_without_its_moves_is_refused(recording):
+    file, columns = recording
+    source = imitate.build(imitation(file)).source
+    with pytest.raises(kj.UserError, match=r"'legal': moves}, found float32\[3, 3, 3, 2\]"):
+        source.preprocess({"obs": np.float32(columns["obs"][:3])})
 
 
 @pytest.mark.parametrize("spoil, says", [

@@ -176,7 +176,8 @@ def told(tmp_path, monkeypatch):
     """Return what compile_cache.start tells jax, which was told nothing before."""
     told = {}
     config = types.SimpleNamespace(jax_compilation_cache_dir=None, update=told.__setitem__)
-    monkeypatch.setattr(compile_cache, "jax", types.SimpleNamespace(config=config))
+    monkeypatch.setattr(compile_cache, "jax", types.SimpleNamespace(
+        config=config, process_index=lambda: 0))
     monkeypatch.setattr(compile_cache, "key", lambda: "kind")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     return told
@@ -200,10 +201,14 @@ def test_a_folder_that_jax_was_told_of_wins(told, tmp_path):
     assert not told and not list(tmp_path.iterdir())
 
 
-def test_a_cache_folder_that_cannot_be_made(told, tmp_path):
+def test_a_cache_folder_that_cannot_be_made(told, tmp_path, capsys):
     (tmp_path / "caches").write_text("a file where the folder should be")
     compile_cache.start("auto")
     assert not told
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"note: compiled programs are not kept: {tmp_path}/caches/")
+    assert line.endswith("cannot be made (Not a directory); give config.compile_cache a folder "
+                         "that can be written, or 'off'")
 
 
 def test_a_cache_folder_that_cannot_be_written_is_read(told, monkeypatch):

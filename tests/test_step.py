@@ -273,6 +273,14 @@ def test_schedule_takes_its_length_from_the_run():
     assert [round(float(schedule(s)), 3) for s in (0, 5, 10, 55, 100)] == [0.0, 0.5, 1.0, 0.5, 0.0]
 
 
+def test_a_rate_that_falls_at_given_steps():
+    """JSON makes texts of the steps, which are numbers for optax."""
+    _, schedule = make_optimizer({"name": "sgd", "learning_rate": {
+        "name": "piecewise_constant_schedule", "init_value": 1.0,
+        "boundaries_and_scales": {"30": 0.1, "60": 0.5}}}, 100, PARAMS)
+    assert [round(float(schedule(s)), 3) for s in (0, 29, 31, 61)] == [1.0, 1.0, 0.1, 0.05]
+
+
 @pytest.mark.parametrize("options, message", [
     ({"name": "adamm"}, "did you mean 'adam"),
     ({"name": "adamw", "epss": 1}, "no such argument; did you mean 'eps"),
@@ -283,7 +291,23 @@ def test_schedule_takes_its_length_from_the_run():
     ({"name": "sgd", "learning_rate": {"name": "cosine"}}, "optax has no 'cosine'"),
     ({"name": "sgd", "learning_rate": {"name": "warmup_cosine_decay_schedule", "init_value": 0.0,
                                        "peak_value": 1.0,
-                                       "warmup_steps": 200}}, "positive decay_steps")])
+                                       "warmup_steps": 200}}, "positive decay_steps"),
+    ({"name": "sgd", "learning_rate": {"name": "exponential_decay", "init_value": 1.0}},
+     "optax.exponential_decay with .* missing 1 required .*'decay_rate'; .* add a key"),
+    ({"name": "sgd", "learning_rate": {"name": "adam", "learning_rate": 1.0}},
+     "learning_rate: optax.adam with .*Expected a callable"),
+    ({"name": "lbfgs"}, "config.optimizer: optax.lbfgs with no keys: .* missing 3 required "
+                        ".*'value', 'grad', and 'value_fn'; it gets these keys, learning rates of "
+                        "each step, gradients and parameters: add a key, or use another name$"),
+    ({"name": "momo"}, "optax.momo with no keys: .*'value'"),
+    ({"name": "dpsgd"}, "optax.dpsgd with no keys: .*'l2_norm_clip'"),
+    # it would take the rows of a kernel for examples
+    ({"name": "dpsgd", "l2_norm_clip": 1.0, "noise_multiplier": 1.0, "seed": 0}, "optax.dpsgd"),
+    ({"name": "rprop"}, "optax.rprop with no keys: .*function"),
+    ({"name": "scale_by_schedule"}, "optax.scale_by_schedule is no optimizer"),  # it climbs
+    ({"name": "add_decayed_weights"}, "optax.add_decayed_weights is no optimizer"),
+    ({"name": "global_norm"}, "optax.global_norm is no optimizer; use adamw, sgd, lion"),
+    ({"name": "Schedule"}, "optax has no 'Schedule'")])
 def test_bad_options(options, message):
     with pytest.raises(kj.UserError, match=message):
         make_optimizer({"learning_rate": 0.1, **options}, 100, PARAMS)

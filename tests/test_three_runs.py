@@ -5,6 +5,7 @@ import datetime
 import json
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -116,6 +117,18 @@ def test_the_last_full_run_is_not_stale():
         pytest.skip("no full run yet")
     date = datetime.date.fromisoformat(three_runs.git("log", "-1", "--format=%cs"))
     assert not three_runs.stale(three_runs.read(three_runs.STAMP), three_runs.trees(), date)
+
+
+@pytest.mark.parametrize("flag", [{"collectonly": True}, {"keyword": "g1"}, {"lf": True},
+                                  {"markexpr": "not full"}, {"deselect": ["x"]}])
+def test_a_part_of_a_full_run_writes_no_stamp(flag):
+    """A collection once wrote a stamp of no tests over that of a full run."""
+    def config(**options):
+        return types.SimpleNamespace(args=["tests"],
+                                     getoption=lambda name, default=None: options.get(name))
+    assert three_runs.is_whole(config(full=True))
+    assert not three_runs.is_whole(config(full=True, **flag))
+    assert not three_runs.is_whole(config())
 
 
 def test_mutant_stale():

@@ -258,6 +258,13 @@ def trees() -> dict:
     return {folder: git("rev-parse", f"HEAD:{folder}") for folder in STAMPED}
 
 
+def is_whole(config) -> bool:
+    """Return whether a run is `pytest tests --full` with nothing left out."""
+    fewer = ("collectonly", "keyword", "markexpr", "lf", "deselect", "ignore", "ignore_glob")
+    return bool(config.getoption("full") and config.args == ["tests"]
+                and not any(config.getoption(name, None) for name in fewer))
+
+
 def write_records(costs: Costs, counts: dict, seconds: float) -> None:
     """Write tests/times.json and tests/full_run.json, after a full run without a failure."""
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")

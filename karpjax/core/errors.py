@@ -3,10 +3,17 @@ import contextlib
 import errno
 import importlib
 import os
+import pathlib
 import re
+import sysconfig
+import traceback
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)  # a file's own fault
+# Python's own files, whatever is installed, and karpjax
+OTHERS = ("<frozen", f"{pathlib.Path(__file__).parent.parent}/",
+          *(sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdlib", "purelib",
+                                                        "platlib")))
 STATUSES = "UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED"  # gRPC's
 
 
@@ -73,6 +80,11 @@ def storage(where):
             raise Outage(f"{where}: the storage or the machine failed ({failure}); nothing was "
                          "moved or emptied: start the same command again") from error
         raise
+
+
+def is_own(frame: traceback.FrameSummary) -> bool:
+    """Return whether a line of a traceback is a user's."""
+    return not frame.filename.startswith(OTHERS)
 
 
 def did_you_mean(name: str, known) -> str:

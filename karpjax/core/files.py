@@ -1,7 +1,4 @@
-"""Files of named arrays: safetensors and npz, without PyTorch, and PyTorch's own pickles.
-
-The pickles are read by PyTorch alone, with weights_only: an unpickled file can run anything.
-"""
+"""Files of named arrays, safetensors and npz, and files that are written whole or not at all."""
 import contextlib
 import errno
 import math
@@ -16,7 +13,6 @@ import numpy as np
 from karpjax.core.errors import UserError, storage
 from karpjax.core.trees import first_line
 
-PICKLES = (".pth", ".pt", ".th")
 KINDS = (".safetensors", ".npz")
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16,
           "I64": np.int64, "I32": np.int32}
@@ -34,14 +30,8 @@ def local(path, what: str) -> pathlib.Path:
 def read_arrays(path) -> dict[str, np.ndarray]:
     """Return {name: array} of a file, its kind known by its suffix."""
     path = local(path, "weights")
-    suffixes = ", ".join(KINDS + PICKLES)
-    if path.suffix not in KINDS + PICKLES:
-        raise UserError(f"{path}: expected a file of weights, {suffixes}; found the suffix "
-                        f"{path.suffix!r}")
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected a file of weights, {suffixes}")
-    if path.suffix in PICKLES:
-        return _read_pickle(path)
+    if path.suffix not in KINDS or not path.is_file():
+        raise UserError(f"{path}: no such file; expected one of arrays, {', '.join(KINDS)}")
     arrays = read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
     strange = [name for name in arrays if not name.isprintable()]
     if strange:
@@ -51,7 +41,7 @@ def read_arrays(path) -> dict[str, np.ndarray]:
 
 def read_npz(path) -> dict[str, np.ndarray]:
     """Return the arrays of an archive, none of which may be pickled."""
-    with _whole(path, ".npz", "write it with numpy.savez"):
+    with in_one_line(path, ".npz", "write it with numpy.savez"):
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 _check_size(archive, entry)
@@ -73,13 +63,13 @@ def _check_size(archive, entry) -> None:
 
 def _read_safetensors(path) -> dict[str, np.ndarray]:
     safetensors = _safetensors()
-    with _whole(path, ".safetensors", "save it again"):
+    with in_one_line(path, ".safetensors", "save it again"):
         entries = safetensors.deserialize(path.read_bytes())
         return {name: _array(name, path, **entry) for name, entry in entries}
 
 
 @contextlib.contextmanager
-def _whole(path, kind: str, fix: str):
+def in_one_line(path, kind: str, fix: str):
     """Turn every error of reading a file into one line."""
     try:
         with storage(path):
@@ -144,39 +134,6 @@ def _safetensors():
         raise UserError("safetensors files need the package safetensors; "
                         'pip install "karpjax[convert]"') from error
     return safetensors
-
-
-def _read_pickle(path) -> dict[str, np.ndarray]:
-    """Read torch.save's file of a state dict, or of {"state_dict": ...} as scripts leave it."""
-    try:
-        import torch
-    except ImportError as error:
-        script = (
-            f"import numpy, torch; d = torch.load('{path.name}', 'cpu', weights_only=True); "
-            f"numpy.savez('{path.stem}.npz', "
-            "**{k: v.numpy() for k, v in d.get('state_dict', d).items()})")
-        raise UserError(f"{path}: a {path.suffix} file is read by PyTorch, and there is none here; "
-                        "pip install torch, or make an .npz of it on a machine that has it: "
-                        f"python -c \"{script}\"") from error
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and PyTorch each have their own
-        raise UserError(f"{path}: torch.load(..., weights_only=True) cannot read it "
-                        f"({first_line(error)}); expected a state dict, as "
-                        "torch.save(model.state_dict(), FILE) writes") from error
-    if isinstance(loaded, dict):
-        loaded = next((loaded[key] for key in ("state_dict", "model")
-                       if isinstance(loaded.get(key), dict)), loaded)
-    if not isinstance(loaded, dict) or not all(
-            isinstance(name, str) and torch.is_tensor(x) for name, x in loaded.items()):
-        raise UserError(f"{path}: expected a state dict {{name: tensor}}, found "
-                        f"{type(loaded).__name__}; save model.state_dict() and convert that")
-
-    def as_numpy(tensor):
-        tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor  # numpy has none
-        return tensor.detach().numpy()
-    with _whole(path, path.suffix, "save dense tensors"):
-        return {name: as_numpy(tensor) for name, tensor in loaded.items()}
 
 
 def write_whole(path, text: str, durable: bool = True) -> None:

@@ -26,7 +26,9 @@
                    have one. The logged schedule is the first group's
 """
 from collections.abc import Callable
+import functools
 import inspect
+import types
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +36,7 @@ import optax
 
 from karpjax.core.errors import UserError, check_keys, did_you_mean
 from karpjax.core.muon import filter_muon
-from karpjax.core.trees import first_match, named, path_name
+from karpjax.core.trees import first_line, first_match, named, path_name
 
 OWN = {"filter_muon": filter_muon}
 LENGTHS = ("decay_steps", "transition_steps")
@@ -50,7 +52,7 @@ def make_optimizer(config, steps: int, params, layer_of: Callable | None = None
     options = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     clip, freeze = options.pop("clip", 0.0), options.pop("freeze", ())
     groups = options.pop("groups", ())
-    trained = [name for name in names_of(params) if first_match(freeze, name) is None]
+    trained = [name for name in named(params) if first_match(freeze, name) is None]
     if groups:
         check_keys(options, ("groups", "clip", "freeze"), "config.optimizer")
         parts, schedule = partition_by_name(groups, steps, params, trained, layer_of)
@@ -89,9 +91,11 @@ def one_optimizer(options: dict, steps: int, params, layer_of, where: str) -> tu
     schedule = make_schedule(options.pop("learning_rate", None), steps, f"{where}.learning_rate")
     name, weight_decay = options.pop("name", ""), options.pop("weight_decay", 0.0)
     lr_scale, layer_decay = options.pop("lr_scale", ()), options.pop("layer_decay", 1.0)
-    decays = everywhere if options.pop("decay_all", False) else decay_mask
+    decays = functools.partial(decay_mask, everywhere=options.pop("decay_all", False))
     factory = _find(name, f"{where}.name")
     arguments = inspect.signature(factory).parameters
+    if next(iter(arguments), "") != "learning_rate" or name.startswith("scale_by"):
+        raise UserError(f"{where}.name: optax.{name} is no optimizer; use adamw, sgd, lion, ...")
     _check_arguments(options, name, arguments, where)
     mask = mask_argument(name, arguments, weight_decay, where)
 
@@ -107,7 +111,12 @@ def one_optimizer(options: dict, steps: int, params, layer_of, where: str) -> tu
         # The optimizer knows no decay, as sgd: it becomes a part of the gradient.
         before = [optax.add_decayed_weights(weight_decay, decays)]
 
-    chain = [*before, _call(factory, name, where, schedule, **options), *after]
+    made = _call(factory, name, where, schedule, **options)
+
+    def update(p):
+        return made.update(p, made.init(p), p)[0].reshape(p.shape)  # not as dpsgd, a mean of rows
+    _call(jax.eval_shape, name, where, update, jnp.ones((2, 2)))
+    chain = [*before, made, *after]
     if lr_scale:
         chain.append(scale_by_name(by_rule(lr_scale, params, f"{where}.lr_scale")))
     if layer_decay != 1:
@@ -147,21 +156,23 @@ def make_schedule(learning_rate, steps: int, where: str) -> Callable:
     arguments = inspect.signature(factory).parameters
     options |= {key: steps for key in LENGTHS if key in arguments and key not in options}
     _check_arguments(options, name, arguments, where)
-    return _call(factory, name, where, **options)
+    if "boundaries_and_scales" in options:  # {step: factor}; JSON's keys are texts
+        pairs = dict(options["boundaries_and_scales"]).items()
+        options["boundaries_and_scales"] = {
+            int(step) if str(step).isdigit() else step: scale for step, scale in pairs}
+    schedule = _call(factory, name, where, **options)
+    _call(jax.eval_shape, name, where, schedule, jnp.int32(0))
+    return schedule
 
 
 # ---------------------------------------------------------------- which parameters, and by how much
 
-def decay_mask(params):
+def decay_mask(params, everywhere: bool = False):
     """Return a tree of True for the parameters that weight decay is for: not norms and biases."""
     def decays(path, p):
-        return p.ndim > 1 and path_name(path).rsplit("/", 1)[-1] not in ("bias", "scale")
+        name = path_name(path).rsplit("/", 1)[-1]
+        return everywhere or p.ndim > 1 and name not in ("bias", "scale")
     return jax.tree.map_with_path(decays, params)
-
-
-def everywhere(params):
-    """Return a tree of True for every parameter."""
-    return jax.tree.map(lambda p: True, params)
 
 
 def decoupled_decay(weight_decay: float, schedule: Callable, decays: Callable
@@ -197,7 +208,7 @@ def by_rule(rules, params, where: str) -> dict[str, float]:
     patterns, factors = [pattern for pattern, _ in rules], [factor for _, factor in rules]
     for pattern in patterns:
         _check_matches(pattern, params, where)
-    matches = {name: first_match(patterns, name) for name in names_of(params)}
+    matches = {name: first_match(patterns, name) for name in named(params)}
     return {name: 1.0 if i is None else factors[i] for name, i in matches.items()}
 
 
@@ -211,7 +222,7 @@ def by_layer(decay: float, layer_of: Callable | None, params, where: str) -> dic
                         "layer_of(name); use 1, or a transformer")
     if not 0 < decay <= 1:
         raise UserError(f"{where} = {decay}: expected a factor above 0 and up to 1")
-    layers = {name: layer_of(name) for name in names_of(params)}
+    layers = {name: layer_of(name) for name in named(params)}
     L = max((i for i in layers.values() if i is not None), default=0)
     return {name: 1.0 if i is None else decay ** (L + 1 - i) for name, i in layers.items()}
 
@@ -221,40 +232,33 @@ def map_names(params, function: Callable):
     return jax.tree.map_with_path(lambda path, _: function(path_name(path)), params)
 
 
-def names_of(params) -> list[str]:
-    """Return the parameters' names, as "conv/kernel", in the order of the tree."""
-    return [*named(params)]
-
-
 # ---------------------------------------------------------------------------- optax, and its errors
 
 def _find(name: str, where: str) -> Callable:
     """Return the function of that name, ours or optax's."""
-    factory = OWN.get(name)
-    for library in (optax, optax.contrib):
-        factory = factory or (getattr(library, name, None) if name else None)
-    if not callable(factory):
-        known = [each for each in dir(optax) if each[0] != "_"]
-        raise UserError(f"{where}: optax has no {name!r}{did_you_mean(name, known)[:200]}")
+    places = (OWN, vars(optax), vars(optax.contrib))
+    factory = next((place[name] for place in places if name in place), None)
+    if not isinstance(factory, (types.FunctionType, functools.partial)):  # nadam is the latter
+        raise UserError(f"{where}: optax has no {name!r}{did_you_mean(name, dir(optax))[:200]}")
     return factory
 
 
 def _call(factory: Callable, name: str, where: str, *args, **options):
     try:
         return factory(*args, **options)
-    except (TypeError, ValueError) as error:  # an argument missing, a warm-up longer than the run
-        raise UserError(f"{where}: optax.{name} with {options}: {error}") from error
+    except Exception as error:  # an argument is missing, a warm-up is longer than the run
+        raise UserError(f"{where}: optax.{name} with {', '.join(options) or 'no keys'}: "
+                        f"{first_line(error)}; it gets these keys, learning rates of each step, "
+                        "gradients and parameters: add a key, or use another name") from error
 
 
 def _check_arguments(options: dict, name: str, arguments, where: str) -> None:
-    for key in options:
-        if key not in arguments:
-            raise UserError(f"{where}.{key}: optax.{name} has no such argument"
-                            f"{did_you_mean(key, arguments)}")
+    for key in sorted(set(options) - set(arguments)):
+        raise UserError(f"{where}.{key}: optax.{name} has no such argument"
+                        f"{did_you_mean(key, arguments)}")
 
 
 def _check_matches(pattern: str, params, where: str) -> None:
-    names = names_of(params)
-    if all(first_match([pattern], name) is None for name in names):
+    if all(first_match([pattern], name) is None for name in named(params)):
         raise UserError(f"{where}: {pattern!r} matches no parameter in full"
-                        f"{did_you_mean(pattern, names)}")
+                        f"{did_you_mean(pattern, named(params))}")

@@ -23,7 +23,7 @@ from karpjax.core.trees import cast_floating, split_variables
 
 # Names of a restored run that a method must not take.
 RESERVED = ("predict", "features", "params", "config", "step", "variables", "model", "task",
-            "metrics", "encoded")
+            "metrics", "encoded", "apply", "class_names")
 
 
 @old_names.old_attributes(start="init_from_data")
@@ -55,6 +55,8 @@ class Task:
     init_from_data  () -> {"whiten/kernel": array}: parameters computed from the data, over those of
                `model.init`
     derived    (batch) -> {name: argument of the model} beside the entry `inputs`, made of it
+    whole_batch   False: the loss may be over pairs of examples, and micro-batches (accumulate) and
+               devices (pmap) are batches of their own. True: such a run is refused at its start
     """
     model: nn.Module
     source: Any
@@ -68,10 +70,10 @@ class Task:
     pictures: Callable | None = None
     methods: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
     derived: Callable = lambda batch: {}
+    whole_batch: bool = True
 
     def __post_init__(self):
-        taken = sorted(set(self.methods) & set(RESERVED))
-        if taken:
+        if taken := sorted(set(self.methods) & set(RESERVED)):
             raise UserError(f"Task.methods: {', '.join(taken)}: expected names that a restored run "
                             f"does not have ({', '.join(RESERVED)}); rename the method")
 
@@ -101,10 +103,7 @@ class Task:
 
     def outputs(self, variables: dict, raw):
         """Return outputs for inputs as stored in the data set: predict's, else the model's."""
-        inputs = self.prepared(raw)
-        if self.predict is not None:
-            return self.predict(variables, inputs)
-        return self.run_model(variables, inputs)
+        return (self.predict or self.run_model)(variables, self.prepared(raw))
 
     def run_model(self, variables: dict, inputs, **kwargs):
         """Return the model's own output for prepared inputs.

@@ -9,6 +9,7 @@ import json
 import pathlib
 
 from karpjax.core.errors import UserError
+from karpjax.datasets.account import Account
 from karpjax.datasets.images import first_names
 
 SUFFIXES = (".txt", ".jsonl")
@@ -21,41 +22,62 @@ class Document:
     label: str = ""  # "": none
 
 
-def documents_in_folder(folder: pathlib.Path) -> dict[str, list[Document]]:
+def documents_in_folder(folder: pathlib.Path, account: Account) -> dict[str, list[Document]]:
     """Read {"train": documents, ...} from the files of a folder."""
-    return {split: [each for file in files for each in read_documents(file)]
-            for split, files in files_by_split(folder).items()}
+    return {split: [each for file in files for each in read_documents(file, account)]
+            for split, files in files_by_split(folder, account).items()}
 
 
-def files_by_split(source: pathlib.Path) -> dict[str, list[pathlib.Path]]:
+def files_by_split(source: pathlib.Path,
+                   account: Account | None = None) -> dict[str, list[pathlib.Path]]:
     """Return {"train": files, ...}: files go by their own name, or by their folder's.
 
-    Hidden ones, which editors and systems leave, are left out and named.
+    All others are left out, by their kind: hidden ones, which editors and systems leave, texts in
+    deeper folders, such as those of classes, and files that are no texts.
     """
-    files, hidden = {}, []
-
-    def visible(folder):
-        paths = sorted(folder.iterdir())
-        hidden.extend(path.name for path in paths if path.name.startswith("."))
-        return [path for path in paths if not path.name.startswith(".")]
-    for path in visible(source):
-        inside = visible(path) if path.is_dir() else []
-        texts = [each for each in inside if each.suffix in SUFFIXES]
-        if texts:
-            files.setdefault(path.name, []).extend(texts)
-        elif path.suffix in SUFFIXES:
-            files.setdefault(path.stem, []).append(path)
-    if hidden:
-        print(f"{source}: {len(hidden)} hidden files or folders are left out: "
-              f"{', '.join(sorted(hidden)[:5])}")
+    account = Account() if account is None else account
+    files = {}
+    for path in sorted(source.iterdir()):
+        is_folder = path.is_dir() and not path.name.startswith(".")
+        for each in sorted(path.iterdir()) if is_folder else [path]:
+            if kind := kind_left_out(each):
+                names = [each.name] if each.name.startswith(".") or not each.is_dir() else \
+                    [below.relative_to(source) for below in texts_below(each)]
+                account.leave_out(kind, *names)
+            else:
+                files.setdefault(path.name if is_folder else path.stem, []).append(each)
     if "train" not in files:
         raise UserError(f"--from={source}: expected train.jsonl, train.txt, or such files in "
                         f"{source / 'train'}; found {first_names(source)}")
     return files
 
 
-def read_documents(file: pathlib.Path) -> list[Document]:
-    """Read the documents of one file, or raise a UserError with the line of the fault."""
+def kind_left_out(path: pathlib.Path) -> str:
+    """Return why a file or folder is left out, "" for a text."""
+    if path.name.startswith("."):
+        return "hidden files or folders are left out"
+    if path.is_dir():
+        return "texts in folders below a split's, as of classes, are left out (a label stands in " \
+            "JSONL)"
+    if path.is_symlink() and not path.exists():
+        return "links that lead nowhere are left out"
+    if path.suffix.lower() not in SUFFIXES:
+        return f"files that are no texts ({', '.join(SUFFIXES)}) are left out"
+    return ""
+
+
+def texts_below(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Return the texts at any depth below a folder."""
+    return sorted(path for path in folder.rglob("*")
+                  if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def read_documents(file: pathlib.Path, account: Account | None = None) -> list[Document]:
+    """Read the documents of one file, or raise a UserError with the line of the fault.
+
+    account   takes the keys of JSONL that are not read
+    """
+    account = Account() if account is None else account
     try:
         # a byte-order mark, as editors on Windows write it, is no text
         lines = file.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
@@ -68,8 +90,8 @@ def read_documents(file: pathlib.Path) -> list[Document]:
         except UnicodeDecodeError as error:
             raise UserError(f"{file}, line {i}: not UTF-8 (byte {error.object[error.start]:#x} at "
                             f"{error.start}); store the file as UTF-8") from error
-    if file.suffix == ".jsonl":
-        documents = [parse_document(line, f"{file}, line {i}")
+    if file.suffix.lower() == ".jsonl":
+        documents = [parse_document(line, f"{file}, line {i}", account)
                      for i, line in enumerate(decoded, 1) if line.strip()]
     else:
         paragraphs = "\n".join(map(str.rstrip, decoded)).split("\n\n")
@@ -80,7 +102,7 @@ def read_documents(file: pathlib.Path) -> list[Document]:
     return documents
 
 
-def parse_document(line: str, where: str) -> Document:
+def parse_document(line: str, where: str, account: Account) -> Document:
     """Return the document of a line of JSONL, whose origin `where` is for errors."""
     try:
         row = json.loads(line)
@@ -99,5 +121,7 @@ def parse_document(line: str, where: str) -> Document:
     if not isinstance(label, (str, int, type(None))):   # 1.0 would be a class beside 1, NaN one too
         raise UserError(f"{where}: expected a label of text, an integer, true, false or null, "
                         f"found {str(label)[:60]}")
+    account.leave_out("values by other names than text and label are not read",
+                      *(name for name in row if name not in ("text", "label")))
     unlabelled = label is None or isinstance(label, int) and label < 0
     return Document(row["text"], "" if unlabelled else str(label))

@@ -11,25 +11,38 @@ import pathlib
 from karpjax.core.errors import UserError, storage
 from karpjax.core.files import write_whole
 from karpjax.datasets.content import hash_bytes, hash_file, hash_of, is_whole, seal, unseal
-from karpjax.datasets.images import PICTURES, import_imagefolder
+from karpjax.datasets.imagefolder import PICTURES, import_imagefolder
 from karpjax.datasets.write import VERSION, local_data_dir, recover_killed, write_dataset
 
 
-def prepared_folder(folder, data_dir="") -> str:
+GREY = "_grey"  # ends the name of a set of one channel
+
+
+def prepared_folder(folder, data_dir="", was: str = "") -> str:
     """Return the data set's name of an ImageFolder as it is now.
 
     The set is written on first use, again after a picture has changed, and again if it is damaged.
+
+    was   the name of the set that a run learned from: grey pictures were RGB to an older karpjax
     """
     name, data_dir = name_of_folder(folder, data_dir), local_data_dir(data_dir)
-    recover_killed(str(data_dir), name)
-    if not is_whole(data_dir / name / VERSION):
-        print(f"{folder}: preparing its pictures as data set {name} in {data_dir}", flush=True)
-        write_dataset(name, import_imagefolder(pathlib.Path(folder).expanduser()), data_dir)
+    names = [name] if was and not was.endswith(GREY) else [name, name + GREY]
+    for each in names:
+        recover_killed(str(data_dir), each)
+        if is_whole(data_dir / each / VERSION):
+            return each
+    print(f"{folder}: preparing its pictures as data set {name} in {data_dir}", flush=True)
+    dataset = import_imagefolder(pathlib.Path(folder).expanduser(),
+                                 grey=False if len(names) == 1 else None)
+    dataset.account.report(folder, {split: len(rows) for split, rows in dataset.splits.items()})
+    name += GREY if dataset.shape[-1] == 1 else ""
+    write_dataset(name, dataset, data_dir)
     return name
 
 
 def same_pictures(was: str, folder, data_dir="") -> bool:
     """Return whether a set of this name was made of the pictures that are in a folder now."""
+    was = was.removesuffix(GREY)
     return was in (name_of_folder(folder, data_dir), name_by_times(folder))
 
 

@@ -3,19 +3,23 @@ import pathlib
 
 from karpjax.core.errors import UserError, did_you_mean
 from karpjax.datasets import images, text
+from karpjax.datasets.imagefolder import import_imagefolder
 from karpjax.datasets.tfds import prepared_builder
 from karpjax.datasets.write import local_data_dir, recover_killed, write_dataset
 
-FORMATS = {"imagefolder": images.import_imagefolder, "idx": images.import_idx,
+FORMATS = {"imagefolder": import_imagefolder, "idx": images.import_idx,
            "cifar": images.import_cifar, "npz": images.import_npz, "text": text.import_texts}
 TFDS = "tfds:"
 
 
 def prepare(format: str, source, name: str, data_dir: str = "", overwrite: bool = False,
-            **options) -> dict:
+            strict: bool = False, **options) -> dict:
     """Import `source`, write it as data set `name`, and return a summary of what was written.
 
+    A line says what was chosen, and what was left out or changed.
+
     source    a path; for format "text" also "tfds:NAME"
+    strict    raise a UserError of what would be left out or changed
     options   those of the importer
     """
     tfds_name = str(source).removeprefix(TFDS) if str(source).startswith(TFDS) else ""
@@ -37,11 +41,13 @@ def prepare(format: str, source, name: str, data_dir: str = "", overwrite: bool 
                         "or replace it with --overwrite")
     source = prepared_builder(tfds_name, str(data_dir)) if tfds_name else source
     dataset = FORMATS[format](source, **options)
+    examples = {split: len(rows) for split, rows in dataset.splits.items()}
+    dataset.account.report(f"tfds:{tfds_name}" if tfds_name else source, examples, strict)
     if not write_dataset(name, dataset, data_dir, replace=overwrite):
         raise UserError(f"data set {name!r} was written to {data_dir} by another process "
                         "meanwhile; take another --name, or replace it with --overwrite")
     return {"name": name, "data_dir": str(data_dir), **dataset.summary(),
-            "examples": {split: len(rows) for split, rows in dataset.splits.items()}}
+            "examples": examples}
 
 
 def check_source_path(source: pathlib.Path, format: str) -> None:

@@ -1,14 +1,13 @@
 """Images as people have them on disk, imported as data sets.
 
-The formats are ImageFolder, IDX (MNIST's), CIFAR's binary files and NumPy archives. Each importer
-reads and checks all of it and returns an `ImageSet`, whose rows `karpjax.prepare` writes. So a
-file that cannot be read, or an impossible label, is reported before anything is written.
+The formats are IDX (MNIST's), CIFAR's binary files, NumPy archives, and folders of pictures
+(imagefolder.py). Each importer reads and checks all of it and returns an `ImageSet`, whose rows
+`karpjax.prepare` writes. So a file that cannot be read, or an impossible label, is reported before
+anything is written.
 """
 from collections.abc import Iterable
-import concurrent.futures
 import dataclasses
 import gzip
-import io
 import pathlib
 import struct
 import zlib
@@ -17,6 +16,8 @@ import numpy as np
 
 from karpjax.core.errors import UserError
 from karpjax.core.files import read_npz
+from karpjax.datasets.account import Account
+from karpjax.datasets.columns import check_channels, check_labels, row_keys, shared_with_train
 from karpjax.datasets.write import class_names
 
 MOST_CLASSES = 100_000  # without names: a label of 10^9 would make as many
@@ -27,13 +28,15 @@ class ImageSet:
     """Images and labels, ready to be written.
 
     classes   names, by label
-    shape     of an image: (H, W, C), or (None, None, 3) for encoded pictures of many sizes
+    shape     of an image: (H, W, C), or (None, None, C) for encoded pictures of many sizes
     splits    {"train": rows}, a row {"image", "label"}, with len(); image an array, or the path or
               the bytes of a picture that TFDS stores as it is
+    account   what was chosen and left out
     """
     classes: list[str]
     shape: tuple
     splits: dict[str, Iterable]
+    account: Account = dataclasses.field(default_factory=Account)
 
     def features(self) -> dict:
         """Return TFDS's features of a row."""
@@ -65,86 +68,6 @@ class ImageRows:
         return ({"image": image, "label": int(label)} for image, label in pairs)
 
 
-# ------------------------------------------------------------------------------------ ImageFolder
-
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
-
-
-def import_imagefolder(folder: pathlib.Path, classes: list[str] = ()) -> ImageSet:
-    """Import DIR/train/CLASS/*.jpg, and any other split beside train (val, validation, test).
-
-    RGB JPEGs and PNGs are kept as their files are. Other formats, and pictures in grey, of a
-    palette, CMYK or transparent, become RGB PNGs. A rotation in EXIF is not applied, as usual.
-    """
-    if classes:
-        raise UserError("--classes: an ImageFolder's classes are its folders' names; leave it out")
-    splits = {split.name: subfolders(split) for split in subfolders(folder)}
-    if not splits.get("train"):
-        raise UserError(f"--from={folder}: expected {folder}/train/CLASS/*.jpg, found "
-                        f"{first_names(folder)} in it")
-    classes = class_names([each.name for each in splits["train"]], folder / "train")
-    rows, ignored = {}, 0
-    for split, folders in splits.items():
-        check_classes(folder, split, [each.name for each in folders], classes)
-        rows[split], others = read_split(folder / split, folders)
-        ignored += others
-    if ignored:
-        print(f"{ignored} files that are no pictures ({', '.join(PICTURES)}) were left out")
-    return ImageSet(classes, (None, None, 3), rows)
-
-
-def read_split(split: pathlib.Path, folders: list[pathlib.Path]) -> tuple[ImageRows, int]:
-    """Return the pictures of a split, shuffled alike every time, and the number of other files."""
-    from tqdm import tqdm  # here: an import of karpjax does not need it
-    files = [(file, label) for label, each in enumerate(folders)
-             for file in sorted(each.iterdir()) if file.is_file()]
-    kept = [(file, label) for file, label in files if file.suffix.lower() in PICTURES]
-    labels = {label for _, label in kept}
-    empty = [each.name for label, each in enumerate(folders) if label not in labels]
-    if empty:
-        raise UserError(f"{split}: no picture ({', '.join(PICTURES)}) of class "
-                        f"{', '.join(empty)}; add some, or remove the class from every split")
-    # Shuffled: every part of a split, as in train[:90%], is to have all classes.
-    order = np.random.default_rng(0).permutation(len(kept))
-    with concurrent.futures.ThreadPoolExecutor() as threads:
-        pictures = threads.map(as_rgb, [kept[i][0] for i in order])
-        pictures = list(tqdm(pictures, total=len(kept), desc=split.name, leave=False))
-    return ImageRows(pictures, [kept[i][1] for i in order]), len(files) - len(kept)
-
-
-def check_classes(folder: pathlib.Path, split: str, names: list[str], classes: list[str]) -> None:
-    """Raise a UserError if a split's classes are not those of train."""
-    if names != classes:
-        raise UserError(f"{folder}: {split} and train have other classes: only in train: "
-                        f"{', '.join(sorted({*classes} - {*names})) or 'none'}; only in {split}: "
-                        f"{', '.join(sorted({*names} - {*classes})) or 'none'}")
-
-
-def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Return the folders in a folder, sorted, without hidden ones."""
-    return sorted(each for each in folder.iterdir()
-                  if each.is_dir() and not each.name.startswith("."))
-
-
-def as_rgb(file: pathlib.Path) -> str | bytes:
-    """Return the path of an RGB JPEG or PNG that decodes to its end, else an RGB PNG's bytes."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise UserError('an ImageFolder needs Pillow; pip install "karpjax[images]"') from error
-    try:
-        with Image.open(file) as picture:
-            picture.load()
-            if picture.mode == "RGB" and picture.format in ("JPEG", "PNG"):
-                return str(file)
-            png = io.BytesIO()
-            picture.convert("RGB").save(png, "png")
-    except Exception as error:  # Pillow raises all kinds
-        raise UserError(f"{file}: this picture cannot be read ({type(error).__name__}: {error}); "
-                        "replace or remove it") from error
-    return png.getvalue()
-
-
 # -------------------------------------------------------------------------------------------- IDX
 
 def import_idx(folder: pathlib.Path, classes: list[str] = ()) -> ImageSet:
@@ -153,13 +76,17 @@ def import_idx(folder: pathlib.Path, classes: list[str] = ()) -> ImageSet:
     They are train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
     t10k-labels-idx1-ubyte.
     """
-    splits = {}
+    splits, read = {}, []
     for split, prefix in (("train", "train"), ("test", "t10k")):
-        images = read_idx(first_file(folder, f"{prefix}-images?idx3-ubyte*"), 3)
-        labels = read_idx(first_file(folder, f"{prefix}-labels?idx1-ubyte*"), 1)
+        files = [first_file(folder, f"{prefix}-{name}-ubyte*")
+                 for name in ("images?idx3", "labels?idx1")]
+        images, labels = (read_idx(file, axes) for file, axes in zip(files, (3, 1), strict=True))
         splits[split] = checked_rows(images[..., None], labels, f"{folder}, {split}",
                                      len(classes) or None)
-    return of_one_shape(splits, classes, folder)
+        read += files
+    dataset = of_one_shape(splits, classes, folder)
+    leave_out_unread(dataset.account, folder, read)
+    return dataset
 
 
 def read_idx(file: pathlib.Path, axes: int) -> np.ndarray:
@@ -198,15 +125,22 @@ def import_cifar(folder: pathlib.Path, classes: list[str] = ()) -> ImageSet:
     else:
         names, skip = "batches.meta.txt", 0
         parts = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
+    read = [folder / names]
     if not classes:
         classes = read_names(first_file(folder, names))
     splits = {}
-    for split, files in parts.items():
-        rows = np.concatenate([read_cifar(first_file(folder, file), skip) for file in files])
+    for split, wanted in parts.items():
+        files = [first_file(folder, name) for name in wanted]
+        read += files
+        rows = np.concatenate([read_cifar(file, skip) for file in files])
         pixels = rows[:, 1 + skip:].reshape(-1, 3, 32, 32)                          # (N, 3, 32, 32)
         images = pixels.transpose(0, 2, 3, 1)                                       # (N, 32, 32, 3)
         splits[split] = checked_rows(images, rows[:, skip], f"{folder}, {split}", len(classes))
-    return ImageSet(classes, (32, 32, 3), splits)
+    account = account_of(splits)
+    leave_out_unread(account, folder, read)
+    if skip:
+        account.choices.append("the 100 fine labels, not the 20 coarse ones")
+    return ImageSet(classes, (32, 32, 3), splits, account)
 
 
 def read_names(file: pathlib.Path) -> list[str]:
@@ -248,7 +182,10 @@ def import_npz(file: pathlib.Path, classes: list[str] = ()) -> ImageSet:
         images = images[..., None] if images.ndim == 3 else images
         splits[split] = checked_rows(images, labels.reshape(-1), f"{file}, {split}",
                                      len(classes) or None)
-    return of_one_shape(splits, classes, file)
+    dataset = of_one_shape(splits, classes, file)
+    read = {f"{kind}_{split}" for split in splits for kind in "xy"}
+    dataset.account.leave_out("other arrays are left out", *sorted(set(columns) - read))
+    return dataset
 
 
 def pairs_of(columns: dict, file: pathlib.Path) -> list[str]:
@@ -281,16 +218,18 @@ def first_file(folder: pathlib.Path, pattern: str) -> pathlib.Path:
     return files[0]
 
 
+def leave_out_unread(account: Account, folder: pathlib.Path, read: list[pathlib.Path]) -> None:
+    """Account for the files and folders of a folder that were not read."""
+    others = sorted(path.name for path in folder.iterdir() if path not in read)
+    account.leave_out("other files are left out", *others)
+
+
 def checked_rows(images, labels, where: str, classes: int | None = None) -> ImageRows:
     """Return the rows if there are as many labels as images and every label is a class."""
     if len(images) != len(labels) or not len(labels):
         raise UserError(f"{where}: expected as many labels as images, found {len(labels)} labels "
                         f"and {len(images)} images")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or (classes is not None and high >= classes):
-        allowed = f"0 to {classes - 1}" if classes else "0 and more"
-        raise UserError(f"{where}: expected labels of {allowed}, found {low} to {high}; correct "
-                        "them, or the classes' names")
+    check_labels(labels, classes or 0, where)
     return ImageRows(images, labels)
 
 
@@ -302,9 +241,23 @@ def of_one_shape(splits: dict[str, ImageRows], classes: list[str], where) -> Ima
     shapes = {split: rows.images.shape[1:] for split, rows in splits.items()}
     if len(set(shapes.values())) > 1:
         raise UserError(f"{where}: expected images of one shape, found {shapes}")
-    highest = max(int(rows.labels.max()) for rows in splits.values())
+    check_channels(splits["train"].images, str(where))
+    highest = int(splits["train"].labels.max())
+    for split, rows in splits.items():
+        check_labels(rows.labels, len(classes) or 1 + highest, f"{where}, {split}")
     if not classes and highest >= MOST_CLASSES:
         raise UserError(f"{where}: expected labels below {MOST_CLASSES}, found {highest}, which "
                         "would make as many classes; number the classes from 0")
-    classes = classes or [str(i) for i in range(1 + highest)]
-    return ImageSet(class_names(classes, where), shapes["train"], splits)
+    account = account_of(splits)
+    if not classes:
+        classes = [str(i) for i in range(1 + highest)]
+        account.choices.append(f"{len(classes)} classes, named by their numbers (--classes=a,b,c "
+                               "names them)")
+    return ImageSet(class_names(classes, where), shapes["train"], splits, account)
+
+
+def account_of(splits: dict[str, ImageRows]) -> Account:
+    """Return an account that counts the images of other splits that stand in train too."""
+    shared = shared_with_train({split: row_keys({"image": rows.images})
+                                for split, rows in splits.items()})
+    return Account([shared] if shared else [])

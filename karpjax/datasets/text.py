@@ -11,9 +11,11 @@ import numpy as np
 
 from karpjax.core import files
 from karpjax.core.errors import UserError
+from karpjax.datasets.account import Account
+from karpjax.datasets.columns import shared_with_train
 from karpjax.datasets.documents import Document, documents_in_folder, read_documents
 from karpjax.datasets.tfds import iterate_records, open_split
-from karpjax.datasets.tokenizer import Vocabulary, load_tokenizer, train_tokenizer, vocabulary_of
+from karpjax.datasets.tokenizer import Vocabulary, train_tokenizer, vocabulary_of
 from karpjax.datasets.write import class_names
 
 HELD_OUT = ("test", "val", "validation")
@@ -40,11 +42,13 @@ class TextSet:
     classes    names of the labels, by number; none in packed sets
     length     of a row, in tokens
     splits     {"train": rows}
+    account    what was chosen and left out
     """
     classes: list[str]
     length: int
     vocabulary: Vocabulary
     splits: dict[str, TokenRows]
+    account: Account = dataclasses.field(default_factory=Account)
 
     def features(self) -> dict:
         """Return TFDS's features of a row."""
@@ -88,14 +92,14 @@ def import_texts(source, length: int, vocabulary: int, tokenizer_file: str = "",
     """
     if length < 8:
         raise UserError(f"--length={length}: expected at least 8 tokens")
-    in_folder = isinstance(source, pathlib.Path)
-    documents = documents_in_folder(source) if in_folder else documents_in_tfds(source)
+    in_folder, account = isinstance(source, pathlib.Path), Account()
+    documents = documents_in_folder(source, account) if in_folder else documents_in_tfds(source)
     where = source if in_folder else f"tfds:{source.name}"
     documents = {split: shuffle_documents(each) for split, each in documents.items()}
     if without:
-        documents = leave_out(documents, without)
+        documents = leave_out(documents, without, account)
     if not pack:
-        documents = keep_labelled(documents, where)
+        documents = keep_labelled(documents, where, account)
     classes = [] if pack else classes_of(documents, where)
     if tokenizer_file:
         tokens = vocabulary_of(read_tokenizer(tokenizer_file))
@@ -112,14 +116,19 @@ def import_texts(source, length: int, vocabulary: int, tokenizer_file: str = "",
         if pack:
             columns = pack_documents(ids, length, tokens)
         else:
-            print_cut(split, ids, length)
+            account.losses += cut_off(split, ids, length)
             labels = [classes.index(one.label) for one in each]
             columns = pad_documents(ids, labels, length, tokens)
         rows[split] = TokenRows(columns)
-    return TextSet(classes, length, tokens, rows)
+    how = "packed" if pack else f"{len(classes)} classes, a document a row, shuffled"
+    account.choices += [how, f"rows of {length} tokens of {tokens.size}"]
+    shared = shared_with_train({split: [one.text for one in each]
+                                for split, each in documents.items()})
+    account.choices += [shared] if shared else []
+    return TextSet(classes, length, tokens, rows, account)
 
 
-def leave_out(documents: dict, without: str) -> dict:
+def leave_out(documents: dict, without: str, account: Account) -> dict:
     """Leave the documents of the file `without` out of all splits but HELD_OUT."""
     held_out = {each.text for each in read_documents(files.local(without, "--without"))}
     kept = dict(documents)
@@ -130,17 +139,16 @@ def leave_out(documents: dict, without: str) -> dict:
         if not kept[split]:
             raise UserError(f"--without={without}: every document of {split} stands in it; "
                             "expected some that do not")
-        print(f"{split}: {len(documents[split]) - len(kept[split])} documents were left out, they "
-              f"stand in {without}")
+        account.choices.append(f"{split}: {len(documents[split]) - len(kept[split])} documents "
+                               f"were left out, they stand in {without}")
     return kept
 
 
-def print_cut(split: str, documents: list[list[int]], length: int) -> None:
-    """Report how many documents lose their ends in rows of `length`."""
+def cut_off(split: str, documents: list[list[int]], length: int) -> list[str]:
+    """Return the sentence that documents lose their ends in rows of `length`, if any do."""
     cut = sum(len(ids) + 2 > length for ids in documents)
-    if cut:
-        print(f"{split}: {cut} of {len(documents)} documents are longer than a row of {length} "
-              "tokens, their ends were cut off")
+    return [f"{split}: {cut} of {len(documents)} documents are longer than a row of {length} "
+            "tokens, their ends were cut off"] if cut else []
 
 
 # ------------------------------------------------------------------------------------- tokenizers
@@ -195,12 +203,12 @@ def shuffle_documents(documents: list) -> list:
     return [documents[i] for i in order]
 
 
-def keep_labelled(documents: dict, where) -> dict:
+def keep_labelled(documents: dict, where, account: Account) -> dict:
     """Leave out the splits that have no labels at all, except that train must have some."""
     kept = {split: each for split, each in documents.items() if any(one.label for one in each)}
     left_out = sorted(set(documents) - set(kept))
     if left_out:
-        print(f"{', '.join(left_out)}: no document has a label, left out")
+        account.losses.append(f"{', '.join(left_out)}: no document has a label, left out")
     if "train" not in kept:
         raise UserError(f"{where}, train: no document has a label; prepare texts without labels "
                         "with --pack")
@@ -233,11 +241,9 @@ def label_order(label: str) -> tuple:
 
 def encode_documents(documents: list[Document], vocabulary: Vocabulary) -> list[list[int]]:
     """Return the ids of each document, without special tokens."""
-    tokenizer = load_tokenizer(vocabulary.json)
-    tokenizer.encode_special_tokens = True  # "[PAD]" in a document is text
     texts = [each.text for each in documents]
-    return [each.ids for i in range(0, len(texts), BATCH)
-            for each in tokenizer.encode_batch(texts[i:i + BATCH], add_special_tokens=False)]
+    return [ids for i in range(0, len(texts), BATCH)
+            for ids in vocabulary.ids(texts[i:i + BATCH], masks=False)]
 
 
 def pack_documents(documents: list[list[int]], length: int, vocabulary: Vocabulary) -> dict:

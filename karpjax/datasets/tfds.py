@@ -13,7 +13,9 @@ from etils import epath
 import numpy as np
 
 from karpjax.core.errors import Outage, UserError, outage
+from karpjax.core.trees import first_line
 from karpjax.datasets.content import MANIFEST, check_whole, is_whole
+from karpjax.datasets.pictures import decoders_of
 from karpjax.datasets.write import (
     VERSION,
     default_data_dir,
@@ -126,18 +128,39 @@ def metadata_of(builder) -> dict:
 def open_split(builder, expression: str):
     """Return random access to a split expression such as "train[:90%]"."""
     try:
-        return builder.as_data_source(expression)
+        if fault := split_fault(builder.info.splits, expression):
+            raise UserError(f"data set {builder.name!r} {fault}")
+        return builder.as_data_source(expression, decoders=decoders_of(builder.info.features))
+    except UserError:
+        raise
     except NotImplementedError as error:
         raise UserError(f"data set {builder.name!r} is prepared as {builder.info.file_format}, "
                         "which is not random-access; prepare it again with "
                         "file_format='array_record'") from error
-    except (ValueError, KeyError) as error:
-        raise UserError(f"data set {builder.name!r} has no split {expression!r}; it has "
-                        f"{sorted(builder.info.splits)}, and parts of them as in 'train[:90%]'"
-                        ) from error
     except Exception as error:  # array_record's own
         what = f"data set {builder.name!r}, split {expression!r}"
         raise unreadable(what, error, "prepare the set again") from error
+
+
+def split_fault(splits, expression: str) -> str:
+    """Return the fault of a split expression, "" for none: no such split, no such part, or empty.
+
+    Every part of a sum is looked at.
+    """
+    for part in map(str.strip, expression.split("+")):
+        name = part.partition("[")[0]
+        if name not in splits and name != "all":
+            return (f"has no split {name!r}; it has {sorted(splits)}, and parts of them as in "
+                    "'train[:90%]'")
+        sizes = ", ".join(f"{each} {splits[each].num_examples}" for each in sorted(splits))
+        try:
+            rows = splits[part].num_examples
+        except (ValueError, KeyError) as error:
+            return (f"has no part {part!r} ({first_line(error)}); its rows: {sizes}; expected a "
+                    "part as in 'train[:90%]'")
+        if rows < 1:
+            return f"has no rows in {part!r}; its rows: {sizes}; take a larger part, or '' for none"
+    return ""
 
 
 def read_record(rows, i: int, name: str):

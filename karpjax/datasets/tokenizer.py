@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import dataclasses
 import functools
 import hashlib
+import json
 
 import numpy as np
 
@@ -44,11 +45,27 @@ class Vocabulary:
         """Return the segments of rows of one document each, (..., T): 1, and 0 for padding."""
         return (tokens != self.pad).astype("int32")
 
-    def encode(self, texts: list[str], length: int) -> np.ndarray:
+    def ids(self, texts: list[str], masks: bool) -> list[list[int]]:
+        """Return the ids of each text, without special tokens: "[SEP]" in a text is text.
+
+        masks   whether a [MASK] in a text is the mask
+        """
+        for i, text in enumerate(texts):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(f"text {i}: half of a surrogate pair (character {error.start}), "
+                                "which is no character; leave it out") from error
+        reader = self._masking_reader if masks else self._reader
+        return [each.ids for each in reader.encode_batch(texts, add_special_tokens=False)]
+
+    def encode(self, texts: list[str], length: int, masks: bool = True) -> np.ndarray:
         """Return (B, length) int32: [CLS] text [SEP], cut at the end or padded.
 
-        A [MASK] in a text is the mask. Bytes have no special tokens and no padding: each text must
-        have at least `length` of them.
+        Bytes have no special tokens and no padding: each text must have at least `length` of them.
+
+        masks   whether a [MASK] in a text is the mask. Other special tokens are text, as they are
+                when texts are prepared
         """
         if not self.json:
             rows = [list(text.encode()[:length]) for text in texts]
@@ -57,8 +74,8 @@ class Vocabulary:
                 raise UserError(f"text {short[0]} has {len(rows[short[0]])} bytes, expected "
                                 f"{length}: rows of bytes have no padding")
             return np.asarray(rows, np.int32)
-        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        return np.stack([self.framed(each.ids, length) for each in encodings]).astype(np.int32)
+        rows = [self.framed(ids, length) for ids in self.ids(texts, masks)]
+        return np.stack(rows).astype(np.int32)
 
     def framed(self, ids: list[int], length: int) -> np.ndarray:
         """Return (length,): [CLS] ids [SEP] padding, cut to fit."""
@@ -80,6 +97,23 @@ class Vocabulary:
     @functools.cached_property
     def _tokenizer(self):
         return load_tokenizer(self.json)
+
+    @functools.cached_property
+    def _reader(self):
+        """Return the tokenizer that takes the names of special tokens in a text for text."""
+        reader = load_tokenizer(self.json)
+        reader.encode_special_tokens = True
+        return reader
+
+    @functools.cached_property
+    def _masking_reader(self):
+        """Return the same, except that the mask is no special token to it, and so is found."""
+        settings = json.loads(self.json)
+        for token in settings["added_tokens"]:
+            token["special"] = token["special"] and token["id"] != self.mask
+        reader = load_tokenizer(json.dumps(settings))
+        reader.encode_special_tokens = True
+        return reader
 
 
 BYTES = Vocabulary(size=257, mask=256, ordinary=(0, 256))

@@ -8,6 +8,7 @@ import collections
 from collections.abc import Iterator
 import contextlib
 import fcntl
+import io
 import os
 import pathlib
 import shutil
@@ -51,7 +52,8 @@ def prepare_once(builder_class, data_dir: pathlib.Path, target: pathlib.Path,
             import tensorflow_datasets as tfds
             tfds.disable_progress_bar()  # a second of work
             builder = builder_class(data_dir=str(scratch), file_format="array_record")
-            builder.download_and_prepare()
+            with contextlib.redirect_stdout(io.StringIO()):  # it praises the scratch folder
+                builder.download_and_prepare()
             write_manifest(builder.data_dir, rows())
             for path in scratch.rglob("*"):
                 flush(path)

@@ -4,8 +4,8 @@
 """
 import jax.numpy as jnp
 
-from karpjax.core.errors import UserError, check_keys, did_you_mean, extra
-from karpjax.envs.protocol import TimeStep
+from karpjax.core.errors import UserError, check_keys, did_you_mean
+from karpjax.envs.protocol import blamed, imported, TimeStep
 from karpjax.envs.spaces import Box
 
 
@@ -17,18 +17,16 @@ class Brax:
     """
 
     def __init__(self, name: str, **options):
-        envs = extra("brax.envs")
+        envs = imported("brax.envs")
         if name not in envs._envs:
             raise UserError(f"config.env: brax has no environment {name!r}"
                             f"{did_you_mean(name, envs._envs)}")
         check_keys(options, ("backend", "max_steps"), "config.env")
         backend = options.get("backend", "spring")
         self.max_steps = options.get("max_steps", 1000)
-        try:
+        with blamed(f"config.env: brax cannot make {name} on the backend {backend!r} (try another, "
+                    "as backend='generalized')"):
             self.env = envs.get_environment(name, backend=backend)
-        except (ValueError, AssertionError) as error:
-            raise UserError(f"config.env: brax has no {name} on the backend {backend!r}: {error}; "
-                            "try backend='generalized'") from error
         self.actions = Box((-1.0,) * self.env.action_size, (1.0,) * self.env.action_size)
 
     def reset(self, key):

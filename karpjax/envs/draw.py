@@ -1,6 +1,13 @@
 """Pictures of environments, drawn on the host: a white canvas (H, W, 3), 0 to 1, y axis upwards."""
+import sys
+
+import jax
 import numpy as np
 
+from karpjax.core.errors import UserError
+from karpjax.envs.protocol import blamed
+
+FRAMES = 250  # of a picture
 BLACK = np.array([0.1, 0.1, 0.1], np.float32)
 GREY = np.array([0.75, 0.75, 0.75], np.float32)
 RED = np.array([0.8, 0.25, 0.2], np.float32)
@@ -41,3 +48,18 @@ class Canvas:
         cover = np.clip(0.5 - distance / self.pixel, 0, 1)[..., None]
         self.image = self.image * (1 - cover) + np.asarray(colour, np.float32) * cover
         return self
+
+
+def episode(env, states, length: int) -> dict:
+    """Return {"episode.gif": frames} of the first of several episodes, states (T, B, ...).
+
+    If the environment cannot be drawn, return {} and print why: the run itself is whole.
+    """
+    steps = np.linspace(0, length - 1, min(FRAMES, length)).astype(int)
+    try:
+        with blamed(f"no episode.gif: {type(env).__name__} failed in draw(state)"):
+            return {"episode.gif": [env.draw(jax.tree.map(lambda x, t=t: x[t, 0], states))
+                                    for t in steps]}
+    except UserError as error:
+        print(f"karpjax: {error}", file=sys.stderr, flush=True)
+        return {}

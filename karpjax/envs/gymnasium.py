@@ -8,7 +8,7 @@ A simulator does not fit into a checkpoint. But an episode follows from its seed
 these are the state here. The simulators at hand are a cache: if none of them is at a state, after a
 resume for example, the episode is played again from its seed. So rollouts, resume, evaluation and
 pictures know nothing of the host. This needs simulators that give the same for the same seed, as
-Gymnasium asks of all.
+Gymnasium asks of all, and a check at the start notices one that does not.
 
 Games of the Arcade Learning Environment (Bellemare et al. 2013) come as in Mnih et al. 2015:
 (84, 84, 4) uint8, the last four of every fourth frame in grey, after a random start. Rewards, lives
@@ -16,16 +16,22 @@ and sticky actions are those of Gymnasium's version.
 """
 from collections.abc import Callable
 import functools
+import math
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax.core.errors import UserError, extra
+from karpjax.core.errors import UserError
 from karpjax.core.trees import where
 from karpjax.envs import spaces
-from karpjax.envs.protocol import TimeStep
-from karpjax.envs.spaces import box_of
+from karpjax.envs.foreign_spaces import actions_of, observations_of
+from karpjax.envs.protocol import array_of, blamed, imported, TimeStep
+
+# The check of the seed plays so much of an episode.
+CHECK_STEPS, CHECK_SECONDS = 64, 0.2
 
 
 class Gymnasium:
@@ -37,7 +43,8 @@ class Gymnasium:
     on_host = True
 
     def __init__(self, name: str, max_steps: int = 0, **options):
-        gymnasium = extra("gymnasium")
+        gymnasium = imported("gymnasium")
+        owner = f"gymnasium:{name}"
         first = simulator(gymnasium, name, max_steps, options)
         if "rgb_array" in (first.metadata.get("render_modes") or ()):
             options = {"render_mode": "rgb_array", **options}
@@ -46,11 +53,15 @@ class Gymnasium:
         if not self.max_steps:
             raise UserError(f"config.env: {name} has no end of its own; "
                             "say where to cut an episode: max_steps=1000")
-        self.actions, encode = actions_of(gymnasium, first.action_space, name)
-        obs = first.observation_space
-        dtype = np.uint8 if obs.dtype == np.uint8 else np.float32
-        self.obs = jax.ShapeDtypeStruct(obs.shape, dtype)
-        self.simulators = Simulators(make, encode, self.obs.dtype)
+        with blamed(f"config.env: {owner} failed in its spaces"):
+            actions, observations = first.action_space, first.observation_space
+        self.actions, self.decode = actions_of(actions, owner)
+        self.obs, self.encode = observations_of(observations, owner, self.actions)
+        spaces.check_space(self.actions, owner)
+        self.simulators = Simulators(owner, make, self.encode, self.decode, self.obs)
+        check_seed(self.simulators, self.actions, first)
+        for note in notes(first, actions, self.obs):
+            print(f"{owner}: {note}", file=sys.stderr, flush=True)
         if "render_mode" in options:
             self.draw = self.simulators.draw
 
@@ -96,8 +107,9 @@ class Simulators:
     # Called from compiled programs, so with numpy's arrays alone: JAX would wait here for the
     # program that waits for this.
 
-    def __init__(self, make: Callable, encode: Callable, dtype):
-        self.make, self.encode, self.dtype = make, encode, dtype
+    def __init__(self, owner: str, make: Callable, encode: Callable, decode: Callable, like):
+        self.owner, self.make, self.encode, self.decode = owner, make, encode, decode
+        self.shapes = jax.tree.map(lambda x: x.shape, like)    # of an observation
         self.idle = []      # simulators of episodes that are done
         # (seed, actions so far) -> (simulator, obs, done); the one that moved last comes last.
         self.kept = {}
@@ -128,18 +140,19 @@ class Simulators:
         seed, played = int(state["seed"]), state["actions"][:state["time"]]
         simulator, obs, done = self.at(seed, played)
         self.keep(seed, played, simulator, obs, done)
-        return np.float32(simulator.render()) / 255
+        with blamed(f"{self.owner} failed in render()"):
+            picture = np.asarray(simulator.render(), np.float32)
+        if picture.ndim != 3 or picture.shape[2] != 3:
+            raise UserError(f"{self.owner} failed in render(): expected a picture (H, W, 3), found "
+                            f"{picture.shape}")
+        return picture / 255
 
     def move(self, seed: int, played, action, fresh: int, restart: bool):
         """Take one action after those `played` and return a row of `step`."""
         simulator, obs, done = self.at(seed, played)
         reward, terminated, truncated = 0.0, done, False           # beyond the end nothing changes
         if not done:
-            try:
-                obs, reward, terminated, truncated, _ = simulator.step(self.encode(action))
-            except Exception as error:
-                raise UserError(f"the environment {simulator} failed on the action {action}: "
-                                f"{error!r}") from error
+            obs, reward, terminated, truncated = self.ask_step(simulator, action)
             done = terminated or truncated
         if done and restart:
             self.idle.append(simulator)
@@ -160,7 +173,7 @@ class Simulators:
         if not self.idle and len(self.kept) >= self.limit:
             self.idle.append(self.kept.pop(next(iter(self.kept)))[0])
         simulator = self.idle.pop() if self.idle else self.make()
-        obs, _ = simulator.reset(seed=seed)
+        obs = self.ask_reset(simulator, seed)
         self.keep(seed, np.empty(0), simulator, obs, False)
         return obs
 
@@ -170,46 +183,107 @@ class Simulators:
         self.idle += [replaced[0]] if replaced else []
         self.kept[seed, played.tobytes()] = (simulator, obs, done)
 
-    def stacked(self, obs, shape):
-        obs = np.stack(obs).astype(self.dtype)
-        return obs.reshape(*shape, *obs.shape[1:])
+    def ask_reset(self, simulator, seed: int):
+        """Reset a simulator and return the first observation by our protocol."""
+        with blamed(f"{self.owner} failed in reset(seed={seed})"):
+            obs, _ = simulator.reset(seed=seed)
+            return self.observed(obs)
+
+    def ask_step(self, simulator, action) -> tuple:
+        """Take an action of ours and return (our obs, reward, terminated, truncated)."""
+        with blamed(f"{self.owner} failed on the action {action}"):
+            obs, reward, terminated, truncated, _ = simulator.step(self.decode(action))
+            reward = float(np.reshape(reward, ()))
+            return self.observed(obs), reward, bool(terminated), bool(truncated)
+
+    def observed(self, obs):
+        """Return a simulator's observation by our protocol."""
+        obs = self.encode(obs)
+        if jax.tree.map(np.shape, obs) != self.shapes:
+            raise UserError(f"{self.owner}: expected observations {self.shapes}, as its space "
+                            f"says, found {jax.tree.map(np.shape, obs)}")
+        return obs
+
+    def stacked(self, rows, shape):
+        return jax.tree.map(lambda *x: np.stack(x).reshape(*shape, *x[0].shape), *rows)
+
+
+def check_seed(simulators: Simulators, actions, first) -> None:
+    """Check that an episode follows from its seed and its actions, or raise UserError.
+
+    The beginning is played by one simulator, by it again, and by another that is kept.
+    """
+    another = simulators.make()
+    simulators.idle.append(another)
+    played = [opening(simulators, first, actions, until=time.monotonic() + CHECK_SECONDS)]
+    for each in (first, another):
+        played.append(opening(simulators, each, actions, len(played[0]) - 1))
+
+    def same(episode) -> bool:
+        equal = functools.partial(np.array_equal, equal_nan=True)
+        return len(episode) == len(played[0]) and jax.tree.all(
+            jax.tree.map(equal, played[0], episode))
+    if not all(map(same, played)):
+        raise UserError(f"config.env: {simulators.owner} plays another episode if it is reset to "
+                        "the same seed: resume and evaluation need the same one; call "
+                        "super().reset(seed=seed) first, and draw from self.np_random alone")
+
+
+def opening(simulators: Simulators, simulator, actions, steps: int = CHECK_STEPS,
+            until: float = math.inf) -> list:
+    """Play random legal actions from seed 0, some steps or seconds, and return what was seen."""
+    rng = np.random.default_rng(0)
+    rows = [(simulators.ask_reset(simulator, 0), 0.0, False, False)]
+    while len(rows) <= steps and not any(rows[-1][2:]) and time.monotonic() < until:
+        rows.append(simulators.ask_step(simulator, at_random(actions, rows[-1][0], rng)))
+    return rows
+
+
+def at_random(actions, obs, rng):
+    """Return a legal action, drawn by numpy."""
+    if isinstance(actions, spaces.Box):
+        return rng.uniform(actions.low, actions.high).astype(np.float32)
+    legal = obs["legal"] if isinstance(obs, dict) else np.ones(spaces.num_choices(actions), bool)
+    worth = rng.uniform(size=len(legal)) + legal
+    if isinstance(actions, spaces.Discrete):
+        return np.int32(worth.argmax())
+    parts = np.split(worth, np.cumsum(actions.sizes)[:-1])
+    return np.array([part.argmax() for part in parts], np.int32)
+
+
+def notes(first, actions, obs) -> list[str]:
+    """Return a line for each thing that is chosen or left out for an environment."""
+    lines = []
+    if np.issubdtype(getattr(actions, "dtype", None), np.integer) and hasattr(actions, "low"):
+        lines.append(f"actions of {actions} are drawn from a Gaussian and rounded")
+    if isinstance(obs, dict):
+        lines.append("only the actions that its observations call legal are played")
+    elif "action_mask" in (first.reset(seed=0)[1] or ()) or \
+            hasattr(first.unwrapped, "action_masks"):
+        lines.append("its mask of legal actions is not read, as it is no entry 'action_mask' of "
+                     "its observations: all actions are played")
+    shape = array_of(obs).shape
+    if len(shape) == 3 and shape[0] < min(shape[1:]):
+        lines.append(f"observations {shape} are read as {shape[0]} rows of {shape[1]} pixels with "
+                     f"{shape[2]} channels; if channels come first, move them to the end by "
+                     "gymnasium.wrappers.TransformObservation")
+    return lines
 
 
 def simulator(gymnasium, name: str, max_steps: int, options: dict):
-    """Return one of Gymnasium's environments, whose observations are arrays."""
+    """Return one of Gymnasium's environments."""
     wrap, atari = gymnasium.wrappers, name.startswith("ALE/")
     if atari:
-        gymnasium.register_envs(extra("ale_py", "atari"))
+        gymnasium.register_envs(imported("ale_py", "atari"))
         options = {"frameskip": 1, **options}                          # AtariPreprocessing skips
     if name.startswith("highway_env:"):
-        extra("highway_env", "highway")
-    try:
+        imported("highway_env", "highway")
+    with blamed(f"config.env: Gymnasium's {name} cannot be made"):
         limit = {"max_episode_steps": max_steps} if max_steps and not atari else {}
         env = gymnasium.make(name, **limit, **options)
-        if atari:
-            env = wrap.FrameStackObservation(wrap.AtariPreprocessing(env, scale_obs=False), 4)
-            space = gymnasium.spaces.Box(0, 255, (84, 84, 4), np.uint8)
-            env = wrap.TransformObservation(env, lambda obs: np.moveaxis(obs, 0, -1), space)
-            env = wrap.TimeLimit(env, max_steps) if max_steps else env
-    except (gymnasium.error.Error, TypeError) as error:
-        raise UserError(f"config.env: Gymnasium's {name}: {str(error).splitlines()[0]}") from error
-    if isinstance(env.observation_space, gymnasium.spaces.Box):
-        return env
-    return wrap.FlattenObservation(env)
-
-
-def actions_of(gymnasium, space, name: str) -> tuple:
-    """Return (karpjax's space, a function from its actions to Gymnasium's)."""
-    kinds = gymnasium.spaces
-    if isinstance(space, kinds.Discrete):
-        return spaces.Discrete(int(space.n)), lambda action: int(action + space.start)
-    if isinstance(space, kinds.MultiDiscrete) and space.nvec.ndim == 1:
-        sizes = tuple(map(int, space.nvec))
-        return spaces.MultiDiscrete(sizes), lambda action: action + space.start
-    if isinstance(space, kinds.Box):
-        def clipped(action):
-            action = np.clip(action.reshape(space.shape), space.low, space.high)
-            return action.astype(space.dtype)
-        return box_of(space.low, space.high, space.shape), clipped
-    raise UserError(f"config.env: {name} takes actions of {space}; "
-                    "expected Discrete, MultiDiscrete or Box")
+        if not atari:
+            return env
+        env = wrap.FrameStackObservation(wrap.AtariPreprocessing(env, scale_obs=False), 4)
+        space = gymnasium.spaces.Box(0, 255, (84, 84, 4), np.uint8)
+        env = wrap.TransformObservation(env, lambda obs: np.moveaxis(obs, 0, -1), space)
+        return wrap.TimeLimit(env, max_steps) if max_steps else env

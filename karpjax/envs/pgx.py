@@ -16,9 +16,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from karpjax.core.errors import UserError, check_keys, did_you_mean, extra
+from karpjax.core.errors import UserError, check_keys, did_you_mean
 from karpjax.core.trees import where
-from karpjax.envs.protocol import TimeStep
+from karpjax.envs.protocol import blamed, imported, TimeStep
 from karpjax.envs.spaces import Discrete, sample_legal
 
 # The most moves of a game, of those games whose players take turns.
@@ -30,7 +30,7 @@ class Pgx:
     players = 2
 
     def __init__(self, name: str, opening: int = 0, **options):
-        pgx = extra("pgx")
+        pgx = imported("pgx")
         if name not in LONGEST:
             raise UserError(f"config.env: no game {name!r} of two players who move in turn"
                             f"{did_you_mean(name, LONGEST)}")
@@ -38,7 +38,8 @@ class Pgx:
         if opening < 0:
             raise UserError("config.env.opening: expected a number of moves, at least 0, "
                             f"found {opening}")
-        env = pgx.make(name)
+        with blamed(f"config.env: pgx cannot make {name}"):
+            env = pgx.make(name)
         # Traced once. A run plays them at a dozen places, and that took a third of its start.
         self.begin, self.move = jax.jit(env.init, inline=True), jax.jit(env.step, inline=True)
         self.name, self.opening = name, opening

@@ -68,6 +68,20 @@ class Box(NamedTuple):
         return jax.random.uniform(key, (len(self.low),), minval=low, maxval=high)
 
 
+def num_choices(space) -> int:
+    """Return how many choices a policy over this space weighs, entries of "legal": 0 for a Box."""
+    if isinstance(space, Discrete):
+        return space.n
+    return sum(space.sizes) if isinstance(space, MultiDiscrete) else 0
+
+
+def clipped(space, action):
+    """Return actions (...) of a space, those of a Box within its bounds."""
+    if not isinstance(space, Box):
+        return action
+    return jnp.clip(action, jnp.array(space.low), jnp.array(space.high))
+
+
 def check_space(space, owner: str) -> None:
     """Check that `owner`'s actions are one of the three spaces, not empty, of finite bounds."""
     try:
@@ -76,8 +90,14 @@ def check_space(space, owner: str) -> None:
         valid = False
     if not valid:
         raise UserError(f"{owner}.actions: expected Discrete(n), MultiDiscrete((n, ...)) or "
-                        "Box((low, ...), (high, ...)) with finite bounds, low below high; "
-                        f"found {space!r}")
+                        "Box((low, ...), (high, ...)) with finite bounds, low below high; found "
+                        f"{space!r}{of_another_library(space)}")
+
+
+def of_another_library(space) -> str:
+    module = type(space).__module__
+    own = isinstance(space, (Discrete, MultiDiscrete, Box)) or module == "builtins"
+    return "" if own else f" of {module}; take that of karpjax.envs.spaces"
 
 
 def sample_legal(state, obs, key):

@@ -48,23 +48,18 @@ def features(run: Run, workdir, name: str, split: str) -> tuple:
     own = {key: value for key, value in run.config.data.items()
            if key not in ("dir", "path", "length", "described")}  # these name the run's own set
     source = make_source(ConfigDict({**own, "name": name, "train": split, "validation": "",
-                                     "test": split, "batch_size": BATCH}))
+                                     "test": "", "batch_size": BATCH}))
     if not source.classes:
         raise UserError(f"--name={name}: a set without labels; expected one that was prepared "
                         "with them")
     check_tokens(workdir, {"source": run.task.source.spec}, source.spec)
 
-    @jax.jit
-    def pooled(batch):
-        x = source.preprocess(batch)[inputs]
-        segments = {} if inputs == "image" else {"segments": source.vocabulary.segments(x)}
-        _, states = run.model.apply(run.variables, x, features=True, **segments)
-        return states["pooled"] / jnp.linalg.norm(states["pooled"], axis=-1, keepdims=True)
-
     vectors, labels = [], []
-    for batch in source.eval_batches("test"):
+    for batch in source.eval_batches("train"):
         real = batch["weight"] > 0
-        vectors.append(np.asarray(pooled(batch))[real])
+        pooled = run.features(batch[inputs])["pooled"]                                   # (B, D)
+        unit = pooled / jnp.linalg.norm(pooled, axis=-1, keepdims=True)
+        vectors.append(np.asarray(unit)[real])
         labels.append(batch["label"][real])
     return np.concatenate(vectors), np.concatenate(labels), source.classes
 

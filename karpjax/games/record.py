@@ -7,6 +7,9 @@ Columns (N, ...): obs, legal, action, result (1, 0 or -1 for the player to move)
 --random per cent of the moves (20) are drawn at random, to reach other positions than the player
 would. The action stored there is the one that the player would have chosen. A network's moves are
 drawn from its policy.
+
+--env=pgx:connect_four  the game; --seed=N  other games. --trust: the task file of a run from
+gs://... may run here.
 """
 from collections.abc import Callable
 import functools

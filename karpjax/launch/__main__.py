@@ -10,7 +10,8 @@ local   real processes of simulated devices on this machine's CPUs, as on a pod.
         WORKDIR/logs has all. --port=N: of their coordinator (default: a free one); --grace=30:
         seconds that the others get when one has died
 tpu     makes the slice if it is not there, copies what git tracks, runs on all workers, shows
-        worker 0, and starts again after a preemption. --dry-run prints the commands only
+        worker 0, and starts again after a preemption, --restarts=20 times at most. --dry-run prints
+        the commands only
 
 --config, --workdir and --join_seconds are those of `karpjax train`, as are exit codes
 (karpjax/run/cli.py). On a cluster of Slurm or Kubernetes jax finds its processes itself:

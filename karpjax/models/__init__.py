@@ -2,7 +2,9 @@
 
     model = karpjax.models.make_model(dict(name="cnn", width=32), classes=10)
 """
+from collections.abc import Sequence
 import dataclasses
+from numbers import Integral
 
 from karpjax.core import old_names
 from karpjax.core.errors import UserError, did_you_mean
@@ -25,6 +27,9 @@ MODELS = {"actor_critic": ActorCritic, "airbench": Airbench, "board": Board, "cn
           "masked_lm": MaskedLM,
           "resnet": ResNet, "resnet_cifar": CifarResNet, "text_classifier": TextClassifier,
           "value_propagation": ValuePropagation, "vit": ViT}
+
+# Fields whose default is no 0, but that may be 0: a model without blocks, the first channel.
+MAY_BE_0 = ("layers", "decoder_layers", "blocks", "sweeps", "agent")
 
 
 def make_model(options, **given):
@@ -56,7 +61,21 @@ def make_model(options, **given):
         if key not in options and field.default is dataclasses.MISSING:
             raise UserError(f"config.model.{key} is missing, which {name} needs; give it, or "
                             "choose another config.model.name")
+    check_fields(options, fields)
     return MODELS[name](**options)
+
+
+def check_fields(options: dict, fields: dict) -> None:
+    """Check that whole numbers among a model's options are sizes, and its dropout is a share."""
+    for key, value in options.items():
+        least = 0 if fields[key].default == 0 or key in MAY_BE_0 else 1
+        sizes = {int: [value], Sequence[int]: value}.get(fields[key].type, ())
+        if not all(isinstance(size, Integral) and size >= least for size in sizes):
+            raise UserError(f"config.model.{key} = {value!r}: expected whole numbers of at least "
+                            f"{least}")
+        if key in ("dropout", "drop_path") and not 0 <= value < 1:
+            raise UserError(f"config.model.{key} = {value!r}: expected a share of at least 0 and "
+                            "below 1")
 
 
 def fields_of(name: str) -> dict[str, dataclasses.Field]:

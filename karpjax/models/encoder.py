@@ -17,14 +17,16 @@ from jaxtyping import Array, Float, Int
 
 from karpjax.core.errors import UserError, check_choice
 from karpjax.models.layers.embed import Embed
-from karpjax.models.layers.gelu import gelu
-from karpjax.models.layers.transformer import Dense, block_class, layer_of, norm, segment_mask
+from karpjax.models.layers.transformer import (
+    ACTIVATIONS, Dense, block_class, layer_of, norm, segment_mask)
 
 BERT = dict(norm="post", mlp="gelu", bias=True, positions="learned", transform=True, types=2,
             eps=1e-12)
 # RoBERTa (Liu et al. 2019): its table has two rows before the first position.
 ROBERTA = dict(BERT, types=1, eps=1e-5, offset=2)
 POSITIONS = ("rope", "learned")
+PER_TOKEN = ("embed/embedding", "bias")  # parameters with a row for each token of the vocabulary
+PADDED_TO = 1024                         # the largest power of two that files pad vocabularies to
 
 
 class Encoder(nn.Module):
@@ -37,7 +39,7 @@ class Encoder(nn.Module):
     width: int = 128
     heads: int = 2
     norm: str = "pre"
-    mlp: str = "geglu"
+    mlp: str = "geglu"         # or an ungated one, see layers/transformer.py
     bias: bool = False
     positions: str = "rope"    # or "learned", up to `context`
     context: int = 0           # with learned positions: the longest row
@@ -54,6 +56,13 @@ class Encoder(nn.Module):
     def layer_of(self, name: str) -> int | None:
         """Return the number of a parameter's layer, for config.optimizer.layer_decay."""
         return layer_of(name, ("embed", "position", "type", "norm_embed"))
+
+    def adapt(self, name: str, stored, shape):
+        """Return the rows of a padded vocabulary that have a token. None for other parameters."""
+        if name in PER_TOKEN and is_padded(stored.shape[0], shape[0]) and \
+                stored.shape[1:] == tuple(shape[1:]):
+            return stored[:shape[0]]
+        return None
 
     def encode(self, tokens: Int[Array, "B T"], segments, train: bool):
         """Return the embedding table and the states, each (B, T, D).
@@ -113,7 +122,9 @@ class MaskedLM(Encoder):
         if at is not None:  # before the vocabulary's matmul: its cost and memory fall to K / T
             x = jnp.take_along_axis(x, at[..., None], axis=1)                         # (B, K, D)
         if self.transform:
-            x = gelu(Dense(self.width, name="transform")(x))
+            # BERT's has the activation of the blocks.
+            x = ACTIVATIONS.get(self.mlp, ACTIVATIONS["gelu"])(
+                Dense(self.width, name="transform")(x))
             x = norm(self.eps, True, "norm_transform")(x)
         logits = table.attend(x)                                                      # (B, K, V)
         if self.transform:
@@ -134,6 +145,13 @@ class TextClassifier(Encoder):
         pooled = mean_of_tokens(states[-1], segments)                                 # (B, D)
         logits = Dense(self.classes, name="head")(pooled)                             # (B, classes)
         return (logits, {"pooled": pooled}) if features else logits
+
+
+def is_padded(rows: int, size: int) -> bool:
+    """Return whether `rows` is a vocabulary's size, made the next multiple of a power of two."""
+    multiple = min(rows & -rows, PADDED_TO)  # the largest power of two that divides rows
+    # A quarter more is no padding: the tokenizer is another one.
+    return size < rows < size + min(multiple, size // 4)
 
 
 def mean_of_tokens(x: Float[Array, "B T D"], segments=None) -> Float[Array, "B D"]:

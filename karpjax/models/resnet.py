@@ -1,10 +1,12 @@
-"""ResNets for ImageNet, 18 to 152 layers deep (He et al. 2016, table 1).
+"""ResNets for ImageNet, 18 to 152 layers deep (He et al. 2016, table 1), and wide ones.
 
 The form is torchvision's, v1.5. In it a bottleneck strides in its 3x3 convolution, not in its first
 1x1 (Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 5.1). Padding is symmetric, as in
 PyTorch: "SAME" would lay a stride of 2 on other pixels. Torchvision's first weights have a top-1
 accuracy of 69.76 (18 layers), 73.31 (34), 76.13 (50), 77.37 (101) and 78.31 % (152) on ImageNet.
 The logits here equal those of torchvision's own code (tests/test_convert.py).
+
+    config.model = dict(name="resnet", depth=50, width_per_group=128)  # wide_resnet50_2: 78.47 %
 """
 from flax import linen as nn
 import jax
@@ -35,13 +37,16 @@ class ResNet(nn.Module):
 
     With features it also returns {"stem", "stage1" to "stage4", "pooled"}.
 
-    depth      18 and 34 of plain blocks; 50, 101, 152 of bottlenecks
-    zero_init  blocks start as the identity, the scale of their last norm at 0 (Goyal et al. 2017,
-               section 5.1): steadier with large batches. Off, as in torchvision
+    depth            18 and 34 of plain blocks; 50, 101, 152 of bottlenecks
+    zero_init        blocks start as the identity, the scale of their last norm at 0 (Goyal et al.
+                     2017, section 5.1): steadier with large batches. Off, as in torchvision
+    width_per_group  of a bottleneck's inner convolutions in the first stage, torchvision's name;
+                     128 in wide ResNets (Zagoruyko & Komodakis 2016), whose outputs are no wider
     """
     classes: int
     depth: int = 50
     zero_init: bool = False
+    width_per_group: int = 64
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W C"], train: bool = False,
@@ -49,7 +54,9 @@ class ResNet(nn.Module):
         if self.depth not in BLOCKS:
             raise UserError(f"config.model.depth: expected one of {', '.join(map(str, BLOCKS))}; "
                             f"found {self.depth}")
-        kind = Block if self.depth < 50 else Bottleneck
+        if self.depth < 50 and self.width_per_group != 64:
+            raise UserError(f"config.model.width_per_group = {self.width_per_group}: expected 64 "
+                            f"for depth {self.depth}, whose blocks are plain; use depth 50 or more")
         stem = Conv(64, (7, 7), (2, 2), padding=3, use_bias=False, kernel_init=kaiming, name="stem")
         x = nn.relu(norm(train, "stem_norm")(stem(images)))                   # (B, H/2, W/2, 64)
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))                  # (B, H/4, W/4, 64)
@@ -57,13 +64,20 @@ class ResNet(nn.Module):
         for stage, blocks in enumerate(BLOCKS[self.depth], start=1):
             for i in range(blocks):
                 stride = 2 if stage > 1 and i == 0 else 1
-                block = kind(64 * 2 ** (stage - 1), stride, self.zero_init,
-                             name=f"stage{stage}_block{i}")
+                block = self.block(stage, stride, f"stage{stage}_block{i}")
                 x = block(x, train)                                # (B, H/2^(s+1), W/2^(s+1), F)
             states[f"stage{stage}"] = x
         states["pooled"] = x = x.mean((1, 2))                                 # (B, 512 or 2048)
         logits = nn.Dense(self.classes, name="head")(x)                       # (B, classes)
         return (logits, states) if features else logits
+
+    def block(self, stage: int, stride: int, name: str):
+        """Return a block of a stage, 1 to 4."""
+        double = 2 ** (stage - 1)
+        if self.depth < 50:
+            return Block(64 * double, stride, self.zero_init, name=name)
+        return Bottleneck(self.width_per_group * double, stride, self.zero_init, 256 * double,
+                          name=name)
 
 
 class Block(nn.Module):
@@ -81,18 +95,22 @@ class Block(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Three convolutions: 1x1 to `width`, 3x3, 1x1 to four times that."""
+    """Three convolutions: 1x1 to `width`, 3x3, 1x1 to `outputs`.
+
+    outputs   0: four times the width
+    """
     width: int
     stride: int
     zero_init: bool
+    outputs: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w F"]:
-        scale = 1.0 - self.zero_init
-        y = nn.relu(norm(train, "norm1")(conv(self.width, 1, 1, "conv1")(x)))  # (B, H, W, F/4)
+        scale, outputs = 1.0 - self.zero_init, self.outputs or 4 * self.width
+        y = nn.relu(norm(train, "norm1")(conv(self.width, 1, 1, "conv1")(x)))  # (B, H, W, width)
         y = nn.relu(norm(train, "norm2")(conv(self.width, 3, self.stride, "conv2")(y)))
-        y = norm(train, "norm3", scale)(conv(4 * self.width, 1, 1, "conv3")(y))
-        return nn.relu(y + shortcut(x, 4 * self.width, self.stride, train))    # (B, H/s, W/s, F)
+        y = norm(train, "norm3", scale)(conv(outputs, 1, 1, "conv3")(y))
+        return nn.relu(y + shortcut(x, outputs, self.stride, train))     # (B, H/s, W/s, F)
 
 
 def conv(width: int, size: int, stride: int, name: str):

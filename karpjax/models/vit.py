@@ -7,8 +7,8 @@
 
 Images are cut into N patches, row by row, and a class token comes first. An MAE pretrains a ViT,
 and its encoder has the ViT's names. So a ViT starts from one with config.init_from, and with
-init_skip for the decoder and the head. Both take Hugging Face's weights, ViT also timm's
-(karpjax/weights/vit.py). Hugging Face's norms have eps = 1e-12.
+init_skip for the decoder and the head. Both take Hugging Face's weights, ViT also timm's, MAE its
+authors' (karpjax/weights/vit.py). Hugging Face's norms have eps = 1e-12.
 """
 from flax import linen as nn
 import jax
@@ -19,7 +19,7 @@ import numpy as np
 from karpjax.core.errors import UserError, check_choice
 from karpjax.models.layers.transformer import Block, Dense, block_class, init, layer_of, norm
 
-POOLS = ("cls", "mean")
+POOLS = ("cls", "mean", "norm_of_mean")
 
 
 class Patches(nn.Module):
@@ -31,6 +31,7 @@ class Patches(nn.Module):
     layers: int = 12
     width: int = 192
     heads: int = 3
+    mlp: str = "gelu"          # see ACTIVATIONS in layers/transformer.py
     eps: float = 1e-6
     dropout: float = 0.0
     drop_path: float = 0.0     # of the last layer; it grows linearly from 0 at the first
@@ -50,12 +51,11 @@ class Patches(nn.Module):
         return None
 
     def encode(self, images: Float[Array, "B H W C"], train: bool, order=None,
-               keep: int = 0) -> list:
+               keep: int = 0, normed: bool = True) -> list:
         """Return the states (B, F + N, D): the embeddings, then each layer's output.
 
-        The last is normed.
-
         order, keep    the patches' order (B, N), and how many of its first are seen; None: all
+        normed         whether the last is normed
         """
         x = self.embeddings(images, order, keep)                                  # (B, F + N, D)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -64,7 +64,9 @@ class Patches(nn.Module):
             drop_path = self.drop_path * i / max(1, self.layers - 1)
             x = self.block(self.heads, f"block{i}", drop_path)(x, None, None, train)
             states.append(x)
-        return [*states[:-1], norm(self.eps, True, "norm")(states[-1])]
+        if normed:
+            states[-1] = norm(self.eps, True, "norm")(states[-1])
+        return states
 
     def embeddings(self, images, order, keep: int) -> Float[Array, "B T D"]:
         """Return the first tokens and the patches, or those that are seen, with their positions."""
@@ -86,7 +88,7 @@ class Patches(nn.Module):
     def block(self, heads: int, name: str, drop_path: float = 0.0) -> Block:
         """Return a transformer block in ViT's form."""
         return block_class(self.remat)(
-            heads, norm="pre", mlp="gelu", bias=True, rotary=False, eps=self.eps,
+            heads, norm="pre", mlp=self.mlp, bias=True, rotary=False, eps=self.eps,
             dropout=self.dropout, drop_path=drop_path, lora=self.lora, lora_alpha=self.lora_alpha,
             name=name)
 
@@ -94,6 +96,8 @@ class Patches(nn.Module):
 class ViT(Patches):
     """The network: (B, H, W, C) -> logits (B, classes), from the class token or the patches' mean.
 
+    pool       "cls" or "mean", of the normed states; "norm_of_mean": the mean of the patches before
+               their norm, then the norm, as MAE is fine-tuned (timm's fc_norm)
     distilled  DeiT's form (Touvron et al. 2021, section 3): a second token with a head of its own,
                and the mean of both heads
     """
@@ -110,10 +114,13 @@ class ViT(Patches):
     def __call__(self, images: Float[Array, "B H W C"], train: bool = False,
                  features: bool = False):
         check_choice(self.pool, POOLS, "config.model.pool")
-        states = self.encode(images, train)
+        late = self.pool == "norm_of_mean"
+        states = self.encode(images, train, normed=not late)
         x = states[-1]                                                            # (B, F + N, D)
         patches = x[:, len(self.first):]                                          # (B, N, D)
         pooled = x[:, 0] if self.pool == "cls" else patches.mean(1)               # (B, D)
+        if late:
+            pooled = norm(self.eps, True, "norm")(pooled)
         logits = Dense(self.classes, name="head")(pooled)                         # (B, classes)
         if self.distilled:
             logits = (logits + Dense(self.classes, name="head_dist")(x[:, 1])) / 2

@@ -29,6 +29,10 @@ from karpjax.run.stored import check_opens, read_part, read_state
 from karpjax.run.together import is_refusal, together
 
 
+class NoCheckpoint(UserError):
+    """A path where no run is."""
+
+
 class Checkpoints:
     """The checkpoints of a workdir: saves in the background, restores the newest that is whole.
 
@@ -226,8 +230,8 @@ def find(path, which: str = "newest") -> epath.Path:
     folder = path / FOLDER if (path / FOLDER).exists() else path
     steps = steps_of(folder)
     if not steps:
-        raise UserError(f"{path}: no checkpoint here; expected a workdir with {FOLDER}/STEP in it, "
-                        "or one STEP folder")
+        raise NoCheckpoint(f"{path}: no checkpoint here; expected a workdir with {FOLDER}/STEP in "
+                           "it, or one STEP folder")
     if which == "best":
         metas = {step: read_meta(folder / str(step)) for step in steps}
         rule = metas[steps[-1]]["config"]["best"] or "min validation/loss"

@@ -1,6 +1,14 @@
-"""Accelerators by the vendors' data sheets: peak rates and memory, for MFU and for precompile."""
+"""Accelerators: whether a TPU may be here, and by the vendors' data sheets, rates and memory."""
 import dataclasses
+import glob
+import importlib.util
 
+import jax
+
+from karpjax.core.errors import UserError
+from karpjax.core.trees import first_line
+
+TPU_FILES = ("/dev/accel*", "/dev/vfio/*")
 PEAK_FLOPS = {  # per device, bf16 matrix units, from the vendors' data sheets
     "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5p": 459e12,
     "TPU v5": 459e12, "TPU v6 lite": 918e12,
@@ -30,3 +38,24 @@ CHIPS = {
     "v5p": Chip(95.74, 459e12, 1.75e9, 2765e9),
     "v6e": Chip(31.25, 918e12, 1.75e9, 1640e9),
 }
+
+
+def skip_absent_tpu() -> None:
+    """Leave libtpu alone if no TPU is here and nobody chose a platform.
+
+    Precompile needs it. jax would have it look for a TPU, and it prints a page if it finds none.
+    """
+    # A plugin, as CUDA's, may have devices: then jax must look for itself.
+    other = jax.config.jax_platforms or importlib.util.find_spec("jax_plugins")
+    if importlib.util.find_spec("libtpu") and not other and not any(map(glob.glob, TPU_FILES)):
+        jax.config.update("jax_platforms", "cpu")
+
+
+def check_platform() -> None:
+    """Raise UserError if jax has no device of the platforms that JAX_PLATFORMS names."""
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:  # the first if it skipped a plugin
+        reason = first_line(error).partition(" (set ")[0] or "nor a plugin that finds one"
+        raise UserError(f"JAX_PLATFORMS={jax.config.jax_platforms}: jax has no such device here "
+                        f"({reason}); leave it out, or use JAX_PLATFORMS=cpu") from error

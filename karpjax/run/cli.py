@@ -12,8 +12,6 @@ Exit codes:
     130 Ctrl-C before there was anything to save
 """
 import atexit
-import glob
-import importlib.util
 import json
 import logging
 import os
@@ -30,14 +28,23 @@ import jax
 from ml_collections import ConfigDict, config_flags
 
 from karpjax.core import settings
-from karpjax.core.errors import FULL, NotFinite, Outage, Preempted, UserError, did_you_mean, outage
-from karpjax.run.config_file import load_config
+from karpjax.core.errors import (
+    FULL,
+    NotFinite,
+    Outage,
+    Preempted,
+    UserError,
+    did_you_mean,
+    is_own,
+    outage,
+)
+from karpjax.run.chips import check_platform
+from karpjax.run.config_file import add_data_key, load_config
 from karpjax.run.distributed import join
 from karpjax.run.streams import lasting
 
 HELP = {"-h", "--help", "--helpfull"}
 THREADS_END = 5.0  # seconds that threads have at an end that is not a good one
-ACCELERATORS = ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*", "/dev/kfd")
 
 
 def run(main) -> None:
@@ -60,13 +67,9 @@ def run(main) -> None:
 
 def _exit_code(main) -> int | None:
     """Call main(argv) and return its exit code."""
-    has_accelerator = any(map(glob.glob, ACCELERATORS)) or "JAX_PLATFORMS" in os.environ
-    if importlib.util.find_spec("libtpu") and not has_accelerator:
-        # Precompile's libtpu would look for a TPU, and print a page about not finding one.
-        jax.config.update("jax_platforms", "cpu")
-    _quiet_threads()
+    _quiet_libraries()
     try:
-        code = main(sys.argv[1:])
+        code = _with_devices(main)
     except Preempted as stopped:
         print(f"karpjax: {stopped}", file=sys.stderr)
         code = stopped.code
@@ -89,14 +92,22 @@ def _exit_code(main) -> int | None:
     return code
 
 
+def _with_devices(main) -> int | None:
+    """Call main(argv), and name a platform without devices as the cause of its error."""
+    try:
+        return main(sys.argv[1:])
+    except (AssertionError, RuntimeError):
+        check_platform()
+        raise
+
+
 def of_the_system(error: OSError) -> tuple[str, int]:
     """Return the line and the exit code of an error of the system that nobody has named."""
     if error.errno in FULL:
         return (f"the disk is full ({error}); make room, then start the same command again: "
                 "saved checkpoints are whole"), UserError.code
     # perhaps the machine's fault, perhaps the task file's: show where
-    own = [frame for frame in traceback.extract_tb(error.__traceback__)
-           if not frame.filename.startswith((sys.base_prefix, sys.prefix, "<frozen"))]
+    own = list(filter(is_own, traceback.extract_tb(error.__traceback__)))
     where = f", in {own[-1].filename}:{own[-1].lineno}" if own else ""
     if outage(error):
         return (f"the storage or the machine failed ({error}{where}); start the same command "
@@ -121,8 +132,8 @@ def _leave_threads(threads, code: int) -> None:
                 os._exit(code)
 
 
-def _quiet_threads() -> None:
-    """Keep background threads from printing pages about their errors."""
+def _quiet_libraries() -> None:
+    """Keep background threads and libraries from printing pages about their errors."""
     # An error in a thread of Orbax or TensorStore, or in a callback, is raised again where the loop
     # waits for it. Hundreds of lines by them, asyncio and Python would bury the one that helps.
     def print_one_line(args):
@@ -131,6 +142,9 @@ def _quiet_threads() -> None:
 
     for name in ("absl", "asyncio", "jax._src.callback"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # If HOME cannot be written, matplotlib has two lines for it: the second says all.
+    logging.getLogger("matplotlib").addFilter(
+        lambda record: "mkdir -p failed" not in record.getMessage())
     threading.excepthook = print_one_line
     sys.unraisablehook = lambda args: None
     warnings.filterwarnings("ignore", ".* was never awaited", RuntimeWarning)  # Orbax's, at the end
@@ -146,6 +160,7 @@ def parse(argv, doc: str, config: bool = False, **defaults):
     Returns an object with the flags as attributes; with `config` also config, a ConfigDict, and
     task_file, {"path", "text"}. Raises UserError.
     """
+    argv = joined(argv)
     if HELP & set(argv):
         print(f"{doc.strip()}\n\nflags:\n{flags_help(config, defaults)}")
         sys.exit(0)
@@ -153,6 +168,7 @@ def parse(argv, doc: str, config: bool = False, **defaults):
     loaded = task_file = None
     if config:
         argv, loaded, task_file = _load_config(argv)
+        argv = [argument for argument in argv if not add_data_key(loaded, argument)]
         _check_overrides(argv, loaded)
     try:
         if config:
@@ -160,12 +176,14 @@ def parse(argv, doc: str, config: bool = False, **defaults):
                                             sys_argv=["karpjax", *argv])
         rest = values(["karpjax", *argv])[1:]
     except flags.UnrecognizedFlagError as error:
-        raise UserError(first_sentence(error)) from error
+        raise UserError(f"{first_sentence(error)}{as_config_key(error.flagname, loaded)}") \
+            from error
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{first_sentence(error)}; give each key a value of its own type, as in "
                         "--config.steps=1000 (an int), --config.precision=bf16 (text)") from error
     if rest:
-        raise UserError(f"expected flags of the form --name=value, found {rest[0]!r}")
+        raise UserError(f"expected flags of the form --name=value, found {rest[0]!r}"
+                        f"{as_config_key(rest[0].partition('=')[0], loaded)}")
     for name, default in defaults.items():
         if isinstance(default, type) and getattr(values, name) is None:
             raise UserError(f"--{name}=... is missing; {doc.strip().splitlines()[0]}")
@@ -173,6 +191,22 @@ def parse(argv, doc: str, config: bool = False, **defaults):
     if config:
         options |= {"config": values.config, "task_file": task_file}
     return Options(options)
+
+
+def joined(argv) -> list[str]:
+    """Return the arguments with --config FILE as --config=FILE, as absl takes other flags."""
+    argv = list(argv)
+    for i in reversed(range(len(argv) - 1)):
+        if argv[i] == "--config" and not argv[i + 1].startswith("-"):
+            argv[i:i + 2] = [f"--config={argv[i + 1]}"]
+    return argv
+
+
+def as_config_key(name: str, config: ConfigDict | None) -> str:
+    """Return the flag of a config's key that was given without its path, as a hint, or ""."""
+    known = names_of(config) if config is not None else []
+    keys = [key for key in known if f".{key}".endswith(f".{name}")]
+    return "".join(f"; a key of the config is given as --config.{key}=VALUE" for key in keys[:1])
 
 
 def define_flags(defaults: dict) -> flags.FlagValues:

@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 import platform
+import sys
 import zlib
 
 import jax
@@ -33,8 +34,8 @@ def start(choice: str) -> None:
     choice    "auto": the user's cache folder; "off" or "": nowhere; else a folder, which may be an
               object store's
 
-    A folder that cannot be written is read. One that cannot be made is done without. A folder
-    that jax was given before stays: it opens one a process.
+    A folder that cannot be written is read. One that cannot be made is done without, and that is
+    reported. A folder that jax was given before stays: it opens one a process.
     """
     given_before = jax.config.jax_compilation_cache_dir  # by its variable, or the caller
     if choice in ("", "off") or given_before:
@@ -46,8 +47,12 @@ def start(choice: str) -> None:
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
             sweep(pathlib.Path(base), LIMIT)
-        except OSError:
+        except OSError as error:
             if not os.path.isdir(folder):
+                if jax.process_index() == 0:
+                    print(f"note: compiled programs are not kept: {folder} cannot be made "
+                          f"({error.strerror}); give config.compile_cache a folder that can be "
+                          "written, or 'off'", file=sys.stderr)
                 return
         writable = os.access(folder, os.W_OK)
     jax.config.update("jax_compilation_cache_dir", folder)

@@ -3,17 +3,25 @@
     config, task_file = karpjax.load_config("configs/poly.py", {"model.width": 8})
     karpjax.fit(config, "runs/poly", task_file=task_file)
 """
+import ast
 from collections.abc import Mapping
 import difflib
 import pathlib
+import re
 
 from ml_collections import ConfigDict
 
 from karpjax.core import settings
 from karpjax.core.errors import UserError, did_you_mean
 from karpjax.core.task_file import module_from_text
+from karpjax.run.own_code import own_code
+from karpjax.sources.images import KEYS
+from karpjax.sources.text import BYTES_OF_A_FILE, PREPARED
 
 PACKAGE = pathlib.Path(__file__).parent.parent
+# Keys of config.data that a command may give to a config without them.
+DATA_KEYS = sorted({*KEYS, *PREPARED, *BYTES_OF_A_FILE} - {"described"})
+NUMBERS = ("batch_size", "channels", "crop", "length", "mean", "resize", "std")
 EXAMPLES = (PACKAGE / "configs", PACKAGE.parent / "configs")  # in a wheel, in a checkout
 
 
@@ -29,11 +37,13 @@ def load_config(path, overrides: Mapping | None = None) -> tuple[ConfigDict, dic
     name, _, argument = str(path).partition(":")
     file = find_config(name)
     text = file.read_text()
-    module = module_from_text(str(file), text)
+    with own_code(f"--config={name}"):
+        module = module_from_text(str(file), text)
     if not hasattr(module, "get_config"):
         raise UserError(f"{file}: no get_config() in it; "
                         "define get_config() that returns karpjax.config(...)")
-    config = module.get_config(argument) if argument else module.get_config()
+    with own_code("get_config"):
+        config = module.get_config(argument) if argument else module.get_config()
     if not isinstance(config, ConfigDict):
         raise UserError(f"{file}: get_config() returned {type(config).__name__}, "
                         "expected what karpjax.config(...) returns")
@@ -80,3 +90,24 @@ def override(config: ConfigDict, key: str, value) -> None:
         if last in node and (isinstance(value, Mapping) or type(node[last]) is not type(value)):
             del node[last]  # a ConfigDict refuses a value of another type
         node[last] = value
+
+
+def add_data_key(config: ConfigDict, argument: str) -> bool:
+    """Set a known key of config.data that the config lacks, and return whether there was one.
+
+    argument   of a command: "--config.data.resize=(64,64)"
+    """
+    match = re.fullmatch(r"--config\.data\.(\w+)=(.*)", argument, re.DOTALL)
+    if not match or match[1] not in DATA_KEYS or match[1] in config.get("data", {match[1]: None}):
+        return False
+    key, value = match.groups()
+    if key in NUMBERS:
+        try:
+            value = ast.literal_eval(value)
+        except (SyntaxError, ValueError) as error:
+            raise UserError(f"--config.data.{key}={value}: expected numbers, as in "
+                            f"--config.data.{key}={'(64,64)' if key == 'resize' else '[1]'}"
+                            ) from error
+    with config.data.unlocked():
+        config.data[key] = value
+    return True

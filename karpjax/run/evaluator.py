@@ -12,6 +12,7 @@ from karpjax.core.files import plain
 from karpjax.core.metric import Rows, Total, added, quotient
 from karpjax.core.step import PRECISIONS
 from karpjax.core.trees import cast_floating, listed, split_variables
+from karpjax.run.own_code import own_code
 
 
 @dataclasses.dataclass
@@ -92,6 +93,11 @@ class Evaluator:
 
 def by_kind(metrics: dict) -> tuple[dict, dict, dict]:
     """Return the means, totals and rows among metrics."""
+    expected = ("expected karpjax.mean(values, weight), karpjax.total(array) or "
+                "karpjax.rows(array)")
+    if not isinstance(metrics, Mapping):
+        raise UserError(f"evaluation returned a {type(metrics).__name__}; expected a dict of name "
+                        f"-> metric, and of each: {expected}")
     means, totals, rows = {}, {}, {}
     for name, value in metrics.items():
         if isinstance(value, Total):
@@ -99,11 +105,13 @@ def by_kind(metrics: dict) -> tuple[dict, dict, dict]:
         elif isinstance(value, Rows):
             rows[name] = value
         elif isinstance(value, tuple) and len(value) == 2:
+            shapes = [np.shape(x) for x in jax.tree.leaves(value)]
+            if shapes != [(), ()]:
+                raise UserError(f"evaluation: the metric {name!r} has shapes {shapes}; {expected}")
             means[name] = value
         else:
             raise UserError(f"evaluation: the metric {name!r} is a {type(value).__name__}; "
-                            "expected karpjax.mean(values, weight), karpjax.total(array) or "
-                            "karpjax.rows(array)")
+                            f"{expected}")
     return means, totals, rows
 
 
@@ -149,7 +157,12 @@ def summarize(task, measured: Measured) -> None:
     """Add what `Task.summarize` makes of totals and rows to the metrics and tables."""
     if task.summarize is None:
         return
-    for name, value in task.summarize(measured.totals, measured.rows).items():
+    with own_code("Task.summarize"):
+        summary = task.summarize(measured.totals, measured.rows)
+    if not isinstance(summary, Mapping):
+        raise UserError(f"Task.summarize returned a {type(summary).__name__}; expected a dict of "
+                        "name -> float, or -> a dict of floats by class")
+    for name, value in summary.items():
         if name in measured.metrics:
             raise UserError(f"Task.summarize: {name!r} is a metric of Task.evaluate already; "
                             "rename one of them")

@@ -7,7 +7,7 @@ from karpjax.core import files
 from karpjax.core.errors import UserError
 from karpjax.core.trees import named
 from karpjax.run import checkpoint
-from karpjax.run.meta import EXPORTED, sealed
+from karpjax.run.meta import EXPORTED, SEAL, seal, sealed
 from karpjax.run.restore import restore, stored_as
 
 
@@ -17,7 +17,8 @@ def export(workdir, to, which: str = "newest", trust: bool | None = None) -> dic
     if to.suffix != EXPORTED:
         raise UserError(f"--to={to}: expected a name that ends in {EXPORTED}")
     beside = to.with_suffix(".json")
-    if beside.exists():
+    files.check_new(to)
+    if beside.exists() and not is_half_a_pair(beside):
         raise UserError(f"{beside}: there already; choose another name, or remove it")
     run = restore(workdir, which, trust=trust)
     meta = checkpoint.read_meta(checkpoint.find(workdir, which))
@@ -25,7 +26,21 @@ def export(workdir, to, which: str = "newest", trust: bool | None = None) -> dic
     arrays = {name: np.asarray(leaf) for name, leaf in named(tree).items()}
     meta |= {part: {name: meta[part][name] for name in arrays}
              for part in ("shapes", "fingerprint")}
-    # The JSON comes last: without it the arrays are no checkpoint.
-    files.write_arrays(to, arrays)
+    # The arrays come last. A kill in between leaves a JSON that the next call knows for its own,
+    # but of arrays alone nobody knows whose they are.
     files.write_whole(beside, json.dumps(sealed(meta), indent=1) + "\n")
+    try:
+        files.write_arrays(to, arrays)
+    except BaseException:
+        beside.unlink()
+        raise
     return {"step": run.step, "arrays": len(arrays), "files": [str(to), str(beside)]}
+
+
+def is_half_a_pair(beside) -> bool:
+    """Return whether a JSON is one that `export` wrote. Its arrays are not there."""
+    try:
+        meta = json.loads(beside.read_text())
+        return meta[SEAL] == seal(meta)
+    except (OSError, ValueError, KeyError, TypeError):  # somebody else's
+        return False

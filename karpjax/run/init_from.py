@@ -21,14 +21,16 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from karpjax import weights
-from karpjax.core import files, trees
+from karpjax.core import trees
 from karpjax.core.errors import UserError
 from karpjax.core.state import TrainState
 from karpjax.core.trees import (
     by_name, first_match, path_name, split_variables, variable_name)
+from karpjax.models import MODELS, fields_of, make_model
 from karpjax.run import checkpoint
 from karpjax.run.meta import evaluated
 from karpjax.run.restore import check_tokens, on_default_device
+from karpjax.weights.beside import told_of
 
 HEAD = r"head(_\w+)?/.*"
 RECIPE = ("mean", "std")  # keys of config.data: how the network's input is normalised
@@ -45,11 +47,13 @@ class Weights:
     shapes  {name: shape}; "head/kernel", "batch_stats/norm/mean"
     load    {name: leaf of its shape and sharding} -> {name: array}
     meta    the checkpoint's; {} if another project wrote the file
+    notes   lines about what was left out of the file
     """
     where: Any
     shapes: dict[str, tuple]
     load: Callable
     meta: dict
+    notes: tuple[str, ...] = ()
 
 
 def weights_at(path, model) -> Weights:
@@ -62,12 +66,15 @@ def weights_at(path, model) -> Weights:
 
 def foreign_weights(path, model) -> Weights:
     """Return the weights in another project's file, under our names."""
-    arrays = weights.translated(model, files.read_arrays(path), path)
+    told_of(path, model)  # or raises
+    named = weights.name_arrays(model, weights.read_arrays(path), path)
+    arrays = weights.translated(model, named.arrays, path)
 
     def load(wanted):
         return {name: jax.device_put(arrays[name].astype(leaf.dtype), leaf.sharding)
                 for name, leaf in wanted.items()}
-    return Weights(path, {name: array.shape for name, array in arrays.items()}, load, {})
+    return Weights(path, {name: array.shape for name, array in arrays.items()}, load, {},
+                   tuple(named.choices))
 
 
 def own_weights(path) -> Weights:
@@ -88,7 +95,7 @@ def own_weights(path) -> Weights:
 def is_foreign(path) -> bool:
     """Return whether a path is a file of another project's weights."""
     path = checkpoint.absolute(path)
-    return path.suffix in weights.SUFFIXES and not checkpoint.is_exported(path)
+    return weights.is_weights(path) and not checkpoint.is_exported(path)
 
 
 def inherited(config: ConfigDict, saved: dict | None = None) -> ConfigDict:
@@ -123,19 +130,41 @@ def inherited(config: ConfigDict, saved: dict | None = None) -> ConfigDict:
 
 def differences(config: ConfigDict) -> list[str]:
     """Return a line for each setting of input or model that no shape shows and that differs."""
-    if is_foreign(config.init_from):
-        if "mean" in config.data or config.task not in ("classify", "masked_image"):
-            return []
-        return ["note: config.data has no mean and std; pixels of 0 to 255 are rarely what these "
-                "weights learned with"]
-    theirs = checkpoint.read_meta(checkpoint.find(config.init_from))["config"]
-    notes = []
+    if not is_foreign(config.init_from):
+        theirs = checkpoint.read_meta(checkpoint.find(config.init_from))["config"]
+        return [f"note: {line}" for line in differences_from(theirs, config)]
+    if config.model.get("name") not in MODELS:  # a task's own
+        return []
+    fields = fields_of(config.model.name)
+    sizes = {name: 1 for name in ("classes", "vocabulary") if name in fields}
+    told = told_of(config.init_from, make_model(config.model, **sizes))
+    lines = [*differences_from(dataclasses.asdict(told), config), *told.unread]
+    if "mean" not in config.data and config.task in ("classify", "masked_image"):
+        lines.append("config.data has no mean and std; pixels of 0 to 255 are rarely what these "
+                     "weights learned with")
+    return [f"note: {line}" for line in lines]
+
+
+def differences_from(theirs: dict, config: ConfigDict) -> list[str]:
+    """Return a line for each setting of ours that differs from what weights learned with.
+
+    theirs  {"data": ..., "model": ...}, the keys that are known
+    """
+    lines = []
     for part, keys in (("data", RECIPE), ("model", FORM)):
-        ours, other = (values.get(part, {}) for values in (config.to_dict(), theirs))
-        notes += [f"note: config.{part}.{key} = {ours[key]}, but these weights learned with "
+        ours, other = (with_defaults(values.get(part, {}))
+                       for values in (config.to_dict(), theirs))
+        lines += [f"config.{part}.{key} = {ours[key]}, but these weights learned with "
                   f"{other[key]}" for key in keys
                   if key in ours and key in other and not same(ours[key], other[key])]
-    return notes
+    return lines
+
+
+def with_defaults(values: dict) -> dict:
+    """Return a part of a config with the defaults of the model that it names, if it names one."""
+    if values.get("name") not in MODELS:
+        return values
+    return {**{key: field.default for key, field in fields_of(values["name"]).items()}, **values}
 
 
 def same(a, b) -> bool:
@@ -206,7 +235,8 @@ def load_weights(path, state: TrainState, task, skip=()) -> tuple[TrainState, li
     params, model_state = split_variables(variables)
     state = with_weights(state, params, model_state).replace(
         source=eval_state_of(given, state, task.source.eval_state))
-    return state, [f"{path}: {'; '.join([f'{len(loaded)} of {len(ours)} arrays', *notes])}"]
+    lines = [f"{len(loaded)} of {len(ours)} arrays", *notes, *given.notes]
+    return state, [f"{path}: {'; '.join(lines)}"]
 
 
 def with_weights(state: TrainState, params, model_state) -> TrainState:

@@ -15,20 +15,21 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from karpjax.core import files, old_names, settings, sharding
+from karpjax.core import files, old_names, settings
 from karpjax.core.errors import Preempted, UserError
 from karpjax.core.state import TrainState, parameter_table
-from karpjax.run import compile_cache, distributed, init_from, lock, metrics, pictures
+from karpjax.run import compile_cache, distributed, init_from, lock, metrics, pictures, whole_batch
 from karpjax.run.cadence import is_due, steps_to_event
 from karpjax.run.checkpoint import Checkpoints, absolute
-from karpjax.run.evaluator import Measured, last_tables, make_evaluator
-from karpjax.run.experiment import Experiment, assemble
+from karpjax.run.evaluator import Measured, last_tables
+from karpjax.run.experiment import Experiment, assemble, check_evaluation
 from karpjax.run.in_flight import InFlight
+from karpjax.run.input_scale import input_notes
 from karpjax.run.meta import LIVE_STATISTICS, evaluated
 from karpjax.run.model_card import model_card
 from karpjax.run.nonfinite import check_finite
 from karpjax.run.profiling import Profile
-from karpjax.run.programs import default_dispatch, make_programs
+from karpjax.run.programs import default_dispatch, make_programs, placed_arrays
 from karpjax.run.progress import Clock, Progress
 from karpjax.run.restore import check_data, check_tokens
 from karpjax.run.signals import StopSignal
@@ -76,14 +77,14 @@ def train(exp: Experiment, workdir, held: lock.Lock, on_metrics, started: float)
             n = steps_to_event(config, source.steps_per_chunk, trainer.programs.longest, step)
             state = trainer.advance(state, step, n, profile)  # donates the old state
             before, step = step, step + n
-            trainer.fetch(leave=trainer.in_flight.ahead)
+            trainer.fetch(state, leave=trainer.in_flight.ahead)
             profile.after(step, state)
 
             stopping, results = stop.agreed(step), None
             eval_due = is_due(config.eval_every, before, step, config.steps)
             save_due = is_due(config.save_every, before, step, config.steps) or stopping
             if eval_due or save_due:
-                trainer.fetch()
+                trainer.fetch(state)
             if eval_due and eval_splits:
                 results = trainer.evaluate(state, step, eval_splits)
                 settings.check_best(config.best, results)
@@ -122,6 +123,7 @@ def make_experiment(config, task_file, mesh, saved: dict | None) -> Experiment:
     compile_cache.start(config.compile_cache)
     with together():
         exp = assemble(config, task_file, mesh, saved)
+        check_evaluation(exp)
     source = exp.source
     distributed.check_same({"versions": versions(), "config": exp.config.to_dict(),
                             "data": {"rows": source.num_examples, **source.spec},
@@ -148,7 +150,9 @@ def start_or_resume(exp: Experiment, workdir, checkpoints) -> tuple[TrainState, 
     config = exp.config.to_dict()
     restored = checkpoints.restore(exp.abstract)
     state, start = resume(exp, workdir, *restored) if restored else start_fresh(exp)
+    start.notes.extend(whole_batch.check_parts(exp, state))
     with together():
+        start.notes.extend([*exp.source.notes(), *input_notes(exp)])
         write_files(workdir, config, exp.source.files)
     return state, start
 
@@ -197,10 +201,8 @@ class Trainer:
         self.exp, self.workdir, self.held, self.checkpoints = exp, workdir, held, checkpoints
         self.on_metrics, self.started, self.elapsed_before = on_metrics, started, start.elapsed
         self.programs = make_programs(exp)
-        self.evaluator = make_evaluator(exp.task, exp.mesh, config.precision)
         self.measured = {}  # by split, of its last evaluation
-        self.device_data = None if source.streamed else \
-            sharding.put(source.arrays, sharding.replicated(exp.mesh))
+        self.device_data = None if source.streamed else placed_arrays(exp, start.step)
         self.training, self.waiting, self.evaluating = Clock(), Clock(), Clock()
         # Rows after the checkpoint are cut: they are logged again.
         self.writer = metrics.Writer(workdir, upto=start.step if start.resumed else -1,
@@ -242,12 +244,9 @@ class Trainer:
 
     def next_arrays(self, step: int):
         """Return what the next dispatch reads: the data set on the devices, or one batch."""
-        source = self.exp.source
-        if not source.streamed:
-            return self.device_data
-        return sharding.put_batch(self.exp.mesh, source.next_batch(step, self.exp.config.seed))
+        return placed_arrays(self.exp, step) if self.exp.source.streamed else self.device_data
 
-    def fetch(self, leave: int = 0) -> None:
+    def fetch(self, state: TrainState, leave: int = 0) -> None:
         """Fetch and log metrics until `leave` dispatches are in flight.
 
         Waits for the device, so its time is the training's. Raises NotFinite on bad numbers.
@@ -256,8 +255,7 @@ class Trainer:
             while len(self.in_flight) > leave:
                 first, values, bad = self.in_flight.pop()
                 self.log_steps(first, values)
-                check_finite(first, values["skipped_in_a_row"], bad,
-                             self.exp.config.nonfinite_limit, self.workdir)
+                check_finite(self.exp, state, first, values, bad, self.workdir)
 
     def log_steps(self, first: int, values: dict) -> None:
         """Log the rows that are due among a dispatch's steps, of values {name: (steps,)}."""
@@ -300,7 +298,7 @@ class Trainer:
         new = split not in self.measured
         self.watchdog.beat(f"{COMPILING} the " * new + f"evaluation of {split}")
         with self.evaluating:
-            self.measured[split] = self.evaluator.measure(
+            self.measured[split] = self.exp.evaluator.measure(
                 self.exp.eval_variables(state), split, at_end, self.watchdog.beat)
         return self.measured[split]
 

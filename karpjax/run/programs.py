@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from karpjax.core import sharding
-from karpjax.core.errors import UserError
+from karpjax.core.errors import NotFinite, UserError
 from karpjax.core.step import PRECISIONS, make_train_step, scan
 from karpjax.core.trees import cast_floating, where
 from karpjax.run.cadence import steps_to_event
 from karpjax.run.chips import PEAK_FLOPS
+from karpjax.run.own_code import own_code
 from karpjax.run.progress import Clock
 
 
@@ -171,10 +172,10 @@ class WholePrograms(Programs):
         """Compile the program of n steps, if it is not there yet."""
         if n in self.compiled:
             return
-        with self.compiling:
+        with self.compiling, own_code("a training step"):
             if self.exp.config.debug_nans:
                 # Without donation: jax runs it again on the same arguments, operation by operation.
-                self.compiled[n] = jax.jit(self.program(n))
+                self.compiled[n] = own_code("a step", NotFinite)(jax.jit(self.program(n)))
             else:
                 self.compiled[n] = self.lower(state, arrays, n).compile()
 
@@ -281,8 +282,15 @@ class SplitPrograms(Programs):
         return step
 
 
+def placed_arrays(exp, step: int):
+    """Return what the dispatch after `step` steps reads: the data set, or the batch it streams."""
+    if exp.source.streamed:
+        return sharding.put_batch(exp.mesh, exp.source.next_batch(step, exp.config.seed))
+    return sharding.put(exp.source.arrays, sharding.replicated(exp.mesh))
+
+
 def abstract_arrays(exp):
-    """Return the shapes of what a dispatch reads, placed as the loop places it."""
+    """Return the shapes of what a dispatch reads, placed as `placed_arrays` does."""
     mesh = exp.mesh
     place = sharding.batch_sharding(mesh) if exp.source.streamed else sharding.replicated(mesh)
     shapes = jax.eval_shape(lambda arrays: arrays, exp.source.arrays)

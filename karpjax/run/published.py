@@ -1,4 +1,6 @@
 """Weights of other projects into a checkpoint, a run's weights into a file for other projects."""
+import dataclasses
+
 import jax
 
 from karpjax import weights
@@ -10,47 +12,82 @@ from karpjax.datasets.text import read_tokenizer
 from karpjax.models.layers.transformer import merge_lora
 from karpjax.run.checkpoint import FOLDER, Checkpoints, absolute
 from karpjax.run.experiment import assemble
-from karpjax.run.init_from import load_weights, with_weights
+from karpjax.run.init_from import differences_from, with_weights
 from karpjax.run.programs import default_dispatch
 from karpjax.run.restore import restore
 from karpjax.run.workdir import (
     check_place, checkpoint_meta, open_workdir, saved_config, write_files)
 from karpjax.weights import archs
+from karpjax.weights.beside import told_of
 
 
 def published(file, arch: str, workdir, heads: int = 0, decoder_heads: int = 0,
-              tokenizer: str = "") -> dict:
+              tokenizer: str = "", part: str = "", strict: bool = False) -> dict:
     """Write a checkpoint of a published architecture, and return a summary.
+
+    part     the copy of the network to read, if the file has several
+    strict   whether it is an error if something is assumed, chosen or left out
 
     A file that has no head, as of a bare encoder, gets a fresh one.
     """
-    arrays = archs.by_our_names(arch, files.read_arrays(file), file)
-    tokens = read_tokenizer(tokenizer) if tokenizer else ""
-    config = archs.config_for(arch, arrays, heads, decoder_heads, tokens)
-    ours = sum("/" in name for name in arrays)  # theirs have dots
-    headless = config.task == "classify" and "head/kernel" not in arrays
-    bare = headless and ours > len(arrays) / 2
-    return into_workdir(config, None, file, workdir, anew=("head/.*",) if bare else ())
+    check_empty(workdir)
+    arrays = weights.read_arrays(file)
+    model = archs.bare_model(arch, arrays)
+    told = told_of(file, model)
+    named = weights.name_arrays(model, arrays, file, part)
+    ours = weights.translated(model, named.arrays, file)
+    beside = files.local(file, "weights").parent / "tokenizer.json"
+    tokenizer = tokenizer or (str(beside) if beside.is_file() else "")
+    tokens = read_tokenizer(tokenizer) if tokenizer and archs.reads_texts(arch) else ""
+    config, assumed = archs.config_for(
+        arch, ours, model, told, {"heads": heads, "decoder_heads": decoder_heads}, tokens)
+    words = {**told.model, **told.data}
+    facts = [f"{' and '.join(told.source)}: {values_in_words(words)}"] if words else []
+    facts += [f"tokenizer {tokenizer}"] if tokens else []
+    choices = [f"assumed {values_in_words(assumed)}"] if assumed else []
+    exp = assemble(config, None, make_mesh(devices=jax.devices()[:1]))
+    return write_workdir(exp, named, file, workdir, strict, facts=facts,
+                         choices=[*choices, *told.unread], anew=archs.absent_head(arch, ours))
 
 
-def into_workdir(config, task_file, file, workdir, anew=()) -> dict:
-    """Write a checkpoint at step 0 that holds a file's weights, and return a summary.
+def into_workdir(config, task_file, file, workdir, part: str = "", strict: bool = False) -> dict:
+    """Write a checkpoint at step 0 of a config's run that begins with a file's weights.
 
-    anew    regular expressions on names of ours that the file lacks
-    Nothing is written before every array has its place.
+    part, strict   as in `published`
     """
+    check_empty(workdir)
+    exp = assemble(config, task_file, make_mesh(devices=jax.devices()[:1]))
+    named = weights.name_arrays(exp.task.model, weights.read_arrays(file), file, part)
+    told = told_of(file, exp.task.model)
+    choices = [*differences_from(dataclasses.asdict(told), config), *told.unread]
+    return write_workdir(exp, named, file, workdir, strict, facts=[], choices=choices)
+
+
+def check_empty(workdir) -> None:
+    """Check that a workdir has no checkpoints yet."""
     folder = absolute(workdir) / FOLDER
     if folder.exists() and any(path.name.isdigit() for path in folder.iterdir()):
         raise UserError(f"{workdir} has checkpoints already; choose a new folder")
-    exp = assemble(config, task_file, make_mesh(devices=jax.devices()[:1]))
-    if anew:
-        state, _ = load_weights(file, exp.fresh_state(), exp.task, anew)
-    else:
-        like = exp.abstract.variables
-        variables = weights.to_karpjax(exp.task.model, like, files.read_arrays(file), file)
-        state = exp.fresh_state()
-        params, model_state = split_variables(jax.tree.map(_placed, variables, like))
-        state = with_weights(state, params, model_state)
+
+
+def write_workdir(exp, named: weights.Named, file, workdir, strict: bool, facts: list[str],
+                  choices: list[str], anew=()) -> dict:
+    """Write a checkpoint at step 0 that holds named arrays, and return a summary.
+
+    facts, choices   lines about the file
+    anew             regular expressions on names of ours that the file lacks
+
+    Nothing is written before every array has its place.
+    """
+    like, model = exp.abstract.variables, exp.task.model
+    theirs, padding = weights.without_padding(model, like, named)
+    variables = weights.to_karpjax(model, like, theirs, file, anew)
+    drawn = [f"drawn at random, as the file has none: {', '.join(anew)}"] if anew else []
+    report(file, [f"{len(theirs)} arrays{named.under}", *facts],
+           [*choices, *named.choices, *padding, *drawn], strict)
+    state = exp.fresh_state()
+    state = with_weights(state, *split_variables(
+        jax.tree.map(_placed, variables, like, state.variables)))
     check_place(workdir, exp.source.files)
     workdir = open_workdir(workdir, exp, saved_config(workdir))
     write_files(workdir, exp.config.to_dict(), exp.source.files)
@@ -64,8 +101,22 @@ def into_workdir(config, task_file, file, workdir, anew=()) -> dict:
             "model": exp.config.model.to_dict(), **({"anew": list(anew)} if anew else {})}
 
 
-def _placed(new, old):
-    return jax.device_put(new, old.sharding)
+def report(file, facts: list[str], choices: list[str], strict: bool) -> None:
+    """Print a line about weights that were read. If strict, a choice is an error."""
+    if strict and choices:
+        raise UserError(f"{file}: --strict, but {'; '.join(choices)}; expected a file that leaves "
+                        "nothing to choose: put config.json beside it, or leave out --strict")
+    print(f"{file}: {'; '.join([*facts, *choices])}", flush=True)
+
+
+def values_in_words(values: dict) -> str:
+    """Return "heads = 12, eps = 1e-12"."""
+    return ", ".join(f"{name} = {value}" for name, value in values.items())
+
+
+def _placed(new, like, fresh):
+    """Return a file's array on the devices, or the fresh one if the file has none."""
+    return fresh if isinstance(new, jax.ShapeDtypeStruct) else jax.device_put(new, like.sharding)
 
 
 def into_file(workdir, to, which: str, names: str = "", trust: bool | None = None) -> dict:

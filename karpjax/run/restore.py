@@ -3,10 +3,15 @@
     run = karpjax.restore(PATH)     # a workdir, a checkpoint or an exported file; local, gs://, ...
     logits = run.predict(images)    # as stored in the data set, (B, H, W, C); or files: ["cat.jpg"]
 
-There are also run.features, run.params, run.variables, run.config, run.model, run.task, run.step,
-and what its task offers, as run.act(obs). A user's own task file travels in the checkpoint and is
-executed: restore only checkpoints you trust. From gs://... that takes trust=True (run/trust.py).
+In a loss, where a batch is preprocessed already, a teacher is run.apply(batch["image"]). There are
+also run.features, run.class_names, run.params, run.variables, run.config, run.model, run.task,
+run.step, and what its task offers, as run.act(obs). A user's own task file travels in the
+checkpoint and is executed: restore only checkpoints you trust. From gs://... that takes trust=True
+(run/trust.py).
 """
+from collections.abc import Mapping
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import inspect
@@ -15,6 +20,7 @@ from typing import Any
 import warnings
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
@@ -24,8 +30,12 @@ from karpjax.core.task import Task
 from karpjax.core.task_file import build_task, load_task_module
 from karpjax.core.trees import by_name, path_name, split_variables
 from karpjax.datasets.folders import same_pictures
+from karpjax.run.chips import check_platform
 from karpjax.run.meta import LIVE_STATISTICS, evaluated
 from karpjax.run.trust import check_trust
+
+# The run whose task is being built. A run that this task restores may be left behind.
+BUILDING = contextvars.ContextVar("BUILDING", default="")
 
 
 class NoSuchMethod(UserError, AttributeError):
@@ -52,6 +62,11 @@ class Run:
     def model(self):
         return self.task.model
 
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, in the order of a classifier's logits."""
+        return self.task.source.class_names
+
     def predict(self, inputs) -> Any:
         """Return the task's outputs, as numpy-compatible arrays: logits (B, C) of a classifier.
 
@@ -69,11 +84,29 @@ class Run:
                             "its features")
         return self._features(self.variables, self.encoded(inputs))
 
+    def apply(self, inputs, **kwargs):
+        """Return the model's own output for inputs as a loss has them: logits (B, C).
+
+        inputs  preprocessed as this run's are: batch["image"]. A model of several takes a dict
+        kwargs  further arguments of the model: features=True also returns its features
+        """
+        like = {name: x.dtype for name, x in self.task.source.example.items()
+                if hasattr(x, "dtype")}
+        if wrong := other_kind(self.task, inputs, like):
+            raise UserError(f"run.apply: expected preprocessed {wrong}; for inputs as the data set "
+                            "stores them call run.predict or run.features")
+        inputs = jax.tree.map(jnp.asarray, inputs)
+        return self.task.run_model(self.variables, inputs, **kwargs)
+
     def encoded(self, inputs):
         """Return arrays as the data set stores them, for those or for files, images and texts."""
         listed = [inputs] if is_for_a_person(inputs) else inputs
         if not isinstance(listed, (list, tuple)) or not listed or \
                 not all(map(is_for_a_person, listed)):
+            if wrong := other_kind(self.task, inputs, self.task.source.stored):
+                raise UserError(f"this run takes {wrong}: pixels or tokens as the data set stores "
+                                "them; for what is preprocessed already, as batch[...] in a loss, "
+                                "call run.apply")
             return inputs
         encode = getattr(self.task.source, "encode", None)
         if encode is None:
@@ -87,7 +120,7 @@ class Run:
             raise AttributeError(name)
         methods = {**old_names.methods(self.task), **self.task.methods}
         if name not in methods:
-            offers = ", ".join(["predict", "features", *methods])
+            offers = ", ".join(["predict", "features", *methods, "apply"])
             raise NoSuchMethod(f"run.{name}: this run ({self.config.task or 'its own task'}) has "
                                f"no {name}; it offers {offers}")
         return functools.partial(methods[name], self.variables)
@@ -112,6 +145,51 @@ def is_for_a_person(x) -> bool:
     return isinstance(x, (str, os.PathLike)) or hasattr(x, "convert")
 
 
+def other_kind(task: Task, inputs, like: dict) -> str:
+    """Return "'image' of uint8, found float32" if floats are given for integers, or the reverse.
+
+    like  {entry: dtype}, of the entries that are known
+    """
+    entries = {task.inputs: inputs} if isinstance(task.inputs, str) else inputs
+    for name, x in entries.items() if isinstance(entries, Mapping) else ():
+        kinds = {jnp.issubdtype(dtype, jnp.floating)
+                 for dtype in (getattr(x, "dtype", None), like.get(name)) if dtype is not None}
+        if len(kinds) == 2:
+            return f"{name!r} of {like[name]}, found {x.dtype}"
+    return ""
+
+
+class AbsentRun:
+    """A run that a restored run's task restores, and that is not here: an error when it is used.
+
+    A student predicts without its teacher.
+    """
+
+    def __init__(self, error: UserError):
+        self._error = error
+
+    def __getattr__(self, name: str):
+        if name.startswith("_"):  # Python's own questions
+            raise AttributeError(name)
+        raise self._error
+
+
+@contextlib.contextmanager
+def building(path):
+    """Build the task of the run at `path`, and name what it needs beside its checkpoint."""
+    before = BUILDING.set(str(path))
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"{path}: its task file imports what is not here ({error}); install it, or "
+                        "add its folder to PYTHONPATH") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: its task file reads {error.filename!r}, which is not here; put "
+                        "it there") from error
+    finally:
+        BUILDING.reset(before)
+
+
 def restore(path, which: str = "newest", data: dict | None = None,
             trust: bool | None = None) -> Run:
     """Return the run at `path`, its newest or "best" checkpoint, on this machine's default device.
@@ -119,17 +197,29 @@ def restore(path, which: str = "newest", data: dict | None = None,
     data   changes to config.data: {"data_dir": ...} where the data is elsewhere,
            {"test": "test[:1000]"} for another part
     trust  whether code that it holds or names may run; None: if it is on this machine
+
+    The task of a run may restore another run, as its teacher. If that is not here, all works that
+    does not use it.
     """
     from karpjax.run import checkpoint  # here: Orbax takes a sixth of a second to import
-    folder = checkpoint.find(path, which)
+    check_platform()
+    try:
+        folder = checkpoint.find(path, which)
+    except checkpoint.NoCheckpoint as error:
+        if not BUILDING.get():
+            raise
+        return AbsentRun(UserError(
+            f"{BUILDING.get()}: this needs the run that its task restores, {str(path)!r}, which is "
+            f"not here: put it at {checkpoint.absolute(path)}, or predict without it ({error})"))
     meta = checkpoint.read_meta(folder)
     check_trust(path, meta, trust, data)
     config, task_file = ConfigDict(meta["config"]), meta["task"]
     if data:
         config.data = ConfigDict({**config.data.to_dict(), **data})
     record = {"path": task_file["path"], "text": task_file["text"]}
-    module, _ = load_task_module(task_file["name"], record)
-    task = build_task(with_description(config, meta.get("source")), module)
+    with building(path):
+        module, _ = load_task_module(task_file["name"], record)
+        task = build_task(with_description(config, meta.get("source")), module)
     check_tokens(path, meta, task.source.spec)
     variables = jax.eval_shape(task.init, jax.random.key(0))
     params, model_state = evaluated(meta)

@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.core import old_names
-from karpjax.core.errors import UserError
+from karpjax.datasets.columns import (
+    check_all_labelled,
+    check_columns,
+    check_splits,
+    row_keys,
+    shared_with_train,
+)
 from karpjax.sources.shuffle import shuffled
 from karpjax.sources.source import Source, augmented, local_rows, ones, unchanged
 
@@ -20,7 +26,8 @@ class Arrays(Source):
 
     train       {"image": (N, ...), "label": (N,), ...}, numpy. Every epoch is a new permutation,
                 and batches run across its end
-    splits      {"validation": {...}, "test": {...}}, evaluated in order
+    splits      {"validation": {...}, "test": {...}}, evaluated in order: rows as in train. A
+                training warns of those that stand in train too
     preprocess  batch -> batch, deterministic: normalise. Also applied in evaluation and by
                 `run.predict`
     view        batch -> batch, in evaluation and by `run.predict` only, after preprocess. It stands
@@ -28,28 +35,37 @@ class Arrays(Source):
     augment     (example, key) -> example, in training only, on one prepared example; keyed by the
                 example's draw number
     mix         (batch, keys) -> batch, in training only, after augment: mixup and the like
+    classes     number of classes of "label"; 0: those of train
     """
 
     @old_names.old_keywords(prepare="preprocess")
     def __init__(self, train: dict, *, batch_size: int, splits: dict | None = None,
                  preprocess: Callable | None = None, view: Callable | None = None,
-                 augment: Callable | None = None, mix: Callable | None = None):
+                 augment: Callable | None = None, mix: Callable | None = None, classes: int = 0):
         self.num_examples = check_columns(train, "train")
         self.batch_size, self.data = batch_size, {"train": train, **(splits or {})}
         self.splits = tuple(self.data)[1:]
         for name in self.splits:
             check_columns(self.data[name], name)
+        check_splits(self.data, classes)
         self._preprocess, self._view = preprocess or unchanged, view or unchanged
         self._augment, self._mix = augment, mix
         # Rows are stored flat: on a TPU an array (N, H, W, 3) would be padded and laid out from
         # scratch in every program.
         self.shapes = {name: column.shape[1:] for name, column in train.items()}
+        self.stored = {name: column.dtype for name, column in train.items()}
         self.arrays = {name: column.reshape(self.num_examples, -1) if column.ndim > 2 else column
                        for name, column in train.items()}
         one = {name: jnp.asarray(column[:1]) for name, column in train.items()}
         self.example = jax.tree.map(np.asarray, self.preprocess(one))
 
+    def notes(self):
+        shared = shared_with_train({name: row_keys(each) for name, each in self.data.items()})
+        return [f"warning: {shared}: measured on them, a model has seen its answers"] if shared \
+            else []
+
     def init(self, key):
+        check_all_labelled(self.data)  # here, where training begins
         # The key's data rather than a typed key: plain arrays are all a checkpoint holds.
         return {"key": jax.random.key_data(key), "epoch": jnp.uint32(0),
                 "position": jnp.uint32(0), "draw": jnp.uint32(0)}
@@ -89,11 +105,3 @@ class Arrays(Source):
             batch = {name: column[np.minimum(index, n - 1)] for name, column in columns.items()}
             yield {**batch, "index": index.astype(np.uint32),
                    "weight": (index < n).astype(np.float32)}
-
-
-def check_columns(columns: dict, split: str) -> int:
-    """Return the number of rows, the same in every column."""
-    rows = {name: len(column) for name, column in columns.items()}
-    if not rows or len(set(rows.values())) != 1 or 0 in rows.values():
-        raise UserError(f"split {split!r}: expected columns of one length > 0, found {rows}")
-    return next(iter(rows.values()))

@@ -50,3 +50,6 @@ class FirstBatch(Source):
 
     def eval_batches(self, split):
         return self._source.eval_batches(split)
+
+    def eval_shapes(self, split):
+        return self._source.eval_shapes(split)

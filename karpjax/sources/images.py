@@ -11,6 +11,7 @@ import numpy as np
 from karpjax.core.errors import UserError, check_keys
 from karpjax.datasets.content import content_of
 from karpjax.datasets.folders import prepared_folder, same_pictures
+from karpjax.datasets.pictures import as_array, load_pillow, pixels_of
 from karpjax.datasets.tfds import open_splits, prepared_builder
 from karpjax.sources.records import source_of
 from karpjax.sources.source import Source, SpecOnly
@@ -27,7 +28,8 @@ def images(data, augment=None, mix=None) -> Source:
     name, data_dir      the TFDS set and where it is prepared ("": TFDS's default, or
                         $TFDS_DATA_DIR)
     dir                 in place of name: DIR/train/CLASS/*.jpg, DIR/test/CLASS/*.jpg; made a TFDS
-                        set on first use, and again after a file has changed
+                        set on first use, and again after a file has changed. It has one channel
+                        if all pictures are grey, else three
     train, validation, test   splits in TFDS's syntax, "" for none
     batch_size          global
     mean, std           per channel, in the units of the stored pixels:
@@ -36,7 +38,7 @@ def images(data, augment=None, mix=None) -> Source:
                         antialiased), on the host
     crop                in evaluation and prediction: the size of a square in the middle (of what
                         `resize` leaves)
-    channels            3: grey images repeated to three channels
+    channels            3: grey images repeated to three channels; 1: colours made grey
     on_device           "auto", "yes" or "no" (streamed from the host)
     described           set by karpjax.restore: classes and shape, used if the data set is missing
     """
@@ -66,8 +68,8 @@ def images(data, augment=None, mix=None) -> Source:
     resize, channels = check_resize(data.get("resize", ())), data.get("channels", 0)
     decode = record_decoder(data.name, features["label"].num_classes, resize, channels)
     row_bytes = bytes_of_row(features["image"], resize, channels)
-    source = source_of(data, wanted, records, decode, row_bytes, preprocess=normalise, view=view,
-                       augment=augment, mix=mix)
+    source = source_of(data, wanted, records, decode, row_bytes, features["label"].num_classes,
+                       preprocess=normalise, view=view, augment=augment, mix=mix)
     stored = decode(records["train"][0])["image"].shape
     source.classes = features["label"].num_classes
     source.spec = {"classes": source.classes, "shape": list(stored),
@@ -101,7 +103,7 @@ def open_builder(data):
         if was and not same_pictures(was, data.dir, data.get("data_dir", "")):
             raise UserError(f"config.data.dir = {data.dir!r}: its pictures have changed since they "
                             "were learned from")
-        name = prepared_folder(data.dir, data.get("data_dir", ""))
+        name = prepared_folder(data.dir, data.get("data_dir", ""), was or "")
         return prepared_builder(name, data.get("data_dir", ""))
     if not data.get("name", ""):
         raise UserError("config.data: expected the name of a data set, or the dir of an "
@@ -161,34 +163,16 @@ def picture_encoder(shape):
     H, W, C = shape
 
     def encode(pictures) -> np.ndarray:
-        Image = load_pillow("pictures")
-        rows = []
-        for picture in pictures:
-            try:
-                opened = picture if hasattr(picture, "convert") else Image.open(picture)
-                pixels = np.asarray(opened.convert("L" if C == 1 else "RGB"))
-                pixels = pixels.reshape(*opened.size[::-1], C)                         # (h, w, C)
-                rows.append(fit_image(pixels, (H, W), C))
-            except OSError as error:
-                raise UserError(f"{picture}: not a picture that can be read ({error}); expected "
-                                "files or PIL images") from error
-        return np.stack(rows)
+        return np.stack([fit_image(pixels_of(picture, C), (H, W), C) for picture in pictures])
 
     return encode
 
 
-def load_pillow(what: str):
-    """Return Pillow's Image, or raise a UserError that `what` needs it."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise UserError(f'{what} needs Pillow; pip install "karpjax[images]"') from error
-    return Image
-
-
 def fit_image(image, resize: tuple, channels: int):
     """Return an image (h, w, c) as (H, W, C): see `resize` and `channels` in `images`."""
-    if channels and image.shape[-1] != channels:
+    if channels == 1 and image.shape[-1] == 3:
+        image = as_array(load_pillow("config.data.channels").fromarray(image), 1)
+    elif channels and image.shape[-1] != channels:
         if image.shape[-1] != 1:
             raise UserError(f"config.data.channels = {channels}: expected images of 1 or "
                             f"{channels} channels, found {image.shape[-1]}")

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.core import old_names
+from karpjax.core.errors import UserError
+from karpjax.datasets.columns import check_channels, check_like, row_of
 from karpjax.sources.source import Source, augmented, ones, unchanged
 
 
@@ -38,12 +40,26 @@ class Loader(Source):
         self._augment, self._mix = augment, mix
         self.prefetch, self.threads = prefetch, threads
         first = decode(train[0])
+        self._check_splits(first)
         raw = {name: jnp.asarray(value)[None] for name, value in first.items()}
+        self.stored = {name: value.dtype for name, value in raw.items()}
         self.example = jax.tree.map(np.asarray, self.preprocess(raw))
         self.arrays = {name: jax.ShapeDtypeStruct((batch_size, *np.shape(value)),
                                                   jnp.asarray(value).dtype)
                        for name, value in {**first, **row_numbers(0, 0, 1)}.items()}
         self.expected, self.iterator = None, None  # (step, seed) that the iterator gives next
+
+    def _check_splits(self, first: dict) -> None:
+        """Check that the first row of every split is like that of train."""
+        kinds = {name: row_of(np.asarray(value)[None]) for name, value in first.items()}
+        for name, value in first.items():
+            check_channels(np.asarray(value)[None], f"split 'train', column {name!r}")
+        for split in self.splits:
+            if not len(self.records[split]):
+                raise UserError(f"split {split!r}: expected records, found none; leave it out")
+            row = self.decode(self.records[split][0])
+            check_like({name: row_of(np.asarray(value)[None]) for name, value in row.items()},
+                       kinds, split)
 
     def init(self, key):
         return {"key": jax.random.key_data(key)}
@@ -78,6 +94,10 @@ class Loader(Source):
         order = grain.MapDataset.range(padded_length).map(lambda i: min(i, n - 1))
         for batch in self._batches(split, order, 0):
             yield {**batch, "weight": (batch["index"] < n).astype(np.float32)}
+
+    def eval_shapes(self, split):
+        # Those of training: nothing is read for them.
+        return {**self.arrays, "weight": jax.ShapeDtypeStruct((self.batch_size,), jnp.float32)}
 
     def _batches(self, split, order, start):
         """Return an iterator over this process's batches from step `start` on.

@@ -8,7 +8,7 @@ from karpjax.sources.source import Source
 ON_DEVICE_BYTES = 2 << 30                                    # larger sets are streamed
 
 
-def source_of(data, wanted: dict, records: dict, decode, row_bytes: int | None,
+def source_of(data, wanted: dict, records: dict, decode, row_bytes: int | None, classes: int = 0,
               **options) -> Source:
     """Return a source of stored records, in device memory or streamed from the host.
 
@@ -17,6 +17,7 @@ def source_of(data, wanted: dict, records: dict, decode, row_bytes: int | None,
     records      {"train": records by index, ...}
     decode       record -> {"image": ..., "label": ...}
     row_bytes    of a decoded row; None if rows are of many sizes
+    classes      number of classes of "label", which `decode` has checked
     options      of Arrays and Loader: preprocess, view, augment, mix
     """
     on_device = data.get("on_device", "auto")
@@ -26,7 +27,8 @@ def source_of(data, wanted: dict, records: dict, decode, row_bytes: int | None,
     if on_device == "yes" or on_device == "auto" and fits:
         columns = {split: read_columns(rows, decode, names[split])
                    for split, rows in records.items()}
-        return Arrays(columns.pop("train"), splits=columns, batch_size=data.batch_size, **options)
+        return Arrays(columns.pop("train"), splits=columns, batch_size=data.batch_size,
+                      classes=classes, **options)
     named = {split: NamedRecords(rows, names[split]) for split, rows in records.items()}
     return Loader(named.pop("train"), splits=named, decode=decode, batch_size=data.batch_size,
                   **options)

@@ -46,6 +46,7 @@ class Source:
     #                                   see, as variables["source"]
 
     # ------------------------------------------------- what tasks, restored runs and pictures read
+    stored: dict = {}               # {entry: dtype} of rows before `preprocess`; {}: not known
     spec: dict = {}                 # JSON, kept in checkpoints: what `SpecOnly` needs without data
     files: dict[str, str] = {}      # texts kept in the workdir: {"tokenizer.json": ...}
     classes: int = 0                # of its labels; 0: there are none
@@ -98,6 +99,19 @@ class Source:
         """
         raise NotImplementedError
 
+    def notes(self) -> list[str]:
+        """Return lines on the data that a training shows at its start."""
+        return []
+
+    def eval_shapes(self, split: str) -> dict | None:
+        """Return the shapes of a global batch of `eval_batches`, None for a split without any."""
+        def global_shape(rows):
+            rows = np.asarray(rows)
+            return jax.ShapeDtypeStruct((len(rows) * jax.process_count(), *rows.shape[1:]),
+                                        jax.dtypes.canonicalize_dtype(rows.dtype))
+        local = next(iter(self.eval_batches(split)), None)
+        return local and jax.tree.map(global_shape, local)
+
 
 class SpecOnly(Source):
     """A source without its data, as a checkpoint describes it: for the model and `predict`."""
@@ -105,6 +119,7 @@ class SpecOnly(Source):
     @old_names.old_keywords(prepare="preprocess", missing="error")
     def __init__(self, example: dict, preprocess: Callable, error: Exception):
         self.preprocess, self.error = preprocess, error
+        self.stored = {name: x.dtype for name, x in example.items() if hasattr(x, "dtype")}
         self.example = jax.tree.map(np.asarray, preprocess(jax.tree.map(jnp.asarray, example)))
 
     def init(self, key):

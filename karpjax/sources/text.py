@@ -28,7 +28,7 @@ PREPARED = ("name", "data_dir", "train", "validation", "test", "batch_size", "on
 BYTES_OF_A_FILE = ("path", "length", "batch_size", "described")
 
 
-def text(data, augment=None) -> Source:
+def text(data, augment=None, masks: bool = True) -> Source:
     """Return a source of {"tokens": (B, T) int32}, which also has a `vocabulary`.
 
     data is config.data, a dict of either:
@@ -38,11 +38,14 @@ def text(data, augment=None) -> Source:
         "segments" (B, T), the number of each token's document in its row from 1, 0 for padding.
         Sets with labels add "label" (B,), and `classes`
     path ("": the embedded novel), length, batch_size                 bytes
+
+    masks   whether a [MASK] in a text that a user gives is the mask. To a classifier it is text, as
+            it was when its texts were prepared
     """
-    return prepared_text(data, augment) if "name" in data else bytes_of_a_file(data, augment)
+    return prepared_text(data, augment, masks) if "name" in data else bytes_of_a_file(data, augment)
 
 
-def prepared_text(data, augment=None) -> Source:
+def prepared_text(data, augment, masks: bool) -> Source:
     """Return the source of a prepared set."""
     check_keys(data, PREPARED, "config.data", required=("name", "train", "batch_size"))
     try:
@@ -52,7 +55,7 @@ def prepared_text(data, augment=None) -> Source:
         if not spec:
             raise
         example = {"tokens": np.zeros((1, spec["length"]), np.uint16)}
-        return with_vocabulary(SpecOnly(example, as_integers, error), spec)
+        return with_vocabulary(SpecOnly(example, as_integers, error), spec, masks)
     features, metadata = builder.info.features, metadata_of(builder)
     if "tokens" not in features or "tokenizer" not in metadata:
         raise UserError(f"data set {data.name!r}: expected tokens and their tokenizer, found the "
@@ -62,6 +65,8 @@ def prepared_text(data, augment=None) -> Source:
     classes = features["label"].num_classes if "label" in features else 0
     spec = {"length": length, "classes": classes, "tokenizer": metadata["tokenizer"],
             "fingerprint": metadata.get("fingerprint"), "content": content_of(builder)}
+    if classes:
+        spec["names"] = features["label"].names
     limits = {"tokens": vocabulary_of_spec(spec).size, "segments": 1 + length, "label": classes}
     names = [name for name in limits if name in features]
 
@@ -75,12 +80,12 @@ def prepared_text(data, augment=None) -> Source:
         return row
 
     row_bytes = 2 * length * (1 + ("segments" in features)) + 8
-    source = source_of(data, *open_splits(builder, data), decode, row_bytes,
+    source = source_of(data, *open_splits(builder, data), decode, row_bytes, classes,
                        preprocess=as_integers, augment=augment)
-    return with_vocabulary(source, spec)
+    return with_vocabulary(source, spec, masks)
 
 
-def bytes_of_a_file(data, augment=None) -> Source:
+def bytes_of_a_file(data, augment) -> Source:
     """Return the source of a file's bytes."""
     check_keys(data, BYTES_OF_A_FILE, "config.data", required=("length", "batch_size"))
     path = files.local(data.get("path", "") or EMBEDDED, "config.data.path")
@@ -114,12 +119,12 @@ def as_integers(batch: dict) -> dict:
     return {**batch, **integers}
 
 
-def with_vocabulary(source: Source, spec: dict) -> Source:
+def with_vocabulary(source: Source, spec: dict, masks: bool = True) -> Source:
     """Add the facts about the texts that a checkpoint keeps: row length, classes, tokenizer."""
     tokenizer, length = spec["tokenizer"], spec["length"]
     source.vocabulary = vocabulary_of_spec(spec)
     source.classes = spec["classes"]
-    source.encode = lambda texts: source.vocabulary.encode(texts, length)
+    source.encode = lambda texts: source.vocabulary.encode(texts, length, masks)
     source.spec = {**spec, "fingerprint": source.vocabulary.fingerprint}
     source.files = {"tokenizer.json": tokenizer} if tokenizer else {}
     return source

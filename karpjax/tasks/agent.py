@@ -8,21 +8,19 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import karpjax as kj
 from karpjax.core import old_names
 from karpjax.core.errors import UserError, check_keys
 from karpjax.core.settings import check_own_keys
 from karpjax.core.trees import split_variables
-from karpjax.envs import environment, protocol
+from karpjax.envs import draw, environment, protocol
 from karpjax.envs.pgx import Versus
 from karpjax.envs.spaces import sample_legal
 from karpjax.rl import advantages, distributions
 
 # Keys of config.data; a game's may have "pool" too.
 ROLLOUT = ("num_envs", "num_steps", "minibatches", "epochs", "normalize", "eval_episodes")
-FRAMES = 250  # of a picture
 
 
 @old_names.old_attributes(see="policy_and_value", judged="with_advantages")
@@ -57,9 +55,9 @@ class Agent:
         # with the discount, so its sign changes with it, A(t+1) being the other's advantage:
         # A(t) = delta(t) - discount lambda A(t+1).
         self.discount = -config.discount if self.game else config.discount
-        _, obs = protocol.check_env(self.env)
-        self.model = kj.models.make_model(config.model, actions=self.env.actions,
-                                          obs_shape=protocol.array_of(obs).shape, critic=critic)
+        _, self.obs = protocol.check_env(self.env)
+        self.model = kj.models.make_model(config.model, actions=self.env.actions, critic=critic,
+                                          obs_shape=protocol.array_of(self.obs).shape)
 
     def __call__(self, params, model_state, obs, key=None):
         """Return (distribution over actions, values, model_state) for any leading axes of obs."""
@@ -105,8 +103,7 @@ class Agent:
 
         def act_by_sampling(variables, obs, keys, states):
             return self.act(variables, obs, keys)
-        _, obs = jax.eval_shape(self.env.reset, jax.random.key(0))
-        params = jax.eval_shape(self.model.init, jax.random.key(0), obs)["params"]
+        params = jax.eval_shape(self.model.init, jax.random.key(0), self.obs)["params"]
         return kj.sources.SelfPlay(self.env, act or act_by_sampling, examples, params=params,
                                    eval_env=Versus(self.env, sample_legal), **data)
 
@@ -126,9 +123,15 @@ class Agent:
             means = {**best, "return_sampled": sampled["return"]}
             return {name: kj.mean(x, batch["weight"]) for name, x in means.items()}
 
-        def predict(variables, obs):
+        @jax.jit
+        def most_likely(variables, obs):
             obs = source.normalize_obs(stats_of(variables), obs)
             return self.most_likely(variables, obs, None)
+
+        def predict(variables, obs):
+            """Return the environment's own actions for its own observations."""
+            obs = protocol.encode(self.env, obs, self.obs)
+            return protocol.decode(self.env, most_likely(variables, obs))
 
         def show(variables, batch):
             """Draw an episode: the most likely actions from the first seed."""
@@ -136,14 +139,10 @@ class Agent:
             play = jax.jit(lambda: source.episodes(policy, batch["seed"][:1], stats_of(variables),
                                                    states=True))
             episode = jax.device_get(play())
-            length = int(episode["length"][0])
-            steps = np.linspace(0, length - 1, min(FRAMES, length)).astype(int)
-            states = [jax.tree.map(lambda x, t=t: x[t, 0], episode["states"]) for t in steps]
-            return {"episode.gif": [self.env.draw(state) for state in states]}
+            return draw.episode(self.env, episode["states"], int(episode["length"][0]))
 
         return kj.Task(self.model, source, loss, evaluate=evaluate, predict=predict, inputs="obs",
-                       methods={"act": jax.jit(predict)},
-                       show=show if hasattr(self.env, "draw") else None)
+                       methods={"act": predict}, show=show if hasattr(self.env, "draw") else None)
 
 
 def stats_of(variables: dict) -> dict:

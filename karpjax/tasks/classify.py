@@ -1,13 +1,16 @@
 """Image classification: cross-entropy with label smoothing (Szegedy et al. 2016, section 7).
 
     config.task = "classify"; config.model, config.data (karpjax/sources/images.py),
-    config.augment (karpjax/sources/augment), config.label_smoothing, config.tta,
-    config.frozen_statistics
+    config.augment (karpjax/sources/augment), config.label_smoothing, config.class_weights,
+    config.tta, config.frozen_statistics
 
 Metrics: "accuracy" (top 1). With config.tta evaluation adds "accuracy_tta", computed from the mean
 over several views of each image: "mirror", or "mirror_translate" (6 views: mirrored or not, moved
 by a pixel down and right, up and left, or not). The loss is smoothed in training and plain in
 evaluation, so the two are not on one scale.
+
+config.class_weights is a number for each class, in the order of their names: in training an example
+of a class of weight 3 counts as three would, and a mixed one by its shares. Evaluation is plain.
 
 At the end of a run summary.json holds "accuracy_by_class". confusion.png shows which classes are
 taken for which, and mistakes.png the pictures of highest loss with a wrong prediction.
@@ -38,10 +41,13 @@ SHOWN = 24           # mistakes at the end of a run
 
 
 def build(config) -> kj.Task:
-    check_own_keys(config, "augment", "label_smoothing", "tta", "frozen_statistics")
+    check_own_keys(config, "augment", "label_smoothing", "class_weights", "tta",
+                   "frozen_statistics")
     each, together = augment.make(config.get("augment", ()), seed=config.seed)
     source = kj.sources.images(config.data, augment=each, mix=together)
     classes = check_classes(config, source.classes)
+    names = source.class_names + list(map(str, range(source.classes, classes)))
+    class_weights = check_class_weights(config.get("class_weights", ()), names)
     model = kj.models.make_model(config.model, classes=classes)
     smoothing, tta = config.get("label_smoothing", 0.0), config.get("tta", "")
     frozen = config.get("frozen_statistics", False)
@@ -58,7 +64,10 @@ def build(config) -> kj.Task:
     def loss(params, model_state, batch, key):
         _, xent, right, model_state = network(params, model_state, batch, key,
                                               smoothing if key is not None else 0.0)
-        return {"xent": kj.mean(xent, batch["weight"])}, {"accuracy": right}, model_state
+        weight = batch["weight"]
+        if class_weights and key is not None:
+            weight = weight * (augment.targets(batch, classes) @ jnp.array(class_weights))   # (B,)
+        return {"xent": kj.mean(xent, weight)}, {"accuracy": right}, model_state
 
     def evaluate(variables, batch):
         params, model_state = split_variables(variables)
@@ -74,8 +83,6 @@ def build(config) -> kj.Task:
         confusion = metric.confusion(batch["label"], predicted, batch["weight"], classes)
         examples = {"loss": xent, "label": batch["label"], "predicted": predicted}
         return {**metrics, "confusion": confusion, "examples": kj.rows(examples, at_end=True)}
-
-    names = source.class_names + list(map(str, range(source.classes, classes)))
 
     def summarize(totals, rows):
         return {"accuracy_by_class": accuracy_by_class(totals["confusion"], names)}
@@ -101,14 +108,11 @@ def accuracy(logits, batch):
 
 
 def mean_of_views(predict, images, logits, tta: str):
-    """Return logits (B, C): half from the mirrored views, and half from moved ones (Jordan 2024).
-
-    "mirror" has no moved views.
-    """
+    """Return logits (B, C): half of mirrored views, and half of moved ones (Jordan 2024)."""
     def both(images, logits):
         return (logits + predict(images[:, :, ::-1])) / 2
     still = both(images, logits)
-    if tta == "mirror":
+    if tta == "mirror":  # no moved views
         return still
     H, W = images.shape[1:3]
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
@@ -137,6 +141,17 @@ def errors_shown(confusion, examples: dict, split: str, source, names: list[str]
         title = f"{split}: {len(worst)} of {len(wrong):,} mistakes, the highest loss first"
         shown["mistakes.png"] = pictures.gallery(source.pixels(images), captions, title)
     return shown
+
+
+def check_class_weights(weights, names: list[str]) -> list[float]:
+    """Return config.class_weights, one a class, or [] for none."""
+    given = weights if isinstance(weights, (list, tuple)) else [weights]
+    numbers = [w for w in given if isinstance(w, (int, float)) and 0 <= w < np.inf]
+    if given and not (len(numbers) == len(given) == len(names) and any(numbers)):
+        raise kj.UserError(f"config.class_weights: expected {len(names)} numbers of at least 0, "
+                           f"in the order of {', '.join(names)}, or () for none; found "
+                           f"{' '.join(str(weights).split())}")
+    return list(map(float, numbers))
 
 
 def check_classes(config, classes: int) -> int:

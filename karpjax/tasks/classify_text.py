@@ -20,7 +20,7 @@ def build(config) -> kj.Task:
     """Build the task: tokens (B, T) -> logits (B, C)."""
     check_own_keys(config, "label_smoothing")
     smoothing = config.get("label_smoothing", 0.0)
-    source = kj.sources.text(config.data)
+    source = kj.sources.text(config.data, masks=False)
     if not source.classes:
         raise kj.UserError(f"data set {config.data.get('name', '')!r} has no labels; prepare its "
                            'texts without --pack, from lines {"text": ..., "label": ...}')

@@ -36,6 +36,10 @@ def build(config) -> kj.Task:
                required=("file", "batch_size"))
     env = environment(config)
     _, like = protocol.check_env(env)
+    if not isinstance(like, dict):
+        raise UserError("config.env: expected a game that says which moves are legal, as "
+                        f"pgx:connect_four, found {config.env.name!r}, which observes "
+                        f"{protocol.in_words(like)}")
     if config.data.get("mirror") and env.actions.n != like["obs"].shape[1]:
         raise UserError("config.data.mirror is for games whose moves are columns, as in "
                         f"connect_four; {config.env.name} has {env.actions.n} moves on "
@@ -67,6 +71,9 @@ def recorded(data, env, like) -> kj.sources.Source:
     def prepare(batch):
         if isinstance(batch["obs"], dict):
             return batch                                   # it is an environment's observation
+        if "legal" not in batch:
+            raise UserError("expected a game's observations {'obs': boards, 'legal': moves}, found "
+                            f"{protocol.in_words(batch['obs'])}")
         return {**batch, "obs": {"obs": batch["obs"].astype(jnp.float32), "legal": batch["legal"]}}
 
     def mirror(example, key):

@@ -23,13 +23,13 @@ DENSE = {"kernel": ("weight", (1, 0)), "bias": ("bias", VECTOR)}               #
 STATISTICS = ("mean", "var")
 NORM = {"scale": ("weight", VECTOR), "bias": ("bias", VECTOR),
         "mean": ("running_mean", VECTOR), "var": ("running_var", VECTOR)}
-# Without a counterpart in ours: counters, and the parts of BERT that only its other tasks use.
-IGNORED = (r".*\.num_batches_tracked|(bert|roberta|vit)\.pooler\..*|cls\.seq_relationship\..*"
-           r"|.*\.position_ids")
+# Without a counterpart in ours: what training counts, and the parts of BERT and ViT that only their
+# other tasks use.
+COUNTERS = r"(.*\.)?(num_batches_tracked|position_ids|n_averaged)"
+OTHER_TASKS = r"(bert|roberta|vit|resnet)\.pooler\..*|cls\.seq_relationship\..*"
 # Other names of the same arrays: BERT's first files; MAE as transformers 5 saves it.
 RENAMED = [(r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"),
-           (r"^decoder\.decoder_encoder\.layer\.", "decoder.decoder_layers.")]
-BARE = ("embeddings.", "encoder.", "layernorm.", "pooler.")  # the parts of a bare encoder
+           (r"\bdecoder\.decoder_encoder\.layer\.", "decoder.decoder_layers.")]
 # Copies of other arrays, which files may hold or leave out: ours is one array.
 TIED = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -133,26 +133,3 @@ def pattern_of(name: str) -> re.Pattern:
 def join_names(module: str, leaf: str, separator: str) -> str:
     """Return the leaf's whole name, in which module "" is the top."""
     return f"{module}{separator}{leaf}" if module else leaf
-
-
-def clean_arrays(arrays: dict, where, prefix: str = "") -> dict:
-    """Return their arrays by the names of the tables.
-
-    DataParallel's prefix, counters and copies are left out, and old names become today's. Arrays of
-    a bare encoder get the prefix that they have inside a model with a head.
-    """
-    bare = prefix and not any(name.startswith(f"{prefix}.") for name in arrays)
-    renamed = {}
-    for name, array in arrays.items():
-        name = name.removeprefix("module.")
-        for pattern, new in RENAMED:
-            name = re.sub(pattern, new, name)
-        renamed[f"{prefix}.{name}" if bare and name.startswith(BARE) else name] = array
-    untied = [f"{copy} from {name}" for copy, name in TIED.items()
-              if copy in renamed and name in renamed
-              and not np.array_equal(renamed[copy], renamed[name])]
-    if untied:
-        raise UserError(f"{where}: {', '.join(untied)} differs, but the model has one array for "
-                        "both; expected tied weights")
-    return {name: array for name, array in renamed.items()
-            if name not in TIED and not re.fullmatch(IGNORED, name)}

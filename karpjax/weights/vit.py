@@ -1,4 +1,4 @@
-"""ViT, DeiT and MAE: the names of Hugging Face's published files and of timm.
+"""ViT, DeiT and MAE: the names of Hugging Face's published files, of timm and of MAE's own code.
 
 Hugging Face's are those of ViTForImageClassification and ViTMAEForPreTraining.
 """
@@ -35,18 +35,36 @@ HUGGINGFACE = [
     ("decoder_head",  "decoder.decoder_pred",  DENSE),
 ]
 
-TIMM = [
-    ("",                        "",                     {"cls": ("cls_token", TOKEN),
-                                                         "dist": ("dist_token", TOKEN),
-                                                         "position": ("pos_embed", POSITIONS)}),
-    ("patch",                   "patch_embed.proj",     CONV),
-    ("block{i}/attention/qkv",  "blocks.{i}.attn.qkv",  DENSE),
-    ("block{i}/attention/out",  "blocks.{i}.attn.proj", DENSE),
-    ("block{i}/norm_attention", "blocks.{i}.norm1",     NORM),
-    ("block{i}/norm_mlp",       "blocks.{i}.norm2",     NORM),
-    ("block{i}/mlp/up",         "blocks.{i}.mlp.fc1",   DENSE),
-    ("block{i}/mlp/down",       "blocks.{i}.mlp.fc2",   DENSE),
-    ("norm",                    "norm",                 NORM),
-    ("head",                    "head",                 DENSE),
-    ("head_dist",               "head_dist",            DENSE),
+
+def timm_blocks(ours: str, theirs: str) -> list:
+    """Return the rows of timm's transformer blocks."""
+    return [
+        (f"{ours}/attention/qkv",  f"{theirs}.attn.qkv",  DENSE),
+        (f"{ours}/attention/out",  f"{theirs}.attn.proj", DENSE),
+        (f"{ours}/norm_attention", f"{theirs}.norm1",     NORM),
+        (f"{ours}/norm_mlp",       f"{theirs}.norm2",     NORM),
+        (f"{ours}/mlp/up",         f"{theirs}.mlp.fc1",   DENSE),
+        (f"{ours}/mlp/down",       f"{theirs}.mlp.fc2",   DENSE),
+    ]
+
+
+TIMM_ENCODER = [
+    ("",      "",                 {"cls": ("cls_token", TOKEN), "dist": ("dist_token", TOKEN),
+                                   "position": ("pos_embed", POSITIONS)}),
+    ("patch", "patch_embed.proj", CONV),
+    *timm_blocks("block{i}", "blocks.{i}"),
+]
+TIMM_HEAD = [("head", "head", DENSE), ("head_dist", "head_dist", DENSE)]
+TIMM = [*TIMM_ENCODER, ("norm", "norm", NORM), *TIMM_HEAD]
+TIMM_FC_NORM = [*TIMM_ENCODER, ("norm", "fc_norm", NORM), *TIMM_HEAD]  # after the mean
+
+FACEBOOK = [
+    *TIMM_ENCODER,
+    ("norm",          "norm",          NORM),
+    ("",              "",              {"mask": ("mask_token", TOKEN),
+                                        "decoder_position": ("decoder_pos_embed", POSITIONS)}),
+    ("decoder_embed", "decoder_embed", DENSE),
+    *timm_blocks("decoder_block{i}", "decoder_blocks.{i}"),
+    ("decoder_norm",  "decoder_norm",  NORM),
+    ("decoder_head",  "decoder_pred",  DENSE),
 ]

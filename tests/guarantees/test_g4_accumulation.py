@@ -1,9 +1,13 @@
 """G4: k accumulated micro-batches equal one big batch, with unequal weights and several losses.
 
 BatchNorm and dropout are excepted: they see micro-batches, as everywhere. Tasks that need them run
-without (`exact` in the registry). Tasks that cannot are not here.
+without (`exact` in the registry). Tasks that cannot are not here. A loss over pairs of examples,
+which cannot be equal, is refused.
 """
+import re
+
 from guarantees.harness import differences, mesh_of, named, reference, run, uneven
+from guarantees.over_pairs import OVER_PAIRS, pairs_config
 from guarantees.registry import TASKS, config_of
 import jax
 import jax.numpy as jnp
@@ -12,6 +16,10 @@ import optax
 import pytest
 
 import karpjax as kj
+from karpjax.core.errors import UserError
+from karpjax.run.experiment import assemble
+from karpjax.run.loop import fit
+from karpjax.run.whole_batch import check_parts
 
 EXACT = [name for name, entry in TASKS.items() if entry.exact is not None]
 
@@ -92,3 +100,56 @@ def test_counting_costs_nothing():
     parts = run(*config_of("masked_text", exact=True, accumulate=4), mesh_of(1), steps=1,
                 change=uneven).flops
     assert parts < 1.1 * whole
+
+
+def check(config, task_file, mesh) -> list[str]:
+    exp = assemble(config, task_file, mesh)
+    return check_parts(exp, exp.fresh_state())
+
+
+def test_a_loss_over_pairs_is_refused(tmp_path):
+    """The run ends before its first step, with the loss of parts together and of each by itself."""
+    config, task_file = pairs_config("triplet", "square", accumulate=4)
+    expected = ("config.accumulate = 4, config.parallel = 'jit': expected losses that are sums "
+                "over examples, found of some parts of a batch together triplet 11.77")
+    with pytest.raises(UserError, match=re.escape(expected)) as error:
+        fit(config, tmp_path, task_file=task_file, mesh=mesh_of(1))
+    assert "of each by itself triplet 8.89" in str(error.value)
+    assert "square" not in str(error.value) and "whole_batch=False" in str(error.value)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_task_may_have_batches_of_its_own():
+    """Nothing is compared if the task says so, nor without parts."""
+    assert check(*pairs_config("triplet", accumulate=4, whole_batch=False), mesh_of(1)) == []
+    assert check(*pairs_config("triplet"), mesh_of(2)) == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("zeros", [False, True])
+def test_every_loss_over_pairs_is_refused(zeros):
+    """Also by a network whose head starts at zeros, where all examples are equal."""
+    config, task_file = pairs_config(*OVER_PAIRS, "square", accumulate=4, zeros=zeros)
+    with pytest.raises(UserError) as error:
+        check(config, task_file, mesh_of(2))
+    assert [name for name in (*OVER_PAIRS, "square") if f"{name} " in str(error.value)] \
+        == list(OVER_PAIRS)
+
+
+def test_metrics_over_pairs_are_reported():
+    config, task_file = pairs_config("square", metrics=("spread", "square"), accumulate=2)
+    assert check(config, task_file, mesh_of(1)) == [
+        "note: config.accumulate = 2, config.parallel = 'jit': metrics over pairs of examples are "
+        "of each part by itself: spread_metric"]
+
+
+def test_a_loss_that_draws_is_not_compared():
+    config, task_file = pairs_config("square", accumulate=2, draws=True)
+    note, = check(config, task_file, mesh_of(1))
+    assert note.endswith("the loss is taken for a sum over examples, unchecked: with key=None it "
+                         "raises TypeError: unexpected PRNG key type <class 'NoneType'>")
+
+
+def test_mutant_batchnorm_and_dropout_are_not_refused():
+    """A check with a training key would refuse both. They are excepted."""
+    assert check(*config_of("digits", accumulate=4), mesh_of(2)) == []

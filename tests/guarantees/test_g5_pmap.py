@@ -1,10 +1,16 @@
 """G5: the jit and pmap builds agree for every loss without dropout or statistics across examples.
 
-With them, pmap means per device, as everywhere.
+With them, pmap means per device, as everywhere. A loss over pairs of examples, which cannot agree,
+is refused.
 """
 from guarantees.harness import differences, mesh_of, on_eight, reference, run, uneven
+from guarantees.over_pairs import pairs_config
 from guarantees.registry import TASKS, config_of
 import pytest
+
+from karpjax.core.errors import UserError
+from karpjax.run.experiment import assemble
+from karpjax.run.whole_batch import check_parts
 
 EXACT = [name for name, entry in TASKS.items() if entry.exact is not None]
 
@@ -33,3 +39,30 @@ def test_mutant_gradients_not_summed(monkeypatch):
     jit = reference("masked_text", exact=True)
     pmap = run(*config_of("masked_text", exact=True, parallel="pmap"), mesh_of(8), change=uneven)
     assert differences(pmap.state, jit.state) != []
+
+
+def check(config, task_file, mesh) -> list[str]:
+    exp = assemble(config, task_file, mesh)
+    return check_parts(exp, exp.fresh_state())
+
+
+def test_a_loss_over_pairs_is_refused():
+    config, task_file = pairs_config("contrastive", "square", parallel="pmap")
+    with pytest.raises(UserError) as error:
+        check(config, task_file, mesh_of(4))
+    assert "together contrastive 1.28" in str(error.value)
+    assert "of each by itself contrastive 0.92" in str(error.value)
+    assert "square" not in str(error.value)
+
+
+@pytest.mark.full
+def test_pairs_between_micro_batches_of_a_device():
+    """Pairs of neighbours lie on one device, and in several micro-batches."""
+    assert check(*pairs_config("consecutive", parallel="pmap"), mesh_of(4)) == []
+    with pytest.raises(UserError, match="consecutive"):
+        check(*pairs_config("consecutive", parallel="pmap", accumulate=2), mesh_of(2))
+
+
+@pytest.mark.full
+def test_mutant_batchnorm_and_dropout_are_not_refused():
+    assert check(*config_of("digits", parallel="pmap"), mesh_of(4)) == []

@@ -115,7 +115,10 @@ def config(**values):
 
 def test_the_run_stops_and_keeps_the_batch(tmp_path):
     settings, task_file = config()
-    with pytest.raises(NotFinite, match=r"step \d+: .* not finite.*nonfinite"):
+    expected = (r"step \d+: the loss was not finite: x is nan at \(\d+, 0\) in the batch "
+                r"\(row 13 of the training data\), 1 time\(s\) in a row; .*nonfinite; mend the "
+                "data, .*: no learning rate is to blame")
+    with pytest.raises(NotFinite, match=expected):
         loop.fit(settings, tmp_path, task_file=task_file, mesh=mesh_of(2))
     saved, = (tmp_path / "nonfinite").glob("step_*.npz")
     with np.load(saved) as batch:

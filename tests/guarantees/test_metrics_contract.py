@@ -37,7 +37,7 @@ def task_of_integers(change=lambda batch: batch):
     """Return a task and variables whose outputs are whole numbers: equal on every mesh."""
     rng = np.random.default_rng(0)
     x = rng.integers(-4, 5, (N, 5)).astype(np.float32)
-    columns = {"x": x, "label": rng.integers(-1, C, N).astype(np.int32)}
+    columns = {"x": x, "target": rng.integers(-1, C, N).astype(np.int32)}
     source = kj.sources.arrays(columns, batch_size=B, splits={"test": columns})
     batches = source.eval_batches
     source.eval_batches = lambda split: map(change, batches(split))
@@ -45,9 +45,9 @@ def task_of_integers(change=lambda batch: batch):
     def evaluate(variables, batch):
         logits, _ = kj.apply(Linear(), variables["params"], {}, batch["x"])
         # Divided by 3, sums depend on their order; rows of one order do not.
-        examples = {"logits": logits / 3, "label": batch["label"]}
-        right = (logits.argmax(-1) == batch["label"]).astype(jnp.float32)
-        confusion = metric.confusion(batch["label"], logits.argmax(-1), batch["weight"], C)
+        examples = {"logits": logits / 3, "label": batch["target"]}
+        right = (logits.argmax(-1) == batch["target"]).astype(jnp.float32)
+        confusion = metric.confusion(batch["target"], logits.argmax(-1), batch["weight"], C)
         return {"accuracy": kj.mean(right, batch["weight"]), "confusion": confusion,
                 "examples": kj.rows(examples), "late": kj.rows(batch["x"], at_end=True)}
 
@@ -85,14 +85,14 @@ def one():
 def test_against_numpy(one):
     task, variables, columns = task_of_integers()
     logits = columns["x"] @ np.asarray(variables["params"]["Dense_0"]["kernel"])
-    known = columns["label"] >= 0
+    known = columns["target"] >= 0
     expected = np.zeros((C, C), np.int64)
-    np.add.at(expected, (columns["label"][known], logits.argmax(-1)[known]), 1)
+    np.add.at(expected, (columns["target"][known], logits.argmax(-1)[known]), 1)
     assert one.totals["confusion"].dtype == np.int64 and 0 < (~known).sum()
     np.testing.assert_array_equal(one.totals["confusion"], expected)
-    np.testing.assert_array_equal(one.rows["examples"]["label"], columns["label"])
+    np.testing.assert_array_equal(one.rows["examples"]["label"], columns["target"])
     np.testing.assert_allclose(one.rows["examples"]["logits"], logits / 3, rtol=1e-6)
-    assert one.metrics["accuracy"] == (logits.argmax(-1) == columns["label"]).mean()
+    assert one.metrics["accuracy"] == (logits.argmax(-1) == columns["target"]).mean()
     assert list(one.tables) == ["f1"] and "late" not in one.rows and "f1" not in one.metrics
     np.testing.assert_array_equal(measured(mesh_of(2), at_end=True).rows["late"], columns["x"])
 
@@ -145,7 +145,7 @@ def test_two_processes(mutant, one):
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}
     both = [Fork(process, [coordinator, f"--process={i}", f"--mutant={mutant}"], env)
             for i in range(2)]
-    texts = [finished(each).split("measured ")[1].splitlines()[0] for each in both]
+    texts = [finished(each).rsplit("measured ", 1)[1].splitlines()[0] for each in both]
     assert all((text == text_of(one)) == (not mutant) for text in texts), texts
 
 
@@ -188,7 +188,7 @@ def test_forty_million_additions_are_exact():
 @pytest.mark.parametrize("change,message", [
     (lambda batch: {**batch, "index": np.minimum(batch["index"], 40)}, r"\[40\] more than once"),
     (lambda batch: {**batch, "index": batch["index"] + (batch["index"] > 3)}, r"\[4\] missing"),
-    (lambda batch: {name: batch[name] for name in ("x", "label", "weight")}, "with `index`")])
+    (lambda batch: {name: batch[name] for name in ("x", "target", "weight")}, "with `index`")])
 def test_index_must_be_there_once(change, message):
     with pytest.raises(UserError, match=message):
         measured(mesh_of(1), change)

@@ -10,6 +10,7 @@ part and the head alone:
 
     config.model.lora = 8, config.optimizer.freeze = ["(?!head)(?!.*lora_).*"]
 """
+import functools
 import re
 
 from flax import linen as nn
@@ -21,7 +22,11 @@ from jaxtyping import Array, Bool, Float, Int
 from karpjax.core.errors import UserError, check_choice
 from karpjax.models.layers.gelu import gelu
 
-NORMS, MLPS = ("pre", "post"), ("geglu", "gelu")
+# The functions of an ungated MLP. Published encoders have each of them.
+ACTIVATIONS = {"gelu": gelu, "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+               "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x), "relu": nn.relu,
+               "silu": nn.silu}
+NORMS, MLPS = ("pre", "post"), ("geglu", *ACTIVATIONS)
 
 
 def init(key, shape, dtype=jnp.float32):
@@ -33,7 +38,7 @@ class Block(nn.Module):
     """Attention and MLP, each with its norm and residual."""
     heads: int
     norm: str = "pre"          # "post": after the residual sum, as in BERT
-    mlp: str = "geglu"
+    mlp: str = "geglu"         # or one of ACTIVATIONS
     bias: bool = False
     rotary: bool = True
     eps: float = 1e-6          # of the norms
@@ -127,7 +132,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """The block's MLP: GELU, or gated (GeGLU) and two thirds as wide."""
+    """The block's MLP: one of ACTIVATIONS, or gated (GeGLU) and two thirds as wide."""
     kind: str
     bias: bool
 
@@ -137,8 +142,8 @@ class MLP(nn.Module):
 
         def dense(width, name):
             return Dense(width, self.bias, name=name)
-        if self.kind == "gelu":
-            y = gelu(dense(4 * D, "up")(x))                                  # (B, T, 4D)
+        if self.kind in ACTIVATIONS:
+            y = ACTIVATIONS[self.kind](dense(4 * D, "up")(x))                # (B, T, 4D)
         else:  # two thirds as wide, so that both kinds have the same number of parameters
             F = round(8 * D / 3 / 32) * 32 or 32
             gate, y = jnp.split(dense(2 * F, "up")(x), 2, axis=-1)           # (B, T, F) each

@@ -1,0 +1,178 @@
+"""The facts about weights that arrays cannot say, from the files that projects put beside them.
+
+    config.json               transformers' (model_type) or timm's (architecture)
+    preprocessor_config.json  transformers': the pixels' mean and deviation
+
+They are the number of heads, the activation, the norms' epsilon, how a ViT pools, and the input's
+mean and std. A file without them is read with the published values, which are reported.
+"""
+import dataclasses
+import json
+import pathlib
+import re
+
+from karpjax.core import files
+from karpjax.core.errors import UserError, check_choice
+from karpjax.core.trees import first_line
+from karpjax.models.encoder import Encoder
+from karpjax.models.resnet import ResNet
+from karpjax.models.vit import MAE, ViT
+
+ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_tanh": "gelu_tanh",
+               "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_accurate": "gelu_tanh",
+               "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "quickgelu":
+               "quick_gelu", "relu": "relu", "silu": "silu", "swish": "silu"}
+# {our field: (transformers' key, its default)}
+FIELDS = {"heads": ("num_attention_heads", 12), "eps": ("layer_norm_eps", 1e-12),
+          "decoder_heads": ("decoder_num_attention_heads", 16)}
+# Other values make other networks of the same arrays.
+FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False,
+         "downsample_in_first_stage": False, "downsample_in_bottleneck": False}
+# Arguments of timm's models that arrays show, or that matter in training alone.
+SHOWN = ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "mlp_ratio",
+         "qkv_bias", "class_token", "fc_norm", "dynamic_img_size", "strict_img_size", "layers",
+         "global_pool", "act_layer", "num_heads", "drop_rate", "drop_path_rate")
+FIX = "if it is not of these weights, move it away"
+
+
+@dataclasses.dataclass
+class Told:
+    """The words of the files beside weights.
+
+    source  the files that were read: "config.json"
+    model   fields of config.model
+    data    mean and std of pixels 0 to 255; size, the side of the square images
+    unread  lines about words that have no field here
+    """
+    source: list[str] = dataclasses.field(default_factory=list)
+    model: dict = dataclasses.field(default_factory=dict)
+    data: dict = dataclasses.field(default_factory=dict)
+    unread: list[str] = dataclasses.field(default_factory=list)
+
+
+def told_of(file, model) -> Told:
+    """Return what the files beside a file of weights say. Raise if it is of another network."""
+    path = files.local(file, "weights").parent / "config.json"
+    values, preprocessor = read_json(path), path.with_name("preprocessor_config.json")
+    try:
+        if "architecture" in values:
+            return of_timm(values, model, path)
+        if "model_type" in values:
+            told = of_transformers(values, model, path)
+            if preprocessor.is_file() and not isinstance(model, Encoder):
+                told.source.append(preprocessor.name)
+                told.data = of_preprocessor(read_json(preprocessor))
+            return told
+    except (TypeError, ValueError, AttributeError, LookupError, ZeroDivisionError) as error:
+        raise UserError(f"{path}: expected transformers' or timm's values, found others "
+                        f"({first_line(error)}); {FIX}") from error
+    return Told(unread=["config.json beside it names no network: not read"] if values else [])
+
+
+def read_json(path: pathlib.Path) -> dict:
+    """Return a JSON object, {} if there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected JSON, found none ({first_line(error)}); it says what "
+                        "the weights beside it are: get it again, or remove it") from error
+    return values if isinstance(values, dict) else {}
+
+
+def of_transformers(values: dict, model, path) -> Told:
+    """Return what transformers' config.json says. A key that it leaves out has their default."""
+    kind, kinds = values["model_type"], kinds_of(model)
+    if kind not in kinds:
+        raise UserError(f"{path}: model_type = {kind!r}, expected {' or '.join(kinds) or 'none'} "
+                        f"for {type(model).__name__}; {FIX}")
+    fixed = {**FIXED, "hidden_act": "relu"} if isinstance(model, ResNet) else dict(FIXED)
+    if isinstance(model, Encoder) and model.offset:
+        fixed["pad_token_id"] = model.offset - 1
+    for key, value in fixed.items():
+        if values.get(key, value) != value:
+            raise UserError(f"{path}: {key} = {values[key]!r}, expected {value!r}: "
+                            f"{type(model).__name__} has no other; {FIX}")
+    fields = {ours: type(default)(values.get(theirs, default))
+              for ours, (theirs, default) in FIELDS.items()
+              if ours in model.__dataclass_fields__}
+    if "mlp" in model.__dataclass_fields__:
+        fields["mlp"] = activation(values.get("hidden_act", "gelu"), f"{path}: hidden_act")
+    if isinstance(model, ViT):
+        fields["pool"] = "cls"
+    return Told(["config.json"], fields)
+
+
+def kinds_of(model) -> tuple[str, ...]:
+    """Return transformers' model_type of a model's files."""
+    if isinstance(model, Encoder):
+        return ("roberta", "xlm-roberta", "camembert") if model.offset else ("bert",)
+    kinds = {ViT: ("vit", "deit", "vit_mae"), MAE: ("vit_mae", "vit"), ResNet: ("resnet",)}
+    return kinds.get(type(model), ())
+
+
+def activation(name, where: str) -> str:
+    """Return our name of an activation."""
+    check_choice(name, ACTIVATIONS, where)
+    return ACTIVATIONS[name]
+
+
+def of_preprocessor(values: dict) -> dict:
+    """Return mean, std and size from transformers' preprocessor_config.json."""
+    scale = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0
+    data = {"mean": [0.0], "std": pixels([1.0], scale)}
+    if values.get("do_normalize", True):
+        data = {ours: pixels(values[theirs], scale)
+                for ours, theirs in (("mean", "image_mean"), ("std", "image_std"))
+                if theirs in values}
+    cropped = values.get("do_center_crop", "crop_size" in values) and "crop_size" in values
+    size = values.get("crop_size" if cropped else "size")
+    if isinstance(size, dict):
+        size = size.get("height", size.get("shortest_edge"))
+    return {**data, "size": size} if isinstance(size, int) else data
+
+
+def pixels(values, scale: float) -> list[float]:
+    """Return numbers on the scale of pixels 0 to 255, for those after a product with `scale`."""
+    return [round(value / scale, 6) for value in values]
+
+
+def of_timm(values: dict, model, path) -> Told:
+    """Return what timm's config.json says."""
+    name = values["architecture"].removeprefix("timm/").partition(".")[0]
+    names = timm_names(model)
+    if not re.fullmatch(names, name):
+        raise UserError(f"{path}: architecture = {name!r}, expected one that matches {names!r} for "
+                        f"{type(model).__name__}; {FIX}")
+    arguments = values.get("model_args") or {}
+    given = {**(values.get("pretrained_cfg") or {}), **values, **arguments}
+    told = Told(["config.json"], unread=[f"config.json's {key} = {arguments[key]!r} is not read"
+                                         for key in arguments if key not in SHOWN])
+    told.data = {key: pixels(given[key], 1 / 255) for key in ("mean", "std") if key in given}
+    if given.get("input_size"):
+        told.data["size"] = given["input_size"][-1]
+    if isinstance(model, (ViT, MAE)):
+        told.model = {"eps": 1e-6,  # in all of timm's
+                      "mlp": activation(given.get("act_layer") or "gelu", f"{path}: act_layer")}
+        if "num_heads" in given:
+            told.model["heads"] = int(given["num_heads"])
+    elif given.get("act_layer", "relu") != "relu":
+        raise UserError(f"{path}: act_layer = {given['act_layer']!r}, expected 'relu': "
+                        f"{type(model).__name__} has no other; {FIX}")
+    if isinstance(model, ViT) and given.get("global_pool"):
+        pools = {"token": "cls", "avg": "mean"}
+        check_choice(given["global_pool"], pools, f"{path}: global_pool")
+        told.model["pool"] = pools[given["global_pool"]]
+        if model.pool == "norm_of_mean" and told.model["pool"] == "mean":  # it has fc_norm
+            told.model["pool"] = model.pool
+    return told
+
+
+def timm_names(model) -> str:
+    """Return a regular expression for timm's names of a model's networks."""
+    if isinstance(model, ResNet) and model.width_per_group != 64:
+        return f"wide_resnet{model.depth}_{model.width_per_group // 64}"
+    if isinstance(model, ResNet):
+        return rf"(tv_)?resnet{model.depth}"
+    return "(vit|deit|mae)_.*" if isinstance(model, (ViT, MAE)) else "none"

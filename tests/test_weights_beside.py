@@ -1,0 +1,234 @@
+"""Facts about weights that arrays cannot say: read from the files beside them, or reported."""
+import json
+
+from data.goldens import make_transformers, make_unseen
+from data.goldens.make_vision import weights as drawn_weights
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_published import SMALL, file_of, published_tokenizer
+from test_weights import BERT, GOLDENS, VIT, shapes_of
+
+import karpjax as kj
+from karpjax import UserError
+from karpjax.core import files
+from karpjax.run import init_from
+from karpjax.run import published as published_module
+from karpjax.run.published import into_workdir, published
+from karpjax.weights.beside import told_of
+
+HUGGINGFACE = {"bert": {"model_type": "bert"}, "vit": {"model_type": "vit"},
+               "roberta": {"model_type": "roberta", "pad_token_id": 1},
+               "vit_mae": {"model_type": "vit_mae"}, "resnet18": {"model_type": "resnet"}}
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+TIMM = {"architecture": "vit_base_patch16_224.augreg_in1k", "num_classes": 7,
+        "global_pool": "token", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3,
+                                                    "input_size": [3, 224, 224]}}
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    """Return a function that converts without writing: (config.model, config.data, the lines)."""
+    def plan(arch, config=None, preprocessor=None, **flags):
+        if arch == "resnet18":  # a few of its arrays say as much
+            files.write_arrays(tmp_path / "model.npz", drawn_weights(
+                {"conv1.weight": (64, 3, 7, 7), "fc.weight": (7, 512), "fc.bias": (7,)}))
+        elif not (tmp_path / "model.npz").exists():
+            file_of(arch, tmp_path / "model.npz")
+        (tmp_path / "tokenizer.json").write_text(published_tokenizer(arch))
+        for name, values in (("config", config), ("preprocessor_config", preprocessor)):
+            if values is not None:
+                (tmp_path / f"{name}.json").write_text(json.dumps(values))
+        if arch in ("bert", "roberta"):
+            flags["tokenizer"] = str(tmp_path / "tokenizer.json")
+        return published(tmp_path / "model.npz", arch, tmp_path / "run", **flags)
+
+    def write(config, *_, facts, choices, **others):
+        return config.model.to_dict(), config.data.to_dict(), facts, choices
+    monkeypatch.setattr(published_module, "assemble", lambda config, *_: config)
+    monkeypatch.setattr(published_module, "write_workdir", write)
+    return plan
+
+
+@pytest.mark.parametrize("arch, config, fields", [
+    ("bert", dict(num_attention_heads=4, hidden_act="relu", layer_norm_eps=1e-5),
+     dict(heads=4, mlp="relu", eps=1e-5)),
+    ("bert", dict(num_attention_heads=2, hidden_act="gelu_new"), dict(mlp="gelu_tanh", eps=1e-12)),
+    ("roberta", dict(num_attention_heads=4), dict(heads=4, eps=1e-12)),  # transformers' default
+    ("vit", dict(num_attention_heads=8, hidden_act="quick_gelu", layer_norm_eps=1e-6),
+     dict(heads=8, mlp="quick_gelu", eps=1e-6, pool="cls")),
+    ("vit_mae", dict(num_attention_heads=4, decoder_num_attention_heads=1),
+     dict(heads=4, decoder_heads=1, eps=1e-12)),
+    ("vit_timm", {**TIMM, "model_args": {"num_heads": 8, "act_layer": "silu"}},
+     dict(heads=8, mlp="silu", pool="cls")),
+    ("vit_timm", {**TIMM, "global_pool": "avg", "model_args": {"num_heads": 8, "fc_norm": False}},
+     dict(heads=8, mlp="gelu", pool="mean")),
+    ("deit", {**TIMM, "architecture": "deit_tiny_distilled_patch16_224", "num_heads": 4},
+     dict(heads=4, distilled=True))])
+def test_config_json_is_read(arch, config, fields, planned):
+    model, _, facts, _ = planned(arch, {**HUGGINGFACE.get(arch, {}), **config})
+    assert {name: model[name] for name in fields} == fields
+    assert facts[0].startswith("config.json: ")
+
+
+def test_what_is_assumed_is_said(planned):
+    """One line has every field that the arrays do not say."""
+    model, data, facts, choices = planned("vit", heads=2)
+    assert facts == [] and choices == [
+        "assumed mean = [127.5], std = [127.5], eps = 1e-12, mlp = gelu, pool = cls"]
+    assert model["heads"] == 2 and "mlp" not in model and data["mean"] == [127.5]
+    _, data, facts, choices = planned("vit", {"model_type": "vit", "num_attention_heads": 2},
+                                      IMAGENET)
+    assert choices == [] and data["mean"] == [123.675, 116.28, 103.53]
+    assert data["std"] == [58.395, 57.12, 57.375] and data["resize"] == [16, 16]
+    assert facts == ["config.json and preprocessor_config.json: heads = 2, eps = 1e-12, mlp = "
+                     "gelu, pool = cls, mean = [123.675, 116.28, 103.53], std = [58.395, 57.12, "
+                     "57.375]"]
+
+
+@pytest.mark.parametrize("arch, fields, expected", [
+    ("bert", dict(types=1), dict(types=1)), ("bert", dict(types=0), dict(types=0)),
+    ("roberta", dict(types=2), dict(types=2))])
+def test_types_come_with_the_file(arch, fields, expected, planned, tmp_path):
+    file_of(arch, tmp_path / "model.npz", **fields)
+    model, *_ = planned(arch, heads=2)
+    assert {name: model[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("values, data", [
+    ({**IMAGENET, "do_rescale": False}, dict(mean=[0.485, 0.456, 0.406])),
+    ({"do_normalize": False}, dict(mean=[0.0], std=[255.0])),
+    ({"image_mean": [0.5], "image_std": [0.5], "rescale_factor": 1 / 127.5, "size": 384},
+     dict(mean=[63.75], std=[63.75], resize=[384, 384])),
+    ({**IMAGENET, "size": {"shortest_edge": 256}, "do_center_crop": True,
+      "crop_size": {"height": 240, "width": 240}}, dict(resize=[240, 240])),
+    ({**IMAGENET, "size": {"shortest_edge": 192}}, dict(resize=[192, 192]))])
+def test_the_input_that_a_preprocessor_says(values, data, planned):
+    _, given, _, _ = planned("resnet18", HUGGINGFACE["resnet18"], values)
+    assert {name: given[name] for name in data} == data
+
+
+@pytest.mark.parametrize("arch, config, says", [
+    ("bert", dict(model_type="nystromformer"), "model_type = 'nystromformer', expected bert for"),
+    ("bert", dict(hidden_act="mish"), "hidden_act: expected one of 'gelu', .* found 'mish'"),
+    ("bert", dict(position_embedding_type="relative_key"), "'relative_key', expected 'absolute'"),
+    ("bert", dict(is_decoder=True), "is_decoder = True, expected False"),
+    ("bert", dict(num_attention_heads="many"), "expected transformers' or timm's values"),
+    ("roberta", dict(pad_token_id=0), "pad_token_id = 0, expected 1"),
+    ("resnet18", dict(hidden_act="silu"), "hidden_act = 'silu', expected 'relu'"),
+    ("resnet18", dict(downsample_in_bottleneck=True), "downsample_in_bottleneck = True"),
+    ("resnet18", dict(architecture="resnet18d"), "architecture = 'resnet18d', expected one that"),
+    ("resnet18", dict(architecture="resnet18.a1", model_args=dict(act_layer="gelu")),
+     "act_layer = 'gelu', expected 'relu'"),
+    ("vit_timm", {**TIMM, "global_pool": "map"}, "global_pool: expected one of 'token', 'avg'")])
+def test_another_network_of_the_same_arrays(arch, config, says, planned):
+    with pytest.raises(UserError, match=says) as error:
+        planned(arch, {**HUGGINGFACE.get(arch, {}), **config})
+    assert "\n" not in str(error.value)
+
+
+def test_heads_are_said_once(planned):
+    with pytest.raises(UserError, match="--heads=2, but config.json beside the file says 4; leave"):
+        planned("bert", {"model_type": "bert", "num_attention_heads": 4}, heads=2)
+
+
+def test_a_config_that_says_nothing(planned, tmp_path):
+    """A config.json of something else is not read, which is reported. A torn one is an error."""
+    assert "config.json beside it names no network: not read" in planned(
+        "vit", {"task": "classify"}, heads=2)[3]
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="config.json: expected JSON, found none .*get it again"):
+        planned("vit", heads=2)
+
+
+def test_an_argument_of_timm_that_is_not_read(planned):
+    config = {**TIMM, "model_args": {"num_heads": 2, "norm_layer": "rmsnorm"}}
+    assert planned("vit_timm", config)[3] == [
+        "config.json's norm_layer = 'rmsnorm' is not read"]
+
+
+def test_strict(planned, monkeypatch, tmp_path):
+    """--strict ends with an error if something was assumed, before anything is written."""
+    monkeypatch.undo()
+    file_of("vit", tmp_path / "model.npz")
+    with pytest.raises(UserError, match="--strict, but assumed .*mlp = gelu.* leave out --strict"):
+        published(tmp_path / "model.npz", "vit", tmp_path / "run", heads=2, strict=True)
+    assert not (tmp_path / "run").exists()
+
+
+# ---------------------------------------------------------------------------------- from end to end
+
+def test_a_grey_vision_transformer(tmp_path, capsys):
+    """Channels, mean and heads come with the file, and the logits are transformers' own."""
+    model = kj.models.make_model(VIT, classes=3)
+    _, shapes = shapes_of(model, np.zeros((1, 8, 8, 1), np.float32))
+    files.write_arrays(tmp_path / "model.npz", drawn_weights(shapes))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "vit", "num_attention_heads": 2}))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(IMAGENET))
+    published(tmp_path / "model.npz", "vit", tmp_path / "run", strict=True)
+    assert "model.npz: 40 arrays; config.json and" in capsys.readouterr().out
+    run = kj.restore(tmp_path / "run")
+    assert run.task.source.spec["shape"] == [8, 8, 1]
+    np.testing.assert_allclose(run.config.data.mean, [np.mean([123.675, 116.28, 103.53])])
+    logits = run.model.apply(run.variables, jnp.asarray(make_unseen.grey(), jnp.float32))
+    np.testing.assert_allclose(logits, GOLDENS["vit_grey"], rtol=0, atol=1e-5)
+    assert run.predict(np.zeros((2, 8, 8, 1), np.uint8)).shape == (2, 3)
+
+
+def test_a_padded_vocabulary_of_one_type(tmp_path, capsys):
+    """Rows without a token are left out and counted. Logits of the others are transformers'."""
+    model = kj.models.make_model({**BERT, "types": 2}, vocabulary=48)
+    _, shapes = shapes_of(model, np.zeros((1, 8), np.int32))
+    files.write_arrays(tmp_path / "model.npz", drawn_weights(shapes))
+    (tmp_path / "tokenizer.json").write_text(published_tokenizer("bert"))
+    published(tmp_path / "model.npz", "bert", tmp_path / "run", heads=2,
+              tokenizer=str(tmp_path / "tokenizer.json"))
+    assert "left out 8 rows that pad the vocabulary, 40 to 48" in capsys.readouterr().out
+    run, rows = kj.restore(tmp_path / "run"), make_transformers.tokens()
+    there = rows["there"] > 0
+    logits = run.model.apply(run.variables, jnp.asarray(rows["inputs"]),
+                             segments=jnp.asarray(rows["there"]))
+    np.testing.assert_allclose(logits[there], GOLDENS["bert_padded"][there][:, :40], rtol=0,
+                               atol=1e-5)
+
+
+# ------------------------------------------------------------------------------ config.init_from
+
+def test_a_start_from_a_file_is_compared_with_its_config(tmp_path):
+    """Fields that the config leaves to their defaults are compared too."""
+    from guarantees.registry import config_of
+    file_of("vit", tmp_path / "model.npz")
+    (tmp_path / "config.json").write_text(json.dumps(
+        {"model_type": "vit", "num_attention_heads": 4, "hidden_act": "relu"}))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(IMAGENET))
+    config, _ = config_of("lora", init_from=str(tmp_path / "model.npz"))
+    config.model = dict(name="vit", patch=4, **SMALL)
+    config.data.mean = [127.5]
+    lines = init_from.differences(config)
+    assert lines[0].startswith("note: config.data.mean = [127.5], but these weights learned with "
+                               "[123.675")
+    for line in ("heads = 2, but these weights learned with 4",
+                 "eps = 1e-06, but these weights learned with 1e-12",
+                 "mlp = gelu, but these weights learned with relu"):
+        assert f"note: config.model.{line}" in lines
+
+
+def test_a_config_of_ones_own_is_compared_too(tmp_path):
+    """So is the config of convert --config, and with --strict a difference is an error."""
+    file_of("vit", tmp_path / "model.npz")
+    (tmp_path / "config.json").write_text(json.dumps(
+        {"model_type": "vit", "num_attention_heads": 4}))
+    config = kj.config(
+        task="classify", model={**VIT, "patch": 4}, best="",
+        optimizer=dict(name="sgd", learning_rate=0.1),
+        data=dict(name="", train="", batch_size=1,
+                  described=dict(classes=7, shape=[16, 16, 3])))
+    with pytest.raises(UserError, match="config.model.heads = 2, but these weights learned with 4"):
+        into_workdir(config, None, tmp_path / "model.npz", tmp_path / "run", strict=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_told_of_nothing(tmp_path):
+    told = told_of(tmp_path / "model.npz", kj.models.make_model(VIT, classes=1))
+    assert told.source == told.unread == [] and told.model == told.data == {}
