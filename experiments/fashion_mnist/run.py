@@ -94,14 +94,19 @@ def timed(pictures: pathlib.Path, seed: int, workdir: pathlib.Path, quick: bool)
     return {"flags": flags, "seconds_of_command": round(float(stamp.read_text()), 1), **summary}
 
 
-def study(options, workdir: pathlib.Path):
-    log, pictures, done = Log(options.log), workdir / "pictures", workdir / "pictures.json"
+def pictures_in(workdir: pathlib.Path, idx: str, quick: bool) -> pathlib.Path:
+    """Return the folder of PNG files, written once. Their counts lie beside it."""
+    pictures, done = workdir / "pictures", workdir / "pictures.json"
     if not done.exists():
-        idx = pathlib.Path(options.idx)
-        read = read_digits if options.quick else lambda split: read_idx(idx, split)
-        counts = write_pictures(pictures, read)
-        done.write_text(json.dumps(counts))
-    log({"run": "pictures", **json.loads(done.read_text())})
+        def read(split):
+            return read_digits(split) if quick else read_idx(pathlib.Path(idx), split)
+        done.write_text(json.dumps(write_pictures(pictures, read)))
+    return pictures
+
+
+def study(options, workdir: pathlib.Path):
+    log, pictures = Log(options.log), pictures_in(workdir, options.idx, options.quick)
+    log({"run": "pictures", **json.loads((workdir / "pictures.json").read_text())})
     summaries = []
     for seed in range(options.seeds):
         summaries.append(timed(pictures, seed, workdir, options.quick))
