@@ -161,6 +161,8 @@ STUDIES = {
     "experiments/pods/scaling.py": ["--quick"],
     "experiments/toys/run.py": ["--only=poly", "--seeds=1", "--steps=4"],
     "experiments/image_sets/run.py": ["--quick", "--only=fashion_mnist", "--seeds=2"],
+    "experiments/fashion_mnist/run.py": ["--quick"],
+    "experiments/labelled_texts/run.py": ["--quick"],
     "experiments/input_pipeline/run.py": ["--quick"],
     "experiments/published_weights/run.py": ["--only=resnet20", "--limit=256"],
     "experiments/speed/run.py": ["--quick"],
@@ -198,7 +200,7 @@ NEEDS = {  # module, and the package it comes in
 }
 QUICK = ("experiments/toys/run.py",)  # in the default run
 READ_SHARED_DATA = ("experiments/published_weights/run.py", "experiments/imdb/run.py",
-                    "experiments/finetune/run.py")
+                    "experiments/finetune/run.py", "experiments/labelled_texts/run.py")
 
 
 @pytest.mark.parametrize("script", [script if script in QUICK

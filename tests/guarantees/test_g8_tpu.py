@@ -31,6 +31,7 @@ CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
 FLAGS = {"connect_four_supervised.py": ["", "--config.data.file={data}/games.npz"],
          "connect_four_value.py": ["", "--config.data.file={data}/games.npz"],
          "finetune_imagefolder.py": [":resnet50", "--config.data.dir={data}/pictures"],
+         "image_folder.py": ["", "--config.data.dir={data}/pictures"],
          "labelled_texts.py": ["", "--config.data.name=imdb"],
          "mlm_1b_v5e256.py": ["", "--config.data.name=imdb_packed",
                               "--config.data.train=train+unsup",
