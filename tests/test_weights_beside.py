@@ -132,6 +132,13 @@ def test_another_network_of_the_same_arrays(arch, config, says, planned):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("values", [dict(image_mean=0.5), {**IMAGENET, "image_std": [0.2, 0, 1]}])
+def test_a_preprocessor_of_other_values(values, planned):
+    """The error names that file, not config.json."""
+    with pytest.raises(UserError, match="preprocessor_config.json: expected transformers' or timm"):
+        planned("resnet18", HUGGINGFACE["resnet18"], values)
+
+
 def test_heads_are_said_once(planned):
     with pytest.raises(UserError, match="--heads=2, but config.json beside the file says 4; leave"):
         planned("bert", {"model_type": "bert", "num_attention_heads": 4}, heads=2)
