@@ -112,6 +112,15 @@ def test_idx_says_which_files_it_reads(tmp_path, capsys):
         capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["all", "my notes", "train[1]", "a+b", "train.part2"])
+def test_a_split_that_could_not_be_opened(name, tmp_path):
+    for split in ("train", name):
+        jsonl(tmp_path / "raw" / f"{split}.jsonl", REVIEWS)
+    with pytest.raises(UserError, match="expected a name of letters, digits, _ and -, and not all"):
+        make(tmp_path)
+    assert not (tmp_path / "tfds").exists()
+
+
 def test_every_broken_picture_is_named(tmp_path, capsys):
     """An error has the first ten and their number. --skip_broken counts them."""
     write_folder(tmp_path / "raw", n=8)
@@ -190,20 +199,6 @@ def test_labels_of_train():
     other = {"image": IMAGES[4:], "label": np.array([0, 4])}
     assert kj.sources.arrays(TRAIN, batch_size=2, splits={"test": other}, classes=5).splits == \
         ("test",)
-
-
-@pytest.mark.parametrize("name", ["weight", "index", "row", "epoch", "record"])
-def test_a_column_that_a_source_would_replace(name):
-    """Weights of one's own would be lost to those of padding, without a word."""
-    with pytest.raises(UserError, match=f"split 'train', column '{name}': expected other names"):
-        kj.sources.arrays({**TRAIN, name: np.arange(4)}, batch_size=2)
-
-
-@pytest.mark.parametrize("column, found", [([0, 1, 2, 3], "list"), (3, "int"),
-                                           (np.float32(3), "float32")])
-def test_a_column_without_rows(column, found):
-    with pytest.raises(UserError, match=f"with an axis of rows, found 'label' of {found}; give"):
-        kj.sources.arrays({**TRAIN, "label": column}, batch_size=2)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 32, 32), (4, 1, 28, 28), (4, 4, 20, 30)])

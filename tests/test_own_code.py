@@ -77,6 +77,15 @@ def test_inputs_that_a_batch_lacks(tmp_path, given, name):
         "karpjax.Task(..., inputs=NAME)")
 
 
+@pytest.mark.parametrize("change, says", [
+    ((RETURN, RETURN.replace('"x"', 'lambda batch: {"z": batch["x"]}')),
+     "missing a required argument: 'x'; expected it to take (train=..., z=...): give"),
+    (("self, x, train: bool = False", "self, x"),
+     "got an unexpected keyword argument 'train'; expected it to take (inputs, train=...): give")])
+def test_arguments_that_the_model_does_not_take(tmp_path, change, says):
+    assert refusal(tmp_path, change).startswith(f"MLP.__call__: {says}")
+
+
 def test_a_slip_in_a_micro_batch(tmp_path):
     """The loss is traced on what it will see: 4 rows of the batch's 8."""
     assert refusal(tmp_path, in_the_loss("nll = nll + jnp.ones(8)"), accumulate=2).startswith(

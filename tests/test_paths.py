@@ -71,6 +71,18 @@ def test_data_sets_elsewhere(home):
         prepare([f"--from={home}/mine.npz", "--format=npz", "--name=mine", "--data_dir=gs://b/s"])
 
 
+@pytest.mark.parametrize("name", ["sets [1]", "sets*", "sets?"])
+def test_a_folder_of_data_sets_that_reads_as_a_pattern(name, home):
+    """TFDS would find nothing in it, or the sets of another."""
+    np.savez(home / "mine.npz", x_train=IMAGES, y_train=LABELS)
+    with pytest.raises(UserError, match=r"expected a path without \[, \* and \?"):
+        prepare([f"--from={home}/mine.npz", "--format=npz", "--name=m",
+                 f"--data_dir={home / name}"])
+    with pytest.raises(UserError, match=r"expected a path without \[, \* and \?"):
+        kj.sources.images(kj.config(data=dict(name="digits", data_dir=str(home / name),
+                                              train="train", batch_size=2)).data)
+
+
 def test_home(home):
     """Each finds what is at home, or writes there."""
     (home / "tokens.json").write_text("{}")

@@ -32,10 +32,11 @@ TIMM = {"architecture": "vit_base_patch16_224.augreg_in1k", "num_classes": 7,
 def planned(tmp_path, monkeypatch):
     """Return a function that converts without writing: (config.model, config.data, the lines)."""
     def plan(arch, config=None, preprocessor=None, **flags):
-        if arch == "resnet18":  # a few of its arrays say as much
+        there = (tmp_path / "model.npz").exists()
+        if arch == "resnet18" and not there:  # a few of its arrays say as much
             files.write_arrays(tmp_path / "model.npz", drawn_weights(
                 {"conv1.weight": (64, 3, 7, 7), "fc.weight": (7, 512), "fc.bias": (7,)}))
-        elif not (tmp_path / "model.npz").exists():
+        elif not there:
             file_of(arch, tmp_path / "model.npz")
         (tmp_path / "tokenizer.json").write_text(published_tokenizer(arch))
         for name, values in (("config", config), ("preprocessor_config", preprocessor)):
@@ -153,6 +154,13 @@ def test_another_network_of_the_same_arrays(arch, config, says, planned):
     with pytest.raises(UserError, match=says) as error:
         planned(arch, {**HUGGINGFACE.get(arch, {}), **config})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("values", [dict(image_mean=0.5), {**IMAGENET, "image_std": [0.2, 0, 1]}])
+def test_a_preprocessor_of_other_values(values, planned):
+    """The error names that file, not config.json."""
+    with pytest.raises(UserError, match="preprocessor_config.json: expected transformers' or timm"):
+        planned("resnet18", HUGGINGFACE["resnet18"], values)
 
 
 def test_heads_are_said_once(planned):

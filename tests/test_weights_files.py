@@ -54,6 +54,14 @@ def test_a_prefix_falls_away(prefix, resnet):
     equal(weights.to_karpjax(RESNET, like, given, "file"), variables)
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_numbers_that_are_not_finite(value, resnet):
+    like, arrays, _ = resnet
+    given = {**arrays, "linear.bias": np.full(3, value, np.float32)}
+    with pytest.raises(UserError, match=r"finite numbers, found others in \['linear.bias'\]"):
+        weights.to_karpjax(RESNET, like, given, "file")
+
+
 def test_a_wrapper_within_names(resnet):
     like, arrays, variables = resnet
     given = {name.replace("layer1.", "layer1._orig_mod."): array for name, array in arrays.items()}

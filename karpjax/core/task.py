@@ -10,6 +10,7 @@
 """
 from collections.abc import Callable, Mapping
 import dataclasses
+import inspect
 from typing import Any
 
 from flax import linen as nn
@@ -80,6 +81,7 @@ class Task:
     def init(self, key) -> dict:
         """Return model variables {"params": ..., "batch_stats": ...} for one example."""
         args, kwargs = self.arguments(jax.tree.map(jnp.asarray, self.source.example))
+        check_call(self.model, args, {"train": False, **kwargs})
         variables = self.model.init({"params": key}, *args, train=False, **kwargs)
         if self.init_from_data is None:
             return variables
@@ -121,6 +123,16 @@ class Task:
 
 
 Task.__init__ = old_names.old_keywords(start="init_from_data")(Task.__init__)
+
+
+def check_call(model: nn.Module, args: tuple, kwargs: dict) -> None:
+    """Raise UserError unless the model takes these arguments."""
+    try:
+        inspect.signature(type(model).__call__).bind(model, *args, **kwargs)
+    except TypeError as error:
+        given = ", ".join([*["inputs"] * len(args), *(f"{name}=..." for name in kwargs)])
+        raise UserError(f"{type(model).__name__}.__call__: {error}; expected it to take ({given}): "
+                        "give it these arguments, or correct Task.inputs") from error
 
 
 def apply(model: nn.Module, params, model_state: dict, inputs=None, key=None, **kwargs):

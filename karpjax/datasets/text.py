@@ -211,8 +211,9 @@ def keep_labelled(documents: dict, where, account: Account) -> dict:
     if left_out:
         account.losses.append(f"{', '.join(left_out)}: no document has a label, left out")
     if "train" not in kept:
-        raise UserError(f"{where}, train: no document has a label; prepare texts without labels "
-                        "with --pack")
+        others = "".join(f" ({loss})" for loss in account.all_losses() if "by other names" in loss)
+        raise UserError(f"{where}, train: no document has a label{others}; prepare texts without "
+                        "labels with --pack")
     return kept
 
 

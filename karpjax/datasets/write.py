@@ -11,6 +11,7 @@ import fcntl
 import io
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 import unicodedata
@@ -26,8 +27,13 @@ NOT_IN_NAMES = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of pairs, 
 
 def default_data_dir(data_dir: str = "") -> str:
     """Return the folder of data sets: `data_dir`, else $TFDS_DATA_DIR, else TFDS's default."""
-    return os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR")
-                              or "~/tensorflow_datasets")
+    folder = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR")
+                                or "~/tensorflow_datasets")
+    if set(folder) & set("[*?"):  # TFDS would find no set there, or another's
+        raise UserError(f"data_dir = {folder!r}: expected a path without [, * and ?, which "
+                        "TensorFlow Datasets takes for a pattern; give another --data_dir, "
+                        "config.data.data_dir or TFDS_DATA_DIR")
+    return folder
 
 
 def local_data_dir(data_dir="") -> pathlib.Path:
@@ -149,6 +155,7 @@ def locked(folder, wait: bool = True) -> Iterator[bool]:
 
 def write_dataset(name: str, dataset, data_dir="", replace: bool = False) -> bool:
     """Write an ImageSet or a TextSet as data set `name`, and return whether it was written."""
+    check_split_names(dataset.splits)
     data_dir, hashes = local_data_dir(data_dir), {}
 
     def rows() -> str:
@@ -186,6 +193,14 @@ def make_builder_class(name: str, dataset, hashes: dict | None = None) -> type:
             hashes[split] = row_hash.hexdigest()
     Prepared.name = name
     return Prepared
+
+
+def check_split_names(names) -> None:
+    """Raise a UserError if TFDS could not open a split by its name."""
+    for name in names:
+        if name == "all" or not re.fullmatch(r"[\w-]+", name):
+            raise UserError(f"split {name!r}: expected a name of letters, digits, _ and -, and not "
+                            "all; rename its file or folder, or move it away")
 
 
 def class_names(names: list[str], where) -> list[str]:

@@ -5,6 +5,8 @@
     config.data = dict(dir="ants_and_bees", train="train", test="val", batch_size=32,
                        resize=(256, 256), crop=224)
 """
+from numbers import Integral
+
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -45,9 +47,8 @@ def images(data, augment=None, mix=None) -> Source:
     """
     data = ConfigDict(dict(data))
     check_keys(data, KEYS, "config.data", required=("train", "batch_size"))
-    mean = np.asarray(data.get("mean", 0.0), np.float32)
-    std = np.asarray(data.get("std", 1.0), np.float32)
-    crop = data.get("crop", 0)
+    mean, std = numbers_of(data, "mean", 0.0), numbers_of(data, "std", 1.0)
+    crop, channels = whole_number(data, "crop"), whole_number(data, "channels")
 
     def normalise(batch):
         image = (batch["image"].astype(np.float32) - mean) / std                    # (B, H, W, C)
@@ -66,7 +67,8 @@ def images(data, augment=None, mix=None) -> Source:
     data.name = builder.name
     wanted, records = open_splits(builder, data)
     features = builder.info.features
-    resize, channels = check_resize(data.get("resize", ())), data.get("channels", 0)
+    check_channels_of(data, channels or features["image"].shape[-1])
+    resize = check_resize(data.get("resize", ()))
     decode = record_decoder(data.name, features["label"].num_classes, resize, channels)
     row_bytes = bytes_of_row(features["image"], resize, channels)
     source = source_of(data, wanted, records, decode, row_bytes, features["label"].num_classes,
@@ -137,9 +139,39 @@ def check_features(features, name: str) -> None:
 
 def check_resize(resize) -> tuple:
     """Return config.data.resize as (H, W), or () for none."""
-    if not isinstance(resize, (tuple, list)) or len(resize) not in (0, 2):
+    if not isinstance(resize, (tuple, list)) or len(resize) not in (0, 2) or \
+            not all(isinstance(side, Integral) and side > 0 for side in resize):
         raise UserError(f"config.data.resize: expected (H, W), or () for none, found {resize!r}")
     return tuple(resize)
+
+
+def whole_number(data, key: str) -> int:
+    """Return a key of config.data that is a whole number, 0 for none."""
+    if not isinstance(number := data.get(key, 0), Integral) or number < 0:
+        raise UserError(f"config.data.{key}: expected a whole number, or 0 for none, found "
+                        f"{number!r}")
+    return number
+
+
+def numbers_of(data, key: str, default: float) -> np.ndarray:
+    """Return config.data.mean or std as an array."""
+    try:
+        return np.asarray(data.get(key, default), np.float32)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.data.{key}: expected a number, or one a channel, found "
+                        f"{data[key]!r}") from error
+
+
+def check_channels_of(data, channels: int) -> None:
+    """Raise a UserError unless mean and std have a number, or one a channel.
+
+    Those of three channels repeat grey images.
+    """
+    for key in ("mean", "std"):
+        size = np.shape(data.get(key, 0.0)) or (1,)
+        if size not in {(1,), (3 if channels == 1 else channels,)}:
+            raise UserError(f"config.data.{key}: expected a number, or one a channel ({channels}), "
+                            f"found {data[key]!r}")
 
 
 def record_decoder(name: str, classes: int, resize: tuple, channels: int):

@@ -63,8 +63,9 @@ def told_of(file, model) -> Told:
         if "model_type" in values:
             told = of_transformers(values, model, path)
             if preprocessor.is_file() and not isinstance(model, Encoder):
-                told.source.append(preprocessor.name)
-                told.data, told.unread = of_preprocessor(read_json(preprocessor))
+                path = preprocessor  # which the error names
+                told.source.append(path.name)
+                told.data, told.unread = of_preprocessor(read_json(path))
             return told
     except (TypeError, ValueError, AttributeError, LookupError, ZeroDivisionError) as error:
         raise UserError(f"{path}: expected transformers' or timm's values, found others "
@@ -147,6 +148,7 @@ def of_preprocessor(values: dict) -> tuple[dict, list[str]]:
         data = {ours: pixels(values[theirs], scale)
                 for ours, theirs in (("mean", "image_mean"), ("std", "image_std"))
                 if theirs in values}
+    check_positive(data.get("std", ()))
     cropped = values.get("do_center_crop", "crop_size" in values) and "crop_size" in values
     whole, size = (side_of(values.get(key)) for key in ("size", "crop_size" if cropped else "size"))
     crop = values.get("crop_pct") or (size / whole if whole and size else 1)
@@ -154,6 +156,12 @@ def of_preprocessor(values: dict) -> tuple[dict, list[str]]:
     unread = [f"preprocessor_config.json's {key} = {scaling[key]:.3g} is not read: {OURS}"
               for key, ours in (("crop", 1), ("resample", 2)) if scaling[key] != ours]
     return {**data, "size": size} if size else data, unread
+
+
+def check_positive(std) -> None:
+    """Raise ValueError if a deviation is not above 0: pixels are divided by it."""
+    if not all(value > 0 for value in std):
+        raise ValueError(f"a deviation of {min(std)}")
 
 
 def side_of(size) -> int:
@@ -180,6 +188,7 @@ def of_timm(values: dict, model, path) -> Told:
     told = Told(["config.json"], unread=[f"config.json's {key} = {arguments[key]!r} is not read"
                                          for key in arguments if key not in SHOWN])
     told.data = {key: pixels(given[key], 1 / 255) for key in ("mean", "std") if key in given}
+    check_positive(told.data.get("std", ()))
     if isinstance(given.get("label_names"), list):
         told.names = names_of(dict(enumerate(map(str, given["label_names"]))))
     if given.get("input_size"):

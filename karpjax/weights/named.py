@@ -105,7 +105,7 @@ def untied(theirs: dict, where) -> dict:
 
 
 def check_numbers(theirs: dict, where) -> None:
-    """Raise UserError if an array is empty, or of numbers that float32 cannot hold."""
+    """Raise UserError if an array is empty, not finite, or of numbers that float32 cannot hold."""
     empty = [f"{name} {array.shape}" for name, array in theirs.items() if not array.size]
     if empty:
         raise UserError(f"{where}: expected numbers in every array, found none in "
@@ -115,6 +115,10 @@ def check_numbers(theirs: dict, where) -> None:
     if inexact:
         raise UserError(f"{where}: expected float32 or less, found {', '.join(inexact)}; store "
                         "them as float32")
+    wild = [name for name, array in theirs.items() if not np.isfinite(array).all()]
+    if wild:
+        raise UserError(f"{where}: expected finite numbers, found others in {listed(wild, 3)}; get "
+                        "the file again, or weights from before they diverged")
 
 
 def nearest(missing, others, most: int = 3) -> str:
