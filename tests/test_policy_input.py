@@ -148,9 +148,10 @@ def test_observations_with_the_channels_first(shape, model, says):
     obs = jnp.zeros(shape)
     out = TimeStep(obs, jnp.float32(0), jnp.bool_(False), jnp.bool_(False), obs)
     env = that(reset=lambda key: ({}, obs), step=lambda state, action, key: ({}, out))
-    task = ppo.build(config_for("ppo", model={"name": "actor_critic", "width": 8, **model}), env=env)
-    state = jax.eval_shape(lambda: init_state(task, optax.sgd(0.1), 0))
+    config = config_for("ppo", model={"name": "actor_critic", "width": 8, **model})
+    task = ppo.build(config, env=env)
     with pytest.raises(kj.UserError) if says else contextlib.nullcontext() as error:
+        state = jax.eval_shape(lambda: init_state(task, optax.sgd(0.1), 0))
         check_loss(task, task.source, state, 1)
     if says:
         assert str(error.value) == (

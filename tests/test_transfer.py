@@ -234,7 +234,8 @@ def test_a_run_does_not_go_on_with_other_pictures(tmp_path):
     run = kj.restore(tmp_path / "run")
     np.testing.assert_array_equal(run.predict(pixels), before)
     assert run.task.source.spec["names"] == ["ants", "bees"]
-    with pytest.raises(UserError, match="its pictures have changed since this run began; put them back"):
+    with pytest.raises(UserError,
+                       match="its pictures have changed since this run began; put them back"):
         next(iter(run.task.source.eval_batches("test")))
 
 

@@ -241,13 +241,15 @@ def spec_of_texts(arch: str, fields: dict, tokenizer: str) -> dict:
 def input_of(known: Arch, arrays: dict, fields: dict, told: Told) -> tuple[dict, dict]:
     """Return (keys of config.data, the description of images that are not at hand)."""
     size = told.data.get("size", known.size)
+    if "dist" in arrays and not fields.get("distilled"):
+        raise UserError("the file has a token of distillation (dist_token), and with it a position "
+                        "and a head more; expected --arch=deit")
     if "position" in arrays:
         patches = len(arrays["position"]) - 1 - ("dist" in arrays)
         side = math.isqrt(max(patches, 0))
         if side == 0 or side ** 2 != patches:
             raise UserError(f"the file has {len(arrays['position'])} positions, expected those of "
-                            "a square of patches and of the class token; is it of another --arch, "
-                            "as a distilled DeiT of deit?")
+                            "a square of patches and of the class token; is it of another --arch?")
         size = side * fields["patch"]
     first = next((arrays[name] for name in ("patch/kernel", "stem/kernel") if name in arrays), None)
     channels = 3 if first is None else first.shape[2]

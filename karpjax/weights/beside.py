@@ -4,7 +4,8 @@
     preprocessor_config.json  transformers': the pixels' mean and deviation
 
 They are the number of heads, the activation, the norms' epsilon, how a ViT pools, the input's mean
-and std, and the classes' names. A file without them is read with the published values, which are reported.
+and std, and the classes' names. A file without them is read with the published values, which are
+reported.
 """
 import dataclasses
 import json
