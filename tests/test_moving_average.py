@@ -1,4 +1,4 @@
-"""The moving average of a BatchNorm network is as good as the network on real data (digits)."""
+"""The moving average of a BatchNorm network predicts from the first steps on (digits_cnn)."""
 from guarantees.harness import mesh_of
 import jax
 import pytest
@@ -8,21 +8,31 @@ from karpjax.run.experiment import assemble
 from karpjax.run.programs import make_programs, placed_arrays
 
 
+@jax.jit
+def uncorrected(average, params, decay):
+    """Return karpjax 0.1's average, in which the random weights of the start stay."""
+    return jax.tree.map(lambda a, x: decay * a + (1 - decay) * x, average, params)
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("decay, steps, least", [(0.99, 200, 0.97), (0.9999, 300, 0.97)])
-def test_the_average_predicts_with_its_own_statistics(decay, steps, least):
-    """Its validation accuracy is high. The mutant joins it with the live network's statistics."""
+@pytest.mark.parametrize("decay, steps, least", [(0.99, 200, 0.95), (0.9999, 300, 0.96)])
+def test_accuracy_of_the_average(decay, steps, least):
+    """Validation accuracy is 0.975 and 0.985, by the live network 0.975 and 0.990.
+
+    The mutant averages parameters alone, uncorrected, and takes the live network's statistics. Its
+    accuracy is 0.870 and 0.100.
+    """
     config, task_file = load_config("digits_cnn")
-    config.update({"ema_decay": decay, "dispatch": "step"})  # of 1,000 steps: rates are high
+    config.update({"ema_decay": decay, "dispatch": "step", "steps": steps})
     exp = assemble(config, task_file, mesh=mesh_of(1))
     state, arrays, programs = exp.fresh_state(), placed_arrays(exp, 0), make_programs(exp)
     programs.compile(state, arrays, 1)
+    mutant = jax.tree.map(lambda x: x.copy(), state.params)  # the step donates its state
     for _ in range(steps):
         state, *_ = programs.run(state, arrays, 1)
+        mutant = uncorrected(mutant, state.params, decay)
 
     def accuracy(variables):
         return exp.evaluator.measure(variables, "validation").metrics["accuracy"]
     assert accuracy(exp.eval_variables(state)) >= least
-    mutant = {"params": state.ema, **state.model_state}
-    assert jax.tree.structure(mutant) == jax.tree.structure(state.eval_variables)
-    assert accuracy(mutant) < least
+    assert accuracy({"params": mutant, **state.model_state}) < least - 0.04
