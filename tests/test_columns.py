@@ -13,6 +13,17 @@ def test_a_column_that_a_source_would_replace(name):
     """Weights of one's own would be lost to those of padding, without a word."""
     with pytest.raises(UserError, match=f"split 'train', column '{name}': expected other names"):
         kj.sources.arrays({**TRAIN, name: np.arange(4)}, batch_size=2)
+    with pytest.raises(UserError, match=f"split 'train', column '{name}': expected other names"):
+        kj.sources.Loader([{"label": 0, name: 1.0}] * 4, batch_size=2)
+
+
+@pytest.mark.parametrize("source, rows", [(kj.sources.arrays, TRAIN),
+                                          (kj.sources.Loader, [{"label": 0}] * 4)],
+                         ids=["arrays", "loader"])
+def test_a_second_train(source, rows):
+    """A split of that name would replace the rows that are learned from."""
+    with pytest.raises(UserError, match="^splits: expected splits to evaluate, .* found 'train'"):
+        source(rows, batch_size=2, splits={"train": rows})
 
 
 @pytest.mark.parametrize("column, found", [([0, 1, 2, 3], "list"), (3, "int"),

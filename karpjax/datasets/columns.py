@@ -12,12 +12,26 @@ CHANNELS = (1, 3, 4)
 RESERVED = ("weight", "index", "row", "epoch", "record")
 
 
-def check_columns(columns: dict, split: str) -> int:
-    """Return the number of rows, the same in every column."""
-    if taken := [name for name in columns if name in RESERVED]:
+def with_train(train, splits: dict | None) -> dict:
+    """Return {"train": train, **splits}, which has one train."""
+    if "train" in (splits or {}):
+        raise UserError("splits: expected splits to evaluate, as validation and test, found "
+                        "'train', which would replace the data that is learned from; give it "
+                        "another name")
+    return {"train": train, **(splits or {})}
+
+
+def check_names(names: Iterable[str], split: str) -> None:
+    """Raise a UserError if a column has a name that a source gives to something else."""
+    if taken := [name for name in names if name in RESERVED]:
         raise UserError(f"split {split!r}, column {taken[0]!r}: expected other names than "
                         f"{', '.join(RESERVED)}, which a source gives to what it adds to a batch; "
                         f"rename it, as to 'my_{taken[0]}'")
+
+
+def check_columns(columns: dict, split: str) -> int:
+    """Return the number of rows, the same in every column."""
+    check_names(columns, split)
     if odd := [f"{name!r} of {type(column).__name__}" for name, column in columns.items()
                if not getattr(column, "ndim", 0)]:
         raise UserError(f"split {split!r}: expected columns that are arrays with an axis of rows, "

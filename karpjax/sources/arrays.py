@@ -16,6 +16,7 @@ from karpjax.datasets.columns import (
     check_splits,
     row_keys,
     shared_with_train,
+    with_train,
 )
 from karpjax.sources.shuffle import shuffled
 from karpjax.sources.source import Source, augmented, local_rows, ones, unchanged
@@ -43,7 +44,7 @@ class Arrays(Source):
                  preprocess: Callable | None = None, view: Callable | None = None,
                  augment: Callable | None = None, mix: Callable | None = None, classes: int = 0):
         self.num_examples = check_columns(train, "train")
-        self.batch_size, self.data = batch_size, {"train": train, **(splits or {})}
+        self.batch_size, self.data = batch_size, with_train(train, splits)
         self.splits = tuple(self.data)[1:]
         for name in self.splits:
             check_columns(self.data[name], name)

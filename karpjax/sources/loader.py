@@ -12,7 +12,8 @@ import numpy as np
 
 from karpjax.core import old_names
 from karpjax.core.errors import UserError
-from karpjax.datasets.columns import check_labels, check_like, check_row, check_train, one_row
+from karpjax.datasets.columns import (
+    check_labels, check_like, check_names, check_row, check_train, one_row, with_train)
 from karpjax.sources.source import Source, augmented, ones, unchanged
 
 
@@ -37,7 +38,7 @@ class Loader(Source):
                  view: Callable | None = None, augment: Callable | None = None,
                  mix: Callable | None = None, prefetch: int = 2, threads: int = 16,
                  classes: int = 0):
-        self.records = {"train": train, **(splits or {})}
+        self.records = with_train(train, splits)
         self.batch_size, self.decode = batch_size, decode
         self.splits, self.num_examples = tuple(self.records)[1:], len(train)
         self._preprocess, self._view = preprocess or unchanged, view or unchanged
@@ -60,6 +61,7 @@ class Loader(Source):
         check_train({name: np.asarray(value)[None] for name, value in first["train"].items()})
         self._kinds = {split: one_row(row) for split, row in first.items()}
         for split, kinds in self._kinds.items():
+            check_names(kinds, split)
             check_like(kinds, self._kinds["train"], f"split {split!r}")
         return first
 
