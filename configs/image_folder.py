@@ -9,6 +9,9 @@ DIR holds train/CLASS/*.png and test/CLASS/*.png. Pictures are scaled to the sid
 --config.steps, N * epochs / 128, and 20 epochs or more if N is below 10,000. All rates fall to 0
 over the steps. Pictures are moved by some pixels, and not mirrored, as digits and letters must not
 be: if your classes bear it, add dict(name="flip") to `augment` in a copy of this file.
+
+Fashion-MNIST as 70,000 PNG files: test accuracy 92.6 % (seed 0) in nine minutes of two cores, all
+included (experiments/fashion_mnist).
 """
 import karpjax
 
