@@ -10,8 +10,8 @@
 The test split is nanoGPT's validation part, the last tenth of 1.1 million characters. It is read
 whole, once, at the end. Choices are made on "validation", the last 5 % of nanoGPT's training part.
 Published there (nats a character, on windows drawn at random): 1.88 for the CPU set-up, 1.4697 for
-10.65M parameters after 3 minutes of an A100. The floor: a 5-gram of characters (Witten and Bell 1991)
-reaches 1.669. Ours: experiments/shakespeare. Not measured yet in this form.
+10.65M parameters after 3 minutes of an A100. The floor: a 5-gram of characters (Witten and Bell
+1991) reaches 1.669. Ours: experiments/shakespeare. Not measured yet in this form.
 """
 import karpjax
 

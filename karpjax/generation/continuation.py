@@ -1,8 +1,8 @@
 """Continuations of any length by a model of a bounded context, window by window.
 
 A row that has filled the context goes on from its last half, as a prompt of its own. So every token
-is predicted from at least half a context, at positions that training has seen. The cache of keys and
-values is made again once a window, and serves the window's other tokens.
+is predicted from at least half a context, at positions that training has seen. The cache of keys
+and values is made again once a window, and serves the window's other tokens.
 """
 from collections.abc import Callable
 

@@ -3,10 +3,10 @@
     config.task = "causal_text"; config.model (name="causal_lm"),
     config.data (karpjax/sources/causal.py)
 
-Metrics: "nll" (nats a token), "accuracy", and "bits_per_byte". The last is divided by a count of its
-own, the bytes of the targets as text in UTF-8, so that runs with other tokenizers compare. An
-evaluation reads its split whole, in windows side by side of config.data.length tokens. A token is
-predicted from those before it in its window alone: half a window on average.
+Metrics: "nll" (nats a token), "accuracy", and "bits_per_byte". The last has a count of its own, the
+bytes of the targets as text in UTF-8, so that runs with other tokenizers compare. An evaluation
+reads its split whole, in windows side by side of config.data.length tokens. A token is predicted
+from those before it in its window alone: from half a window on average.
 
     run = karpjax.restore("runs/shakespeare")
     run.generate("To be", length=200, temperature=0.8)     # a text; a list of texts for a list
@@ -24,6 +24,8 @@ import karpjax as kj
 from karpjax.core.settings import check_own_keys
 from karpjax.generation import generate, sampler
 from karpjax.generation.continuation import continue_rows
+from karpjax.models.layers.transformer import attention_of
+from karpjax.run import pictures
 
 SHOWN, PROMPT, CONTINUED = 3, 32, 400  # samples of a run's end; their tokens, given and new
 
@@ -56,7 +58,7 @@ def build(config) -> kj.Task:
         """Return (B, steps) tokens that follow the first starts (B,) of the tokens (B, T)."""
         def network(tokens, cache, positions=None):
             logits, cache = model.apply(variables, tokens, cache=cache, positions=positions)
-            return jnp.where(can_follow(vocabulary), logits, -jnp.inf), cache          # (B, T, V)
+            return jnp.where(vocabulary.can_follow, logits, -jnp.inf), cache           # (B, T, V)
 
         def step(tokens, positions, cache):
             logits, cache = network(tokens[:, None], cache, positions[:, None])
@@ -90,23 +92,23 @@ def build(config) -> kj.Task:
         return whole[0] if isinstance(prompt, str) else whole
 
     def show(variables, batch):
-        """Return samples: the beginnings of rows of a split, and how the model goes on."""
+        """Return samples, and a picture of what the last layer looks at.
+
+        Samples go on from the beginnings of rows of a split.
+        """
         shown = range(min(SHOWN, len(batch["tokens"])))
         prompts = [first_document(batch, i)[:PROMPT] for i in shown]
         new = continued(variables, prompts, CONTINUED, (1.0, 0, 1.0), seed=0)
         parts = [f"-------- sample {i + 1}, from {vocabulary.decode(ids)!r}\n{rest}\n"
                  for i, (ids, rest) in enumerate(zip(prompts, new, strict=True))]
-        return {"samples.txt": "\n".join(parts)}
+        looks = attention_of(model, variables, jnp.array(prompts[:1]))            # (1, H, T, T)
+        last = np.asarray(looks[f"block{model.layers - 1}/attention"][0].mean(0))      # (T, T)
+        letters = [vocabulary.decode([token]) for token in prompts[0]]
+        return {"samples.txt": "\n".join(parts),
+                "attention.png": pictures.attention([(last, letters, letters)])}
 
     return kj.Task(model, source, loss, inputs="tokens", derived=segments, show=show,
                    methods={"generate": generate_text})
-
-
-def can_follow(vocabulary):
-    """Return (V,): whether a token may be drawn. Of the special ones, the end of a text alone."""
-    low, high = vocabulary.ordinary
-    ids = np.arange(vocabulary.size)
-    return (low <= ids) & (ids < high) | (ids == vocabulary.sep)
 
 
 def prompt_ids(vocabulary, texts: list[str]) -> list[list[int]]:
