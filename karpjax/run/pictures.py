@@ -154,8 +154,8 @@ def attention(panels: list[tuple]):
                            gridspec_kw={"height_ratios": [1 + t for t, _ in sizes]})[:, 0]
     for axes, (probabilities, looking, seen) in zip(grid, panels, strict=True):
         axes.imshow(probabilities[:len(looking), :len(seen)], cmap="Blues", vmin=0)
-        axes.set_xticks(range(len(seen)), map(plain_text, seen), rotation=90, fontsize=8)
-        axes.set_yticks(range(len(looking)), map(plain_text, looking), fontsize=8)
+        axes.set_xticks(range(len(seen)), [*map(plain_text, seen)], rotation=90, fontsize=8)
+        axes.set_yticks(range(len(looking)), [*map(plain_text, looking)], fontsize=8)
     return figure
 
 
