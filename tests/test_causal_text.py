@@ -20,7 +20,8 @@ from karpjax.generation.continuation import continue_rows
 from karpjax.run.evaluator import make_evaluator
 from karpjax.run.loop import fit
 
-TEXT = "to be or not to be: that is the question.\nwhéther 'tis nobler in the mind to suffer\n" * 40
+TEXT = "to be or not to be: that is the question.\nwhéther 'tis nobler in the mind to suffer\n"
+TEXT = 40 * TEXT
 
 
 class Table(nn.Module):
@@ -139,7 +140,8 @@ def test_a_trained_run_continues_texts(tmp_path, capsys):
     """From training to the command: a cached text is the argmax of passes without a cache."""
     (tmp_path / "corpus.txt").write_text(TEXT)
     config = kj.config(
-        task="causal_text", steps=2, eval_every=2, save_every=2, best="min validation/bits_per_byte",
+        task="causal_text", steps=2, eval_every=2, save_every=2,
+        best="min validation/bits_per_byte",
         model=dict(name="causal_lm", layers=1, width=16, heads=2),
         data=dict(corpus=str(tmp_path / "corpus.txt"), length=16, batch_size=8))
     summary = fit(config, tmp_path / "run", mesh=mesh_of(1))
