@@ -5,6 +5,7 @@
 
     configs/gpt_shakespeare.py              for 20 minutes of two CPU cores
     configs/gpt_shakespeare.py:nano_cpu     nanoGPT's set-up for a CPU, 2,000 steps
+    configs/gpt_shakespeare.py:long         for 2 hours of two CPU cores
     configs/gpt_shakespeare.py:gpu          nanoGPT's sizes, for some minutes of a GPU
 
 The test split is nanoGPT's validation part, the last tenth of 1.1 million characters. It is read
@@ -17,9 +18,12 @@ import karpjax
 
 # Sizes and steps; nanoGPT's are those of its config/train_shakespeare_char.py and README.
 FORMS = {
-    # Today's blocks. 0.8M parameters; a step of 4,096 tokens takes 0.25 s or so of two cores.
-    "": dict(model=dict(layers=4, width=128, heads=4), length=128, batch_size=32, steps=4500,
+    # Today's blocks, 0.8M parameters.
+    "": dict(model=dict(layers=4, width=128, heads=4), length=128, batch_size=32, steps=3600,
              rate=3e-3, warmup=100, weight_decay=0.1, b2=0.99),
+    # 2.7M parameters see the characters some 20 times: they need dropout.
+    "long": dict(model=dict(layers=6, width=192, heads=6, dropout=0.1), length=256, batch_size=32,
+                 steps=2600, rate=2e-3, warmup=100, weight_decay=0.1, b2=0.99),
     # GPT-2's blocks without biases, as nanoGPT's bias=False. No dropout.
     "nano_cpu": dict(model=dict(layers=4, width=128, heads=4, context=64,
                                 **{**karpjax.models.GPT2, "bias": False}),
