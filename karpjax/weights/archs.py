@@ -16,7 +16,7 @@ import re
 from karpjax.core.errors import UserError, did_you_mean
 from karpjax.core.settings import config
 from karpjax.core.trees import first_match, listed
-from karpjax.datasets.tokenizer import vocabulary_of
+from karpjax.datasets.characters import stored_vocabulary
 from karpjax.models import MODELS, make_model
 from karpjax.models.causal_lm import GPT2
 from karpjax.models.encoder import BERT, ROBERTA
@@ -35,6 +35,7 @@ DECODER_HEADS = {512: 16}
 TEXT_HEADS = {128: 2, 256: 4, 512: 8, 768: 12, 1024: 16}
 GPT2_HEADS = {768: 12, 1024: 16, 1280: 20, 1600: 25}
 MARIAN_HEADS = {512: 8, 1024: 16}
+MARIAN_LENGTH = 512  # of the longest texts that the published translators were made for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,8 +259,8 @@ def spec_of_texts(arch: str, fields: dict, tokenizer: str) -> dict:
     if not tokenizer:
         raise UserError(f"--arch={arch} needs --tokenizer=tokenizer.json, or that file beside the "
                         "weights: tokens are meaningless without it")
-    return dict(length=fields["context"], classes=0, tokenizer=tokenizer,
-                fingerprint=vocabulary_of(tokenizer).fingerprint)
+    return dict(length=fields.get("context", MARIAN_LENGTH), classes=0, tokenizer=tokenizer,
+                fingerprint=stored_vocabulary(tokenizer).fingerprint)
 
 
 def input_of(known: Arch, arrays: dict, fields: dict, told: Told) -> tuple[dict, dict]:
