@@ -70,13 +70,14 @@ def check_gradients(expected: dict, model, gradient) -> None:
 def test_gpt2(source):
     """States and logits agree within 1e-5, the loss and every gradient within 1e-4."""
     expected, rows = reference("gpt2", source), make_decoders.texts()
-    tokens, there = rows["tokens"], rows["there"]
+    tokens, there = jnp.asarray(rows["tokens"]), rows["there"]
     model, variables, _ = gpt2()
 
     @jax.jit
     def outputs(params):
         def loss(params):
-            logits, states = model.apply({"params": params}, tokens, segments=there, features=True)
+            logits, states = model.apply({"params": params}, tokens, features=True,
+                                         segments=jnp.asarray(there))
             return loss_of(logits[:, :-1], tokens[:, 1:], there[:, 1:]), (logits, states)
         return jax.value_and_grad(loss, has_aux=True)(params)
     (loss, (logits, states)), gradient = outputs(variables["params"])
@@ -93,14 +94,16 @@ def test_marian(source):
     """States of encoder and decoder agree as GPT-2's do, with sources and targets of two lengths.
     """
     expected, rows = reference("marian", source), make_decoders.pairs()
+    source, target = jnp.asarray(rows["tokens"]), jnp.asarray(rows["shifted"])
     model, variables, _ = marian()
 
     @jax.jit
     def outputs(params):
         def loss(params):
             logits, states = model.apply(
-                {"params": params}, rows["tokens"], rows["shifted"], features=True,
-                source_segments=rows["there"], target_segments=rows["weight"])
+                {"params": params}, source, target, features=True,
+                source_segments=jnp.asarray(rows["there"]),
+                target_segments=jnp.asarray(rows["weight"]))
             return loss_of(logits, rows["labels"], rows["weight"]), (logits, states)
         return jax.value_and_grad(loss, has_aux=True)(params)
     (loss, (logits, states)), gradient = outputs(variables["params"])
