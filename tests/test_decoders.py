@@ -20,12 +20,12 @@ PACKED = [(0, 0), (1, 0), (1, 3), (2, 0)]   # the row and the column where each 
 SEGMENTS = np.array([[1] * 8, [1] * 3 + [2] * 5, [1] * 6 + [0] * 2])
 
 
-def documents(seed: int = 0) -> np.ndarray:
+def documents(seed: int = 0) -> jax.Array:
     """Return the tokens (4, 8) of four documents. Behind each is junk."""
-    return np.random.default_rng(seed).integers(1, 20, (4, 8))
+    return jnp.asarray(np.random.default_rng(seed).integers(1, 20, (4, 8)))
 
 
-def packed(tokens: np.ndarray) -> np.ndarray:
+def packed(tokens) -> np.ndarray:
     """Return the documents in three rows (3, 8), of which the second has two."""
     rows = np.zeros((3, 8), int)
     for document, length, (row, start) in zip(tokens, LENGTHS, PACKED, strict=True):
@@ -118,7 +118,7 @@ def test_a_translator_through_its_cache(once, translator):
     model, variables, source, target = translator
     full = jax.jit(model.apply)(variables, packed(source), packed(target),
                                 source_segments=SEGMENTS, target_segments=SEGMENTS)
-    there = (np.arange(8) < LENGTHS[:, None]).astype(int)
+    there = jnp.asarray(np.arange(8) < LENGTHS[:, None]).astype(int)
     memory = model.apply(variables, source, there, method="encode")
     if once:
         memory = model.apply(variables, memory, method="keys_and_values")
@@ -152,7 +152,7 @@ def test_attention_is_shown():
     source, target = documents(1), documents(2)
     variables = model.init(jax.random.key(0), source, target)
     assert variables.keys() == {"params"}
-    there = (np.arange(8) < LENGTHS[:, None]).astype(int)
+    there = jnp.asarray(np.arange(8) < LENGTHS[:, None]).astype(int)
     shown = attention_of(model, variables, source, target, source_segments=there)
     assert list(shown) == [f"{block}/{part}" for block, part in (
         ("block0", "attention"), ("block1", "attention"), ("decoder_block0", "attention"),

@@ -58,7 +58,7 @@ class Block(nn.Module):
     lora_alpha: float = 16.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "B 1 T T"] | None = None,
+    def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "#B 1 T T"] | None = None,
                  positions: Int[Array, "B T"] | None = None, train: bool = False,
                  cache: dict | None = None, memory: tuple | None = None):
         check_choice(self.norm, NORMS, "config.model.norm")
@@ -66,16 +66,16 @@ class Block(nn.Module):
         attention = Attention(self.heads, self.bias, self.rotary, self.lora, self.lora_alpha,
                               name="attention")
 
-        def attend(x):
+        def to_row(x):
             nonlocal cache
             y, cache = attention(x, mask, positions, cache)
             return y
 
-        def attend_to_memory(x):
+        def to_memory(x):
             return CrossAttention(self.heads, self.bias, name="cross")(x, *memory)
-        x = self.residual(attend, "attention", x, train)
+        x = self.residual(to_row, "attention", x, train)
         if memory is not None:
-            x = self.residual(attend_to_memory, "cross", x, train)
+            x = self.residual(to_memory, "cross", x, train)
         x = self.residual(MLP(self.mlp, self.bias, name="mlp"), "mlp", x, train)
         return x if cache is None else (x, cache)
 
@@ -278,7 +278,7 @@ def rotate(x: Float[Array, "B T H C"],
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 
 
-def positions_of(x: Float[Array, "B T ..."], positions=None) -> Int[Array, "B T"]:
+def positions_of(x: Float[Array, "B T ..."], positions=None) -> Int[Array, "#B T"]:
     """Return the positions of tokens: those that are given, else 0, 1, 2, ... (1, T)."""
     return jnp.arange(x.shape[1])[None] if positions is None else positions
 
