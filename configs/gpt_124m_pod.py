@@ -8,10 +8,10 @@
         --version=v2-alpha-tpuv5-lite --queued \\
         --config=configs/gpt_124m_pod.py --workdir=gs://BUCKET/runs/gpt_124m
 
-Batch, steps and rates are those with which nanoGPT reproduces GPT-2 (its config/train_gpt2.py: half
-a million tokens a step, 600,000 steps, 2.85 nats on OpenWebText in 4 days of 8 A100). A tokenizer of
-another kind makes another number: compare bits_per_byte. It has not been trained here: only that
-it compiles and fits is known (tests/guarantees/test_g8_tpu.py, and the command above).
+Batch, steps and rates are those with which nanoGPT reproduces GPT-2 (its config/train_gpt2.py:
+half a million tokens a step, 600,000 steps, 2.85 nats on OpenWebText in 4 days of 8 A100). With
+another tokenizer nats are another number: compare bits_per_byte. It has not been trained here: only
+that it compiles and fits is known (tests/guarantees/test_g8_tpu.py, and the command above).
 """
 import karpjax
 
