@@ -2,13 +2,14 @@
 import pathlib
 
 from karpjax.core.errors import UserError, did_you_mean
-from karpjax.datasets import images, text
+from karpjax.datasets import images, pairs, text
 from karpjax.datasets.imagefolder import import_imagefolder
 from karpjax.datasets.tfds import prepared_builder
 from karpjax.datasets.write import local_data_dir, recover_killed, write_dataset
 
 FORMATS = {"imagefolder": import_imagefolder, "idx": images.import_idx,
-           "cifar": images.import_cifar, "npz": images.import_npz, "text": text.import_texts}
+           "cifar": images.import_cifar, "npz": images.import_npz, "text": text.import_texts,
+           "pairs": pairs.import_pairs}
 TFDS = "tfds:"
 
 
