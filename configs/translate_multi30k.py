@@ -1,7 +1,7 @@
 """English to German: captions of photographs, Multi30k (Elliott et al. 2016), 29,000 pairs.
 
     python -m karpjax.prepare --format=pairs --from=DIR --name=multi30k_en_de --languages=en,de \\
-        --length=48 --vocabulary=8192                         # DIR has train.en, train.de, ...
+        --length=56 --vocabulary=8192                         # DIR has train.en, train.de, ...
     python -m karpjax.train --config=configs/translate_multi30k.py --workdir=runs/multi30k
     python -m karpjax.evaluate --workdir=runs/multi30k --which=best --split=test_2017_flickr
 

@@ -59,7 +59,7 @@ def captions(workdir: pathlib.Path, quick: bool) -> tuple[pathlib.Path, str]:
                 (folder / f"{split}.{language}").write_text("\n".join(lines) + "\n")
     if not (data_dir / "multi30k_en_de").exists():
         prepare("pairs", folder, "multi30k_en_de", str(data_dir), languages=LANGUAGES,
-                length=256 if quick else 48, vocabulary=300 if quick else 8192)
+                length=256 if quick else 56, vocabulary=300 if quick else 8192)
     return folder, str(data_dir)
 
 

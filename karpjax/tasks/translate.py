@@ -46,19 +46,19 @@ def build(config) -> kj.Task:
     texts, words = (functools.partial(f, vocabulary) for f in (texts_of, words_of))
 
     def inputs(batch):
-        """Return the model's arguments. It reads the target one token late, from [CLS] on."""
-        start = jnp.full_like(batch["target"][:, :1], vocabulary.cls)                  # (B, 1)
-        late = jnp.concatenate([start, batch["target"][:, :-1]], axis=1)               # (B, T)
-        # No segments of the target: its padding comes last, and nothing looks ahead.
-        return {"source": batch["source"], "target": late,
-                "source_segments": vocabulary.segments(batch["source"])}
+        """Return the model's arguments. It reads each target one token late, from [CLS] on."""
+        segments = batch["target_segments"]                                            # (B, T)
+        before, late = (jnp.pad(x[:, :-1], ((0, 0), (1, 0))) for x in (segments, batch["target"]))
+        return {"source": batch["source"], "source_segments": batch["source_segments"],
+                "target": jnp.where(segments != before, vocabulary.cls, late),         # (B, T)
+                "target_segments": segments}
 
     def network(params, model_state, batch, key):
         """Return {name: (total, count)} of the cross-entropies and accuracy, and model_state."""
         logits, model_state = kj.apply(model, params, model_state, key=key,
                                        **inputs(batch))                                # (B, T, V)
         target = batch["target"]                                                       # (B, T)
-        weight = (target != vocabulary.pad) * batch["weight"][:, None]                 # (B, T)
+        weight = (batch["target_segments"] > 0) * batch["weight"][:, None]             # (B, T)
         correct = (logits.argmax(-1) == target).astype(jnp.float32)                    # (B, T)
         log_p = jax.nn.log_softmax(logits)                                             # (B, T, V)
         nll = -jnp.take_along_axis(log_p, target[..., None], axis=-1)[..., 0]          # (B, T)
@@ -95,7 +95,8 @@ def build(config) -> kj.Task:
         """Return a picture of what the last layer of the decoder looks at in the source."""
         tokens = batch["source"][:SHOWN]
         ids = jax.jit(translated, static_argnums=2)(variables, tokens, best_of)         # (B, T)
-        looks = attention_of(model, variables, **inputs({"source": tokens, "target": ids}))
+        pairs = source.preprocess({"source": tokens, "target": ids})
+        looks = attention_of(model, variables, **inputs(pairs))
         last = looks[f"decoder_block{model.depth - 1}/cross"].mean(1)                  # (B, T, S)
         panels = [(look, words(written), words(read))
                   for look, written, read in zip(np.asarray(last), ids, tokens, strict=True)]
