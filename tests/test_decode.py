@@ -147,9 +147,9 @@ def test_one_choice_is_greedy():
     assert sampler()(logits, keys).tolist() != greedy(logits).tolist()
 
 
-def sampled(logits, cache, start, keys, choose=sampler(0.9, top_k=5, top_p=0.9)):
-    return jax.jit(lambda *args: generate(step, *args[:3], 8, choose, args[3], eos=2))(
-        cache, logits, start, keys)
+@jax.jit
+def sampled(logits, cache, start, keys):
+    return generate(step, cache, logits, start, 8, sampler(0.9, top_k=5, top_p=0.9), keys, eos=2)
 
 
 @pytest.mark.parametrize("devices", [2, 8])
@@ -190,7 +190,7 @@ def test_samples_are_the_rows_own(choose, same):
     (lambda: sampler(top_p=0.0), "top_p: expected a number above 0 and at most 1, found 0.0"),
     (lambda: sampler(top_p=1.5), "top_p: expected a number above 0 and at most 1, found 1.5"),
     (lambda: sampler(top_p=float("nan")), "top_p: expected a number above 0 and at most 1"),
-    (lambda: generate(step, *prompts([1])[2:0:-1], 1, 0, greedy),
+    (lambda: generate(step, None, jnp.zeros((1, V)), jnp.ones(1, int), 0, greedy),
      "length: expected a whole number of at least 1, found 0")])
 def test_bad_input(make, message):
     with pytest.raises(UserError) as error:

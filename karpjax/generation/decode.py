@@ -29,7 +29,9 @@ def generate(step: Callable, cache, logits: Float[Array, "B V"], start: Int[Arra
     check_length(length)
 
     def choose_at(logits, positions):
-        return choose(logits, None if keys is None else jax.vmap(jax.random.fold_in)(keys, positions))
+        if keys is None:
+            return choose(logits, None)
+        return choose(logits, jax.vmap(jax.random.fold_in)(keys, positions))
 
     def body(carry, i):
         token, ended, cache = carry
