@@ -10,6 +10,7 @@ import json
 import numpy as np
 
 from karpjax.core.errors import UserError
+from karpjax.datasets.pieces import read_pieces
 from karpjax.datasets.tokenizer import SPECIAL, Vocabulary, check_unicode, vocabulary_of
 
 
@@ -73,11 +74,14 @@ def read_characters(text: str) -> Characters:
 
 
 def stored_vocabulary(text: str) -> Vocabulary:
-    """Return the vocabulary of a stored JSON: of characters, or of a tokenizer."""
+    """Return the vocabulary of a stored JSON: of characters, of Marian's pieces, or of a tokenizer.
+    """
     try:
         values = json.loads(text)
     except ValueError:
         values = None  # `vocabulary_of` says so
     if isinstance(values, dict) and set(values) == {"characters", "special"}:
         return read_characters(text)
+    if isinstance(values, dict) and set(values) == {"source", "target", "numbers"}:
+        return read_pieces(text)
     return vocabulary_of(text)

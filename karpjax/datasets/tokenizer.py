@@ -17,6 +17,7 @@ from karpjax.core.errors import UserError
 
 SPECIAL = ("[PAD]", "[MASK]", "[CLS]", "[SEP]")  # ids 0 to 3 of a tokenizer trained here
 ROBERTAS = ("<pad>", "<mask>", "<s>", "</s>")    # RoBERTa's names of the same
+GPT2S = "<|endoftext|>"                          # its only one, before and after a document
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,12 @@ class Vocabulary:
     def fingerprint(self) -> str:
         """Return the hash of the tokenizer."""
         return hashlib.sha256(self.json.encode()).hexdigest() if self.json else "bytes"
+
+    @property
+    def can_follow(self) -> np.ndarray:
+        """Return (V,): whether a token can follow another, as ordinary ones and the end do."""
+        ids, (low, high) = np.arange(self.size), self.ordinary
+        return (low <= ids) & (ids < high) | (ids == self.sep)
 
     def segments(self, tokens):
         """Return the segments of rows of one document each, (..., T): 1, and 0 for padding."""
@@ -158,7 +165,7 @@ def check_unicode(texts: list[str]) -> None:
 
 
 def vocabulary_of(json: str) -> Vocabulary:
-    """Return the vocabulary of a tokenizer trained here, or published with BERT or RoBERTa.
+    """Return the vocabulary of a tokenizer trained here, or published with BERT, RoBERTa or GPT-2.
 
     Special tokens must lie at the ends of its ids.
     """
@@ -167,6 +174,9 @@ def vocabulary_of(json: str) -> Vocabulary:
     for token, other in zip(SPECIAL, ROBERTAS, strict=True):
         known = [i for i in map(tokenizer.token_to_id, (token, other)) if i is not None]
         ids[token] = known[0] if known else None
+    end = tokenizer.token_to_id(GPT2S)
+    if end is not None and set(ids.values()) == {None}:
+        ids = {"[PAD]": -1, "[MASK]": -1, "[CLS]": end, "[SEP]": end}
     if None in ids.values():
         raise UserError(f"the tokenizer has {ids}, expected these tokens, or "
                         f"{', '.join(ROBERTAS)}; train one with python -m karpjax.prepare")
