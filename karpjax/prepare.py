@@ -37,8 +37,9 @@ For pairs (karpjax/datasets/pairs.py), from train.en and train.de, or from train
     --vocabulary=N     train a tokenizer of that size (8192) on both sides of train
     --tokenizer=JSON   or take this one
 
-The set is written in TFDS's format. Rows keep the files' order, so that train[:54000] are the first
-54,000 images; those of an ImageFolder and of texts are shuffled, alike every time.
+The set is written in TFDS's format, except files of tokens. Rows keep the files' order, so that
+train[:54000] are the first 54,000 images; those of an ImageFolder and of texts are shuffled, alike
+every time.
 Also as python -m karpjax.prepare.
 """
 
