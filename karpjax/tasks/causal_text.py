@@ -85,8 +85,9 @@ def build(config) -> kj.Task:
         temperature, top_k, top_p    see karpjax/generation/sampling.py
         seed     with a text's number in the list, the draws of its tokens
         """
-        texts = [prompt] if isinstance(prompt, str) else list(prompt)
-        ids = prompt_ids(vocabulary, texts)
+        texts = check_prompt(prompt)
+        begin = [vocabulary.cls] if vocabulary.cls >= 0 else []  # of a document
+        ids = [begin + each for each in vocabulary.ids(texts, masks=False)]
         new = continued(variables, ids, length, (temperature, top_k, top_p), seed)
         whole = [text + rest for text, rest in zip(texts, new, strict=True)]
         return whole[0] if isinstance(prompt, str) else whole
@@ -111,13 +112,14 @@ def build(config) -> kj.Task:
                    methods={"generate": generate_text})
 
 
-def prompt_ids(vocabulary, texts: list[str]) -> list[list[int]]:
-    """Return the ids of texts as the beginnings of documents."""
-    if not texts or not all(isinstance(text, str) and text for text in texts):
-        raise kj.UserError(f"prompt: expected a text or a list of texts that are not empty, found "
-                           f"{str(texts)[:80]}; give at least a character to go on from")
-    begin = [vocabulary.cls] if vocabulary.cls >= 0 else []
-    return [begin + ids for ids in vocabulary.ids(texts, masks=False)]
+def check_prompt(prompt) -> list[str]:
+    """Return a text or a list of texts as a list."""
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(texts, (list, tuple)) or not texts or \
+            not all(isinstance(text, str) and text for text in texts):
+        raise kj.UserError("prompt: expected a text or a list of texts that are not empty, found "
+                           f"{repr(prompt)[:80]}; give at least a character to go on from")
+    return list(texts)
 
 
 def first_document(batch: dict, i: int) -> list[int]:
