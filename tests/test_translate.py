@@ -51,7 +51,7 @@ class Source(nn.Module):
     def decode(self, target, memory, segments, cache, positions):
         return jnp.take_along_axis(memory, positions[..., None], axis=1), cache        # (B, 1, V)
 
-    def empty_cache(self, batch, length):
+    def empty_cache(self, batch, length, dtype):
         return {"seen": jnp.zeros((batch, length))}
 
 
