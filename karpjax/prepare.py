@@ -6,6 +6,7 @@
     karpjax prepare --format=npz --from=FILE --name=my_set           # x_train, y_train, x_test, ...
     karpjax prepare --format=text --from=DIR --name=imdb --length=256 --vocabulary=8192
     karpjax prepare --format=pairs --from=DIR --name=multi30k --languages=en,de --length=64
+    karpjax prepare --format=tokens --from=DIR --name=news --vocabulary=32768
 
     --data_dir=DIR     where to ("": $TFDS_DATA_DIR, or TFDS's default)
     --classes=a,b,c    names of the classes, for idx, cifar and npz
@@ -24,6 +25,10 @@ from a set that TFDS has prepared in --data_dir:
     --pack             for pretraining: documents one after another in full rows; otherwise each has
                        a row of its own, with its label
     --without=FILE     leave out of these splits the texts that are in that file too: a test set's
+
+For tokens (karpjax/datasets/token_files.py), whose windows are rows of any length, from such texts
+or from train.npy or train.bin with their tokenizer: --vocabulary, --tokenizer, --lowercase,
+--characters and --without as above.
 
 For pairs (karpjax/datasets/pairs.py), from train.en and train.de, or from train.jsonl:
 
@@ -50,6 +55,7 @@ OF_TEXTS = dict(length=0, vocabulary=0, tokenizer="", lowercase=False, character
 OWN = {**dict.fromkeys(("idx", "cifar", "npz"), ("classes",)),
        "imagefolder": ("classes", "skip_broken"),
        "text": tuple(name for name in OF_TEXTS if name != "languages"),
+       "tokens": ("vocabulary", "tokenizer", "lowercase", "characters", "without"),
        "pairs": ("length", "vocabulary", "tokenizer", "languages")}
 
 
@@ -70,9 +76,10 @@ def main(argv):
     own = {name: options[name] for name in OWN.get(format, ())}
     for name in {"classes", "languages"} & own.keys():
         own[name] = [each.strip() for each in own[name].split(",")] if own[name] else []
+    if "length" in own:
+        own["length"] = options.length or (64 if format == "pairs" else 128)
     if "tokenizer" in own:
-        own |= dict(length=options.length or (64 if format == "pairs" else 128),
-                    vocabulary=options.vocabulary or 8192, tokenizer_file=own.pop("tokenizer"))
+        own |= dict(vocabulary=options.vocabulary or 8192, tokenizer_file=own.pop("tokenizer"))
     folder = local_data_dir(options.data_dir)
     # One at a time: two that replace a set would leave a mixture, or none.
     with Lock(folder / f".{options.name.replace('/', '_')}.lock",

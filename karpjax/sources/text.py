@@ -76,7 +76,7 @@ def prepared_text(data, augment=None, masks: bool = True,
     length = features[entries[0]].shape[0]
     classes = features["label"].num_classes if "label" in features else 0
     spec = {"length": length, "classes": classes, "tokenizer": metadata["tokenizer"],
-            "fingerprint": metadata.get("fingerprint"), "content": content_of(builder)}
+            "fingerprint": metadata.get("fingerprint"), "content": content_of(builder.data_dir)}
     if classes:
         spec["names"] = features["label"].names
     vocabulary = vocabulary_of_spec(spec)
