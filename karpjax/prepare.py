@@ -63,7 +63,7 @@ def main(argv):
     options = cli.parse(argv, __doc__, **{"from": str}, format=str, name=str, data_dir="",
                         classes="", overwrite=False, strict=False, skip_broken=False, **OF_TEXTS)
     format = options.format
-    for name in {name: 0 for own in OWN.values() for name in own}:
+    for name in sorted({name for own in OWN.values() for name in own}):
         # `prepare` says which formats there are
         if options[name] and format in FORMATS and name not in OWN[format]:
             raise UserError(f"--{name} means nothing for --format={format}; leave it out")

@@ -92,5 +92,8 @@ def windows(splits: dict[str, np.ndarray], data, size: int, preprocess) -> Sourc
         records[split] = WindowRecords(row, size, data.length, starts)
     options = dict(batch_size=data.batch_size, preprocess=preprocess)
     if fits_device(data, splits["train"].nbytes):
+        if records["train"].starts.step > 1:
+            raise UserError(f"config.data.on_device: a row of {len(splits['train'])} tokens is too "
+                            "long for a device, expected fewer than 2^31; set it to 'no'")
         return Windows(records, **options)
     return Loader(records.pop("train"), splits=records, **options)
