@@ -183,6 +183,7 @@ STUDIES = {
     "experiments/policy_speed/run.py": ["--quick"],
     "experiments/games/run.py": ["--quick"],
     "experiments/games/speed.py": ["--quick"],
+    "experiments/generation/run.py": ["--quick"],
     "experiments/highway/run.py": ["--quick"],
     "experiments/brax/run.py": ["--quick", "--robots", "reacher"],
     "experiments/start/run.py": ["--quick"],

@@ -6,7 +6,7 @@ tests/test_beam.py compares ours with them. Run it once, in an environment of it
     python tests/data/goldens/make_beam.py
 
 table    the logits of a token depend on the two tokens before it and on its position
-marian   the MarianMTModel of make_decoders.py, whose translations end sooner
+marian   the MarianMTModel of make_decoders.py, with larger weights
 
 Both are drawn from a seed, so that only the outputs are stored. If PyTorch and transformers are
 installed, the test calls these functions instead of reading the file.
@@ -16,6 +16,7 @@ import itertools
 import json
 import pathlib
 import platform
+import re
 import sys
 
 import numpy as np
@@ -35,10 +36,8 @@ CASES |= {f"forced and banned {early}": dict(length_penalty=1.0, early_stopping=
 # the table: each row's prompt is one token
 V, STARTS = 11, [2, 3, 4, 5, 6, 7]
 TABLE = dict(length=9, beams=4, eos=0, pad=1)
-# Marian: the end is more probable than it was drawn
 MARIAN = dict(length=10, beams=5, eos=make_decoders.MARIAN["eos_token_id"],
               pad=make_decoders.MARIAN["pad_token_id"])
-BIAS_OF_EOS = 1.5
 
 
 def table() -> np.ndarray:
@@ -53,12 +52,42 @@ def of_table(case: str) -> dict:
     return generated(table_model(), torch.tensor(STARTS)[:, None], **TABLE, **CASES[case])
 
 
+def sources() -> dict:
+    """Return 6 sources (6, 12) of 5 to 12 ids below 40, and which of them are there."""
+    ids = np.random.default_rng(2).integers(5, 40, (6, 12))
+    there = (np.arange(12) < np.array([12, 8, 5, 12, 10, 7])[:, None]).astype(np.int64)
+    return {"tokens": ids * there, "there": there}
+
+
+def enlarged(arrays: dict) -> dict:
+    """Return Marian's weights such that translations differ by their source and some end."""
+    def factor(name, array):
+        if array.ndim < 2 or re.search("positions|bias", name):
+            return 1
+        return 5 if re.search("attn|fc", name) else 1.4
+    arrays = {name: array * np.float32(factor(name, array)) for name, array in arrays.items()}
+    arrays["final_logits_bias"][..., MARIAN["eos"]] += 2
+    return arrays
+
+
 def of_marian(case: str) -> dict:
     import torch
-    model, rows = make_decoders.marian_model(), make_decoders.texts()
-    model.final_logits_bias[..., MARIAN["eos"]] += BIAS_OF_EOS
+    model, rows = marian_model(), sources()
     return generated(model, torch.from_numpy(rows["tokens"]), **MARIAN, **CASES[case],
                      attention_mask=torch.from_numpy(rows["there"]))
+
+
+@functools.cache
+def marian_model():
+    """Return the enlarged Marian. Options that a search leaves out are not its config's."""
+    import torch
+    from transformers import GenerationConfig
+    model = make_decoders.marian_model()
+    stored = {name: value.numpy() for name, value in model.state_dict().items()}
+    model.load_state_dict({name: torch.from_numpy(value)
+                           for name, value in enlarged(stored).items()})
+    model.generation_config = GenerationConfig()
+    return model
 
 
 @functools.cache
@@ -101,6 +130,9 @@ def generated(model, inputs, length, beams, eos, pad, length_penalty, early_stop
     output = model.generate(inputs, generation_config=config, **others)
     tokens = output.sequences[:, 1:].numpy()
     tokens = np.pad(tokens, ((0, 0), (0, length - tokens.shape[1])), constant_values=pad)
+    # Hugging Face takes a pad of 0 for none and pads with eos.
+    ended = np.cumsum(tokens == eos, axis=1) - (tokens == eos) > 0
+    tokens = np.where(ended, pad, tokens)
     return {"tokens": tokens.reshape(len(inputs), beams, length).astype(np.int8),
             "scores": output.sequences_scores.numpy().reshape(len(inputs), beams)}
 
