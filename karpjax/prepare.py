@@ -38,8 +38,9 @@ For pairs (karpjax/datasets/pairs.py), from train.en and train.de, or from train
     --tokenizer=JSON   or take this one
     --pack             as many pairs in a row of train as fit: less padding to compute on
 
-The set is written in TFDS's format. Rows keep the files' order, so that train[:54000] are the first
-54,000 images; those of an ImageFolder and of texts are shuffled, alike every time.
+The set is written in TFDS's format, except files of tokens. Rows keep the files' order, so that
+train[:54000] are the first 54,000 images; those of an ImageFolder and of texts are shuffled, alike
+every time.
 Also as python -m karpjax.prepare.
 """
 

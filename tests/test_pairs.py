@@ -33,7 +33,7 @@ def raw(tmp_path):
 def make(raw, name="captions", **options):
     """Prepare the pairs of a folder, and return the report."""
     return prepare("pairs", raw, name, str(raw.parent / "tfds"),
-                   **{"length": 40, "vocabulary": 300, "languages": ["en", "de"], **options})
+                   **{"length": 40, "vocabulary": 280, "languages": ["en", "de"], **options})
 
 
 def source_of(raw, name="captions", **data):
@@ -54,7 +54,7 @@ def texts_of(rows, vocabulary) -> list[str]:
 def test_pairs_come_back(raw, on_device):
     """Lines of two files, compressed or not, are rows of tokens in their order, with segments."""
     report = make(raw)
-    assert report["examples"] == {"train": 12, "test_2016": 5} and report["vocabulary"] == 300
+    assert report["examples"] == {"train": 12, "test_2016": 5} and report["vocabulary"] == 280
     source = source_of(raw, on_device=on_device)
     rows = source.rows("train", range(12))
     assert texts_of(rows["source"], source.vocabulary) == ENGLISH

@@ -204,7 +204,8 @@ def open_tokens(name: str, data_dir: str = "") -> tuple[pathlib.Path, dict, dict
 def part_of(splits: dict[str, np.ndarray], expression: str, name: str) -> np.ndarray:
     """Return the tokens of an expression such as "train[:90%]"."""
     import tensorflow_datasets as tfds
-    counts = {split: types.SimpleNamespace(num_examples=len(row)) for split, row in splits.items()}
+    counts = {split: types.SimpleNamespace(num_examples=len(row), shard_lengths=[len(row)])
+              for split, row in splits.items()}
     try:
         part, = tfds.core.ReadInstruction.from_spec(expression).to_absolute(counts)
     except (AssertionError, KeyError, NotImplementedError, ValueError) as error:
