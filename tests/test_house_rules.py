@@ -169,7 +169,6 @@ STUDIES = {
     "experiments/bert_curve/run.py": ["--quick"],
     "experiments/imdb/run.py": ["--quick", "--size=tiny", "--shares", "10"],
     "experiments/shakespeare/run.py": ["--quick", "--parts", "floor", "peer", "twenty"],
-    "experiments/generation/run.py": ["--quick"],
     "experiments/multi30k/run.py": ["--quick", "--parts", "floor", "short", "peer"],
     "experiments/mae/run.py": ["--quick"],
     "experiments/pictures/run.py": ["--quick"],
