@@ -1,7 +1,7 @@
 """English to German: captions of photographs, Multi30k (Elliott et al. 2016), 29,000 pairs.
 
     python -m karpjax.prepare --format=pairs --from=DIR --name=multi30k_en_de --languages=en,de \\
-        --length=56 --vocabulary=8192                         # DIR has train.en, train.de, ...
+        --length=64 --vocabulary=8192 --pack                  # DIR has train.en, train.de, ...
     python -m karpjax.train --config=configs/translate_multi30k.py --workdir=runs/multi30k
     python -m karpjax.evaluate --workdir=runs/multi30k --which=best --split=test_2017_flickr
 
@@ -24,10 +24,10 @@ def get_config(form: str = ""):
         raise karpjax.UserError(f"translate_multi30k.py:{form}: expected marian, or none")
     return karpjax.config(
         task="translate",
-        steps=6000,                                          # 26 passes
+        steps=8000,                            # a row has 3 or 4 pairs: some 35 passes
         model=dict(name="seq2seq", layers=4, width=128, heads=4, dropout=0.3, **FORMS[form]),
         data=dict(name="multi30k_en_de", train="train", validation="val",
-                  test="test_2016_flickr", batch_size=128),
+                  test="test_2016_flickr", batch_size=40),
         label_smoothing=0.1, beams=5, length_penalty=1.0,
         optimizer=dict(name="adamw", weight_decay=0.01, clip=1.0, b2=0.98, freeze=(),
                        learning_rate=dict(

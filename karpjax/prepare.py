@@ -36,6 +36,7 @@ For pairs (karpjax/datasets/pairs.py), from train.en and train.de, or from train
     --length=N         of a row, in tokens (64)
     --vocabulary=N     train a tokenizer of that size (8192) on both sides of train
     --tokenizer=JSON   or take this one
+    --pack             as many pairs in a row of train as fit: less padding to compute on
 
 The set is written in TFDS's format, except files of tokens. Rows keep the files' order, so that
 train[:54000] are the first 54,000 images; those of an ImageFolder and of texts are shuffled, alike
@@ -57,7 +58,7 @@ OWN = {**dict.fromkeys(("idx", "cifar", "npz"), ("classes",)),
        "imagefolder": ("classes", "skip_broken"),
        "text": tuple(name for name in OF_TEXTS if name != "languages"),
        "tokens": ("vocabulary", "tokenizer", "lowercase", "characters", "without"),
-       "pairs": ("length", "vocabulary", "tokenizer", "languages")}
+       "pairs": ("length", "vocabulary", "tokenizer", "pack", "languages")}
 
 
 def main(argv):

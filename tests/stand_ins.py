@@ -62,7 +62,7 @@ def sentence_pairs(data_dir) -> None:
             for suffix, step in (("en", 1), ("de", -1)):
                 lines = [" ".join(text[::step]) for text in texts]
                 pathlib.Path(folder, f"{split}.{suffix}").write_text("\n".join(lines) + "\n")
-        both = pairs.import_pairs(pathlib.Path(folder), length=32, vocabulary=300,
+        both = pairs.import_pairs(pathlib.Path(folder), length=32, vocabulary=300, pack=True,
                                   languages=["en", "de"])
         write_dataset("multi30k_en_de", both, data_dir)
 

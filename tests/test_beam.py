@@ -1,28 +1,33 @@
 """Beam search against exhaustive search and against Hugging Face's, and what a fault would do."""
+import functools
 import importlib.util
 import itertools
 import pathlib
 
 from data.goldens import make_beam
-from data.goldens.make_beam import BEAMS, CASES, EOS, LENGTH, PAD, STARTS
+from data.goldens.make_beam import CASES, MARIAN, STARTS, TABLE
+from data.goldens.make_vision import weights as drawn_weights
 from guarantees.harness import mesh_of
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from karpjax.core.errors import UserError
+import karpjax as kj
+from karpjax import UserError, weights
 from karpjax.core.sharding import batch_sharding
 from karpjax.generation import beam, beam_search, generate, greedy
 from karpjax.precompile.hlo import collectives
 
 GOLDEN = pathlib.Path(__file__).parent / "data" / "goldens" / "beam.npz"
 LIVE = all(map(importlib.util.find_spec, ("torch", "transformers")))
+SOME = make_beam.table()
 NEEDS_BOTH = pytest.mark.skipif(not LIVE, reason="PyTorch and transformers are not installed")
-EXACT = dict(early_stopping="never")
+SMALL, SMALL_STARTS = np.random.default_rng(5).normal(size=(5, 5, 5, 5)).astype(np.float32), [2, 3]
+FIVE = dict(length=5, eos=0, pad=1)
 
 
-def of_table(table):
+def by_table(table):
     """Return the step of a model whose logits depend on a row's last two tokens and its position.
 
     The cache is the token before, as a network's has the keys and values of all before.
@@ -32,21 +37,17 @@ def of_table(table):
     return step
 
 
-def search(table, starts, length, beams, **options):
+def search(table, starts, **options):
     """Return (tokens (B, K, L), scores (B, K)) after prompts of one token."""
     @jax.jit
     def run(starts):
-        step = of_table(table)
-        logits, cache = step(starts, jnp.zeros_like(starts), starts)
-        return beam_search(step, cache, logits, jnp.ones_like(starts), length, beams, EOS, PAD,
-                           **options)
+        step = by_table(table)
+        logits, cache = step(starts, starts * 0, starts)
+        return beam_search(step, cache, logits, starts * 0 + 1, **options)
     return run(jnp.asarray(starts))
 
 
 # --------------------------------------------------------------------- against exhaustive search
-
-SMALL, SMALL_STARTS = np.random.default_rng(5).normal(size=(5, 5, 5, 5)).astype(np.float32), [2, 3]
-
 
 def all_hypotheses(start: int, length_penalty: float, most: int) -> list:
     """Return the `most` best of all 1,365 hypotheses of at most 5 tokens out of 5."""
@@ -58,13 +59,14 @@ def all_hypotheses(start: int, length_penalty: float, most: int) -> list:
             text, total = (start, start, *tokens), 0.0
             for i in range(n):
                 total += log_p[text[i], text[i + 1], i, text[i + 2]]
-            hypotheses.append((total / n**length_penalty, [*tokens, *[PAD] * (5 - n)]))
+            hypotheses.append((total / n**length_penalty, [*tokens, *[1] * (5 - n)]))
     return sorted(hypotheses, reverse=True)[:most]
 
 
 def is_exhaustive(length_penalty: float) -> bool:
     """Return whether so many beams that nothing is lost find what an exhaustive search finds."""
-    tokens, scores = search(SMALL, SMALL_STARTS, 5, 320, length_penalty=length_penalty, **EXACT)
+    tokens, scores = search(SMALL, SMALL_STARTS, beams=320, early_stopping="never",
+                            length_penalty=length_penalty, **FIVE)
     expected = [all_hypotheses(start, length_penalty, 320) for start in SMALL_STARTS]
     return tokens.tolist() == [[tokens for _, tokens in row] for row in expected] and np.allclose(
         scores, [[score for score, _ in row] for row in expected], rtol=0, atol=1e-5)
@@ -98,62 +100,106 @@ def test_mutants(fault, monkeypatch):
 
 # ----------------------------------------------------------------------- against Hugging Face's
 
-def reference(name: str, source: str) -> dict:
+def reference(model: str, case: str, source: str) -> dict:
     if source == "live":
-        return make_beam.hugging_face(**CASES[name])
+        return getattr(make_beam, model)(case)
     golden = np.load(GOLDEN)
-    return {key: golden[f"{name}/{key}"] for key in ("tokens", "scores")}
+    return {key: golden[f"{model}/{case}/{key}"] for key in ("tokens", "scores")}
+
+
+def of_table(case: str):
+    return search(SOME, STARTS, **TABLE, **CASES[case])
+
+
+def of_marian(case: str):
+    model, variables = marian()
+    search = functools.partial(translations, model, **MARIAN, **CASES[case])
+    return jax.jit(search)(variables, *map(jnp.asarray, make_beam.sources().values()))
+
+
+@functools.cache
+def marian():
+    """Return (a translator, its variables), with the weights of the reference."""
+    model = kj.models.make_model(dict(name="seq2seq", layers=2, decoder_layers=1, width=16,
+                                      heads=2, **kj.models.MARIAN), vocabulary=40)
+    like = jax.eval_shape(model.init, jax.random.key(0), *[jnp.zeros((1, 8), jnp.int32)] * 2)
+    zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), like)
+    shapes = {name: array.shape for name, array in weights.to_pytorch(model, zeros).items()}
+    arrays = make_beam.enlarged(drawn_weights(shapes))
+    return model, jax.tree.map(jnp.asarray, weights.to_karpjax(model, like, arrays, "drawn"))
+
+
+def translations(model, variables, source, segments, **options):
+    """Return the hypotheses of sources (B, S). The start token is the padding's."""
+    apply = functools.partial(model.apply, variables)
+
+    def step(token, position, cache):
+        logits, written = apply(token[:, None], cache["memory"], cache["segments"],
+                                cache=cache["written"], positions=position[:, None],
+                                method="decode")                                    # (B*K, 1, V)
+        return logits[:, 0], {**cache, "written": written}
+    memory = apply(apply(source, segments, method="encode"), method="keys_and_values")
+    cache = {"memory": memory, "segments": segments,
+             "written": model.empty_cache(len(source), options["length"] + 1)}
+    start = jnp.zeros(len(source), jnp.int32)
+    logits, cache = step(start + options["pad"], start, cache)
+    return beam_search(step, cache, logits, start + 1, **options)
+
+
+OURS = {"of_table": of_table, "of_marian": of_marian}
 
 
 @pytest.mark.parametrize("source", ["golden", pytest.param("live", marks=NEEDS_BOTH)])
-@pytest.mark.parametrize("name", CASES)
-def test_hugging_face(name, source):
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("model", OURS)
+def test_hugging_face(model, case, source):
     """All K hypotheses of every row are Hugging Face's, token for token."""
-    expected = reference(name, source)
-    tokens, scores = search(make_beam.table(), STARTS, LENGTH, BEAMS, **CASES[name])
-    assert tokens.tolist() == expected["tokens"].tolist()
+    expected = reference(model, case, source)
+    tokens, scores = OURS[model](case)
+    np.testing.assert_array_equal(tokens, expected["tokens"])
     np.testing.assert_allclose(scores, expected["scores"], rtol=0, atol=1e-5)
 
 
-def test_the_cases_differ():
+@pytest.mark.parametrize("model", OURS)
+def test_the_cases_differ(model):
     """The options change what Hugging Face finds, or the test above would test little."""
-    found = {name: reference(name, "golden")["tokens"] for name in CASES}
-    for penalty in (0.0, 2.0):
-        assert any((found[f"{penalty} {a}"] != found[f"{penalty} {b}"]).any()
-                   for a, b in itertools.combinations([True, False, "never"], 2))
+    found = {case: reference(model, case, "golden")["tokens"] for case in CASES}
+    for penalty in (1.0, 2.0):
+        by_form = [found[f"{penalty} {early}"].tobytes() for early in (True, False, "never")]
+        assert len(set(by_form)) > 1
     assert len({tokens.tobytes() for tokens in found.values()}) >= 8
-    assert (found["forced and banned"][..., -1] == EOS).any()
 
 
 # ------------------------------------------------------------------------------------- the rest
 
 @pytest.mark.parametrize("early_stopping", [True, False])
 def test_one_beam_is_greedy(early_stopping):
-    table = make_beam.table()
-    tokens, scores = search(table, STARTS, LENGTH, 1, early_stopping=early_stopping)
-    step, starts = of_table(table), jnp.array(STARTS)
+    options = {name: TABLE[name] for name in ("length", "eos", "pad")}
+    tokens, scores = search(SOME, STARTS, beams=1, early_stopping=early_stopping, **options)
+    step, starts = by_table(SOME), jnp.array(STARTS)
     logits, cache = step(starts, starts * 0, starts)
-    expected = generate(step, cache, logits, starts * 0 + 1, LENGTH, greedy, eos=EOS, pad=PAD)
+    expected = generate(step, cache, logits, starts * 0 + 1, choose=greedy, **options)
     assert tokens[:, 0].tolist() == expected.tolist()
-    assert (expected == PAD).any() and (expected[:, -1] != PAD).any() and (scores < 0).all()
+    ends = expected[:, -1] == TABLE["pad"]
+    assert ends.any() and not ends.all() and (scores < 0).all()
 
 
 def test_fewer_hypotheses_than_beams():
     """Places that nothing fills have the score -inf and hold padding."""
-    tokens, scores = search(SMALL, SMALL_STARTS, 1, 7)
+    tokens, scores = search(SMALL, SMALL_STARTS, beams=7, **{**FIVE, "length": 1})
     assert np.isfinite(scores[:, :5]).all() and (scores[:, 5:] == -jnp.inf).all()
     assert np.sort(tokens[:, :5, 0]).tolist() == [[0, 1, 2, 3, 4]] * 2
-    assert (tokens[:, 5:] == PAD).all()
+    assert (tokens[:, 5:] == FIVE["pad"]).all()
 
 
 def test_rows_stay_on_their_devices():
     """Rows on 8 devices give the same hypotheses, and no part of the cache is sent."""
-    table, starts = make_beam.table(), jnp.array([*STARTS, 8, 9])
+    starts = jnp.array([*STARTS, 8, 9])
 
     def run(starts):
-        step = of_table(table)
+        step = by_table(SOME)
         logits, cache = step(starts, starts * 0, starts)
-        return beam_search(step, cache, logits, starts * 0 + 1, LENGTH, BEAMS, EOS, PAD)
+        return beam_search(step, cache, logits, starts * 0 + 1, **TABLE)
     sharded = jax.device_put(starts, batch_sharding(mesh_of(8)))
     program = jax.jit(run).lower(sharded).compile()
     assert program(sharded)[0].tolist() == jax.jit(run)(starts)[0].tolist()

@@ -67,6 +67,26 @@ def test_pairs_come_back(raw, on_device):
         assert batches[0][side].dtype == np.int32
 
 
+def test_packed_pairs(raw):
+    """Rows of train hold whole pairs in their order, numbered alike on both sides. Others do not.
+    """
+    report = make(raw, pack=True, length=80)
+    assert report["examples"]["train"] < 12 and report["examples"]["test_2016"] == 5
+    source = source_of(raw)
+    rows = source.preprocess(source.rows("train", range(source.num_examples)))
+    for side, texts in (("source", ENGLISH), ("target", GERMAN)):
+        segments = np.asarray(rows[f"{side}_segments"])
+        assert ((segments == 0) == (rows[side] == source.vocabulary.pad)).all()
+        apart = [np.where(segments[b] == k, rows[side][b], source.vocabulary.pad)
+                 for b in range(len(segments)) for k in range(1, segments[b].max() + 1)]
+        left = [row[np.argmax(row != source.vocabulary.pad):] for row in apart]
+        assert texts_of([np.pad(row, (0, 80 - len(row))) for row in left],
+                        source.vocabulary) == texts
+    assert (rows["source_segments"].max(1) == rows["target_segments"].max(1)).all()
+    test = source.preprocess(source.rows("test", range(5)))
+    assert test["target_segments"].max() == 1
+
+
 def test_jsonl(raw):
     for file in raw.iterdir():
         file.unlink()
@@ -114,7 +134,8 @@ BAD = {
                       r"test_2016\.en\.gz: expected test_2016\.de beside it, found no such file"),
     "no train": ({"train.en": None, "train.de": None}, {}, r"expected train\.en and train\.de"),
     "nothing": ({"train.en": b"", "train.de": b""}, {}, r"train\.en: no pairs in it"),
-    "not UTF-8": ({"train.de": b"ab\n\xff\n"}, {}, r"train\.de, line 2: not UTF-8 \(byte 0xff at 0"),
+    "not UTF-8": ({"train.de": b"ab\n\xff\n"}, {},
+                  r"train\.de, line 2: not UTF-8 \(byte 0xff at 0"),
     "not gzip": ({"test_2016.de.gz": b"ab"}, {}, r"test_2016\.de\.gz: cannot be read"),
     "twice": ({"train.de.gz": gzip.compress(lines_of(GERMAN))}, {},
               r"train\.de\.gz: expected a split's name once"),

@@ -13,6 +13,7 @@ import pytest
 from sacrebleu.metrics import BLEU
 
 import karpjax as kj
+from karpjax import generate as generate_command
 from karpjax.core.errors import UserError
 from karpjax.core.task_file import build_task, load_task_module
 from karpjax.generation.scores import scores
@@ -51,7 +52,7 @@ class Source(nn.Module):
     def decode(self, target, memory, segments, cache, positions):
         return jnp.take_along_axis(memory, positions[..., None], axis=1), cache        # (B, 1, V)
 
-    def empty_cache(self, batch, length):
+    def empty_cache(self, batch, length, dtype):
         return {"seen": jnp.zeros((batch, length))}
 
 
@@ -134,6 +135,8 @@ def test_scores_are_those_of_the_whole_set(monkeypatch):
         again = make_evaluator(task, mesh).measure(variables, split)
         assert texts_of(task.source.vocabulary, again.rows["translation"]) == \
             texts_of(task.source.vocabulary, task.source.data[split]["source"])
+    evaluate_of = make_evaluator(task, mesh_of(1)).evaluate_of
+    assert [evaluate_of(split).args for split in ("validation", "test")] == [(1,), (2,)]   # beams
     text = task.pictures(measured.totals, measured.rows, "validation")["translations.txt"]
     assert f"BLEU {expected:.2f} (" in text and "case:mixed" in text and "tok:13a" in text
     assert text.count("translation  ") == len(sources)
@@ -169,6 +172,8 @@ def test_a_trained_run_translates_texts(tmp_path):
     ids = np.asarray(run.predict({"source": rows}))
     texts = texts_of(run.task.source.vocabulary, rows)
     assert run.predict(texts) == texts_of(run.task.source.vocabulary, ids)
+    with pytest.raises(UserError, match="expected a run that continues texts, found the task 'tr"):
+        generate_command.main([f"--workdir={tmp_path}", "--prompt=to be"])
 
 
 @pytest.mark.parametrize("change, message", [

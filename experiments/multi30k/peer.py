@@ -4,7 +4,8 @@
 
 Both sides are processes of their own (experiments/speed/harness.py). They start from the same
 weights and train on the same batches with the same rates, without dropout. Then they read the same
-validation captions. The bias of the logits is frozen, as MarianMTModel does not train it.
+validation captions. Rows hold a pair each, as MarianMTModel cannot tell apart pairs that share one.
+The bias of the logits is frozen, as it does not train it.
 """
 import json
 import pathlib
@@ -52,7 +53,8 @@ def peer(log, options, data_dir: str) -> None:
 
 def experiment(data_dir: str, quick: bool) -> Experiment:
     """Return the run in Marian's form, on one device."""
-    own = {"steps": STEPS, "optimizer.learning_rate.warmup_steps": WARMUP, "data.test": ""}
+    own = {"steps": STEPS, "optimizer.learning_rate.warmup_steps": WARMUP, "data.test": "",
+           "data.name": "multi30k_apart"}
     if quick:
         own |= {"steps": 4, "data.batch_size": 4, "model.layers": 1, "model.width": 16,
                 "model.heads": 2, "optimizer.learning_rate.warmup_steps": 1,

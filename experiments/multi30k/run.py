@@ -7,8 +7,8 @@ Reads the captions from the shared data ($KARPJAX_TEST_DATA, ../shared/data by d
 them in the workdir. Parts, each on two cores, alone:
 
     floor    the source as it is, and the nearest training caption's reference, a minute
-    short    configs/translate_multi30k.py, 2 seeds of 1,500 steps
-    long     the same, one seed of 6,000 steps, about 2 hours
+    short    configs/translate_multi30k.py, 2 seeds of 2,000 steps
+    long     the same, one seed of 8,000 steps
     peer     configs/translate_multi30k.py:marian here and Hugging Face's MarianMTModel, same first
              weights, batches and rates, 500 steps, in turns
 
@@ -48,7 +48,10 @@ QUICK = {"steps": 4, "eval_every": 4, "save_every": 4, "data.batch_size": 4, "mo
 
 
 def captions(workdir: pathlib.Path, quick: bool) -> tuple[pathlib.Path, str]:
-    """Return the folder of the captions, and the data_dir of the set that is made of them."""
+    """Return the folder of the captions, and the data_dir of the sets that are made of them.
+
+    In multi30k_en_de training captions share rows, in multi30k_apart each has its own.
+    """
     folder, data_dir = SHARED / "multi30k", workdir / "tfds"
     if quick:
         folder = workdir / "captions"
@@ -57,9 +60,10 @@ def captions(workdir: pathlib.Path, quick: bool) -> tuple[pathlib.Path, str]:
             for language in LANGUAGES:
                 lines = read_lines(SHARED / "multi30k" / f"{split}.{language}.gz")[:40]
                 (folder / f"{split}.{language}").write_text("\n".join(lines) + "\n")
-    if not (data_dir / "multi30k_en_de").exists():
-        prepare("pairs", folder, "multi30k_en_de", str(data_dir), languages=LANGUAGES,
-                length=256 if quick else 56, vocabulary=300 if quick else 8192)
+    for name, pack in (("multi30k_en_de", True), ("multi30k_apart", False)):
+        if not (data_dir / name).exists():
+            prepare("pairs", folder, name, str(data_dir), languages=LANGUAGES, pack=pack,
+                    length=256 if quick else 64, vocabulary=300 if quick else 8192)
     return folder, str(data_dir)
 
 
@@ -102,8 +106,8 @@ def runs(log, options, workdir, part: str, seeds: tuple[int, ...], steps: int) -
 
 
 PARTS = {"floor": floor,
-         "short": functools.partial(runs, part="short", seeds=(1, 2), steps=1500),
-         "long": functools.partial(runs, part="long", seeds=(0,), steps=6000),
+         "short": functools.partial(runs, part="short", seeds=(1, 2), steps=2000),
+         "long": functools.partial(runs, part="long", seeds=(0,), steps=8000),
          "peer": peer}
 
 

@@ -21,7 +21,7 @@ SIDES = ("source", "target")
 
 
 def import_pairs(folder: pathlib.Path, length: int, vocabulary: int, languages: list[str],
-                 tokenizer_file: str = "") -> TextSet:
+                 tokenizer_file: str = "", pack: bool = False) -> TextSet:
     """Import pairs as rows {"source": (T,), "target": (T,)}: text [SEP] padding.
 
     folder       DIR, whose splits are its files' names: train, val, test_2016_flickr, ...
@@ -30,6 +30,8 @@ def import_pairs(folder: pathlib.Path, length: int, vocabulary: int, languages: 
     vocabulary   size of the tokenizer, which is trained on both sides of train
     languages    [source's, target's] suffixes of the files: ["en", "de"]; []: JSONL
     tokenizer_file   the JSON of a trained tokenizer, in place of that
+    pack         rows of train hold as many pairs as fit: text [SEP] text [SEP] padding, on both
+                 sides the same pairs
     """
     if length < 8:
         raise UserError(f"--length={length}: expected at least 8 tokens")
@@ -43,6 +45,9 @@ def import_pairs(folder: pathlib.Path, length: int, vocabulary: int, languages: 
         ids = {side: encode_texts([pair[i] for pair in pairs], tokens)
                for i, side in enumerate(SIDES)}
         account.losses += cut_off(split, ids, length)
+        if pack and split == "train":
+            ids = pack_pairs(ids, length, tokens)
+            account.choices.append(f"train: {len(pairs)} pairs in {len(ids[SIDES[0]])} rows")
         rows[split] = TokenRows({side: end_rows(ids[side], length, tokens) for side in SIDES})
     shared = shared_with_train(splits)
     account.choices += [f"pairs in rows of {length} tokens of {tokens.size}, the same for both "
@@ -132,6 +137,22 @@ def cut_off(split: str, ids: dict[str, list], length: int) -> list[str]:
                         f"them; take --length={longest}")
     return [f"{split}: {count} of {len(ids[side])} {side}s are longer than a row of {length} "
             "tokens, their ends were cut off" for side, count in cut.items() if count]
+
+
+def pack_pairs(ids: dict[str, list], length: int, vocabulary: Vocabulary) -> dict[str, list]:
+    """Return the sides of rows that pairs share, in their order, each without its last [SEP].
+
+    A pair begins a new row if one of its sides does not fit.
+    """
+    rows: list[list[list[int]]] = []
+    for pair in zip(*(ids[side] for side in SIDES), strict=True):
+        if rows and all(len(row) + 1 + len(side) < length
+                        for row, side in zip(rows[-1], pair, strict=True)):
+            for row, side in zip(rows[-1], pair, strict=True):
+                row += [vocabulary.sep, *side]
+        else:
+            rows.append([list(side) for side in pair])
+    return {side: [row[i] for row in rows] for i, side in enumerate(SIDES)}
 
 
 def end_rows(texts: list[list[int]], length: int, vocabulary: Vocabulary) -> np.ndarray:

@@ -22,8 +22,8 @@ def translate(model, variables: dict, source: Int[Array, "B S"], vocabulary, len
     """
     B, segments = len(source), vocabulary.segments(source)                             # (B, S)
     apply = functools.partial(model.apply, variables)
-    memory = apply(source, segments, method="encode")                                  # (B, S, D)
-    memory = apply(memory, method="keys_and_values")  # once, not at every token
+    states = apply(source, segments, method="encode")                                  # (B, S, D)
+    memory = apply(states, method="keys_and_values")  # once, not at every token
 
     def step_with(memory, segments):
         def step(tokens, positions, cache):
@@ -33,7 +33,8 @@ def translate(model, variables: dict, source: Int[Array, "B S"], vocabulary, len
         return step
     zero = jnp.zeros(B, jnp.int32)                                                     # (B,)
     begin = jnp.full_like(zero, vocabulary.cls)
-    logits, cache = step_with(memory, segments)(begin, zero, model.empty_cache(B, length))
+    cache = model.empty_cache(B, length, states.dtype)
+    logits, cache = step_with(memory, segments)(begin, zero, cache)
     # A row's beams lie side by side and never leave it, so that their source needs no moving.
     of_beams = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), (memory, segments))
     special = tuple(np.flatnonzero(~vocabulary.can_follow).tolist())

@@ -8,6 +8,7 @@ of a set that was prepared with python -m karpjax.prepare --format=pairs (karpja
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 import numpy as np
 
 from karpjax.core.errors import UserError
@@ -20,9 +21,10 @@ from karpjax.sources.text import prepared_text
 def pairs(data) -> Source:
     """Return a source of {"source": (B, T), "target": (B, T)} int32, which has a `vocabulary`.
 
-    Rows are text [SEP] padding. Each has its segments beside it, source_segments and
-    target_segments (B, T): 1, and 0 for padding. data is config.data: name, data_dir, train,
-    validation, test, batch_size, on_device, as of texts (text.py).
+    Rows are text [SEP] padding, those of packed sets text [SEP] text [SEP] padding. Each has its
+    segments beside it, source_segments and target_segments (B, T): the number of a token's pair in
+    its row, from 1, and 0 for padding. data is config.data: name, data_dir, train, validation,
+    test, batch_size, on_device, as of texts (text.py).
     """
     source = prepared_text(data, format="pairs", preprocess_for=with_segments)
     length = source.spec["length"]
@@ -34,9 +36,17 @@ def with_segments(vocabulary: Vocabulary) -> Callable:
     """Return batch -> batch, which adds the segments of the sides that are there."""
     def preprocess(batch: dict) -> dict:
         sides = {side: jnp.asarray(batch[side], jnp.int32) for side in SIDES if side in batch}
-        segments = {f"{side}_segments": vocabulary.segments(rows) for side, rows in sides.items()}
+        segments = {f"{side}_segments": segments_of(rows, vocabulary)
+                    for side, rows in sides.items()}
         return {**batch, **sides, **segments}
     return preprocess
+
+
+def segments_of(rows: Int[Array, "B T"], vocabulary: Vocabulary) -> Int[Array, "B T"]:
+    """Return the number of each token's pair in its row, from 1, and 0 for padding."""
+    ends = (rows == vocabulary.sep).astype(jnp.int32)
+    # An end belongs to the text before it.
+    return jnp.where(rows != vocabulary.pad, 1 + jnp.cumsum(ends, axis=-1) - ends, 0)
 
 
 def encode_sources(texts: list[str], length: int, vocabulary: Vocabulary) -> np.ndarray:

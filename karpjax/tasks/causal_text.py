@@ -76,17 +76,17 @@ def build(config) -> kj.Task:
                              prompts, length, context, keys, eos=vocabulary.sep)
         return [vocabulary.decode(ids[:-1] if ids[-1] == vocabulary.sep else ids) for ids in rows]
 
-    def generate_text(variables, prompt: str | list[str], length: int = 200,
-                      temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
-                      seed: int = 0):
+    def generate_text(variables, prompt, length: int = 200, temperature: float = 1.0,
+                      top_k: int = 0, top_p: float = 1.0, seed: int = 0):
         """Return the prompt and what follows it: a text, or a list of texts for a list.
 
         length   the most new tokens; a text may end before
         temperature, top_k, top_p    see karpjax/generation/sampling.py
         seed     with a text's number in the list, the draws of its tokens
         """
-        texts = [prompt] if isinstance(prompt, str) else list(prompt)
-        ids = prompt_ids(vocabulary, texts)
+        texts = check_prompt(prompt)
+        begin = [vocabulary.cls] if vocabulary.cls >= 0 else []  # of a document
+        ids = [begin + each for each in vocabulary.ids(texts, masks=False)]
         new = continued(variables, ids, length, (temperature, top_k, top_p), seed)
         whole = [text + rest for text, rest in zip(texts, new, strict=True)]
         return whole[0] if isinstance(prompt, str) else whole
@@ -97,33 +97,37 @@ def build(config) -> kj.Task:
         Samples go on from the beginnings of rows of a split.
         """
         shown = range(min(SHOWN, len(batch["tokens"])))
-        prompts = [first_document(batch, i)[:PROMPT] for i in shown]
+        prompts = [first_document(batch, i, vocabulary.sep)[:PROMPT] for i in shown]
         new = continued(variables, prompts, CONTINUED, (1.0, 0, 1.0), seed=0)
         parts = [f"-------- sample {i + 1}, from {vocabulary.decode(ids)!r}\n{rest}\n"
                  for i, (ids, rest) in enumerate(zip(prompts, new, strict=True))]
-        looks = attention_of(model, variables, jnp.array(prompts[:1]))            # (1, H, T, T)
-        last = np.asarray(looks[f"block{model.layers - 1}/attention"][0].mean(0))      # (T, T)
-        letters = [vocabulary.decode([token]) for token in prompts[0]]
-        return {"samples.txt": "\n".join(parts),
-                "attention.png": pictures.attention([(last, letters, letters)])}
+        files = {"samples.txt": "\n".join(parts)}
+        if model.layers:
+            tokens = jnp.array(prompts[:1])                                            # (1, T)
+            looks = attention_of(model.clone(remat=False), variables, tokens)
+            last = np.asarray(looks[f"block{model.layers - 1}/attention"][0].mean(0))  # (T, T)
+            letters = [vocabulary.decode([token]) for token in prompts[0]]
+            files["attention.png"] = pictures.attention([(last, letters, letters)])
+        return files
 
     return kj.Task(model, source, loss, inputs="tokens", derived=segments, show=show,
                    methods={"generate": generate_text})
 
 
-def prompt_ids(vocabulary, texts: list[str]) -> list[list[int]]:
-    """Return the ids of texts as the beginnings of documents."""
-    if not texts or not all(isinstance(text, str) and text for text in texts):
-        raise kj.UserError(f"prompt: expected a text or a list of texts that are not empty, found "
-                           f"{str(texts)[:80]}; give at least a character to go on from")
-    begin = [vocabulary.cls] if vocabulary.cls >= 0 else []
-    return [begin + ids for ids in vocabulary.ids(texts, masks=False)]
+def check_prompt(prompt) -> list[str]:
+    """Return a text or a list of texts as a list."""
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(texts, (list, tuple)) or not texts or \
+            not all(isinstance(text, str) and text for text in texts):
+        raise kj.UserError("prompt: expected a text or a list of texts that are not empty, found "
+                           f"{repr(prompt)[:80]}; give at least a character to go on from")
+    return list(texts)
 
 
-def first_document(batch: dict, i: int) -> list[int]:
-    """Return the tokens of the document that row i begins with."""
+def first_document(batch: dict, i: int, sep: int) -> list[int]:
+    """Return the tokens of the document that row i begins with, without its end."""
     tokens = np.asarray(batch["tokens"][i])                                            # (T,)
-    if "segments" not in batch:
-        return tokens.tolist()
-    segments = np.asarray(batch["segments"][i])                                        # (T,)
-    return tokens[segments == segments[0]].tolist()
+    if "segments" in batch:
+        segments = np.asarray(batch["segments"][i])                                    # (T,)
+        tokens = tokens[segments == segments[0]]
+    return tokens[:-1].tolist() if len(tokens) > 1 and tokens[-1] == sep else tokens.tolist()

@@ -96,7 +96,7 @@ def build(config) -> kj.Task:
         tokens = batch["source"][:SHOWN]
         ids = jax.jit(translated, static_argnums=2)(variables, tokens, best_of)         # (B, T)
         pairs = source.preprocess({"source": tokens, "target": ids})
-        looks = attention_of(model, variables, **inputs(pairs))
+        looks = attention_of(model.clone(remat=False), variables, **inputs(pairs))
         last = looks[f"decoder_block{model.depth - 1}/cross"].mean(1)                  # (B, T, S)
         panels = [(look, words(written), words(read))
                   for look, written, read in zip(np.asarray(last), ids, tokens, strict=True)]

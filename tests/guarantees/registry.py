@@ -71,7 +71,7 @@ TASKS = {
                          {"model.dropout": 0.0}),
     "causal_windows": Entry("gpt_shakespeare.py", {**TINY_TEXT, "data.length": 256}, {}),
     # Its best checkpoint is that of the highest BLEU, of translations that the model makes. Pairs
-    # are of many lengths: rows, micro-batches and devices have unequal numbers of tokens.
+    # of many lengths share rows: micro-batches and devices have unequal numbers of tokens.
     "translate": Entry("translate_multi30k.py", {**TINY_TEXT, "model.dropout": 0.1, "beams": 2},
                        {"model.dropout": 0.0}),
     "classify_text": Entry("imdb_sentiment.py", {**TINY_TEXT, "model.drop_path": 0.1},

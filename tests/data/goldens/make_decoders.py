@@ -22,7 +22,8 @@ sys.path.insert(0, str(HERE.parent.parent))
 from data.goldens import make_transformers  # noqa: E402
 from data.goldens.make_vision import weights  # noqa: E402
 
-GPT2 = dict(vocab_size=40, n_positions=16, n_embd=16, n_layer=2, n_head=2)
+GPT2 = dict(vocab_size=40, n_positions=16, n_embd=16, n_layer=2, n_head=2, bos_token_id=0,
+            eos_token_id=0)
 MARIAN = dict(vocab_size=40, max_position_embeddings=16, d_model=16, encoder_layers=2,
               decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
               encoder_ffn_dim=64, decoder_ffn_dim=64, activation_function="swish",
