@@ -8,10 +8,11 @@ The first makes a workdir that holds weights and no data, for karpjax.restore an
 of a published architecture (karpjax/weights/archs.py), with its input's mean and std. What arrays
 do not say is read from config.json beside the file, and what is assumed is printed.
 
-    --arch=NAME         resnet50, wide_resnet50_2, vit, vit_timm, deit, vit_mae, bert, roberta, ...
+    --arch=NAME         resnet50, wide_resnet50_2, vit, vit_timm, vit_mae, bert, roberta, gpt2, ...
     --to=DIR            the new workdir
     --heads=N           of a width that is none of the published (--decoder_heads=N, of a MAE)
-    --tokenizer=JSON    for texts; left out, tokenizer.json beside the file
+    --tokenizer=JSON    for texts; left out, tokenizer.json beside the file (for marian: source.spm,
+                        target.spm and vocab.json)
     --part=NAME         read what is under this name alone: state_dict_ema, teacher.backbone, ...
     --strict            end with an error if something must be assumed, chosen or left out
 

@@ -170,6 +170,8 @@ STUDIES = {
     "experiments/gpu/embedding.py": ["--quick"],
     "experiments/bert_curve/run.py": ["--quick"],
     "experiments/imdb/run.py": ["--quick", "--size=tiny", "--shares", "10"],
+    "experiments/shakespeare/run.py": ["--quick", "--parts", "floor", "peer", "twenty"],
+    "experiments/multi30k/run.py": ["--quick", "--parts", "floor", "short", "peer"],
     "experiments/mae/run.py": ["--quick"],
     "experiments/pictures/run.py": ["--quick"],
     "experiments/masked_ablation/run.py": ["--quick"],
@@ -182,6 +184,7 @@ STUDIES = {
     "experiments/policy_speed/run.py": ["--quick"],
     "experiments/games/run.py": ["--quick"],
     "experiments/games/speed.py": ["--quick"],
+    "experiments/generation/run.py": ["--quick"],
     "experiments/highway/run.py": ["--quick"],
     "experiments/brax/run.py": ["--quick", "--robots", "reacher"],
     "experiments/start/run.py": ["--quick"],
@@ -200,7 +203,8 @@ NEEDS = {  # module, and the package it comes in
 }
 QUICK = ("experiments/toys/run.py",)  # in the default run
 READ_SHARED_DATA = ("experiments/published_weights/run.py", "experiments/imdb/run.py",
-                    "experiments/finetune/run.py", "experiments/labelled_texts/run.py")
+                    "experiments/finetune/run.py", "experiments/labelled_texts/run.py",
+                    "experiments/multi30k/run.py")
 
 
 @pytest.mark.parametrize("script", [script if script in QUICK

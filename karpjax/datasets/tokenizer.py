@@ -18,17 +18,20 @@ from karpjax.core.errors import UserError
 
 SPECIAL = ("[PAD]", "[MASK]", "[CLS]", "[SEP]")  # ids 0 to 3 of a tokenizer trained here
 ROBERTAS = ("<pad>", "<mask>", "<s>", "</s>")    # RoBERTa's names of the same
+GPT2S = "<|endoftext|>"                          # its only one, before and after a document
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
     """The facts about tokens that a task needs.
 
+    mask       -1 if there is none, as pad, cls and sep
     ordinary   ids [low, high): the others are special, and never masked or drawn at random
-    pad        fills short rows; -1 if there is none
+    pad        fills short rows
     cls, sep   stand before and after a document
     json       the tokenizer; "" for bytes
     """
+    unit = "bytes"  # of which texts consist if there is no tokenizer
     size: int
     mask: int
     ordinary: tuple[int, int]
@@ -42,6 +45,12 @@ class Vocabulary:
         """Return the hash of the tokenizer."""
         return hashlib.sha256(self.json.encode()).hexdigest() if self.json else "bytes"
 
+    @property
+    def can_follow(self) -> np.ndarray:
+        """Return (V,): whether a token can follow another, as ordinary ones and the end do."""
+        ids, (low, high) = np.arange(self.size), self.ordinary
+        return (low <= ids) & (ids < high) | (ids == self.sep)
+
     def segments(self, tokens):
         """Return the segments of rows of one document each, (..., T): 1, and 0 for padding."""
         return (tokens != self.pad).astype("int32")
@@ -51,29 +60,27 @@ class Vocabulary:
 
         masks   whether a [MASK] in a text is the mask
         """
-        for i, text in enumerate(texts):
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise UserError(f"text {i}: half of a surrogate pair (character {error.start}), "
-                                "which is no character; leave it out") from error
+        check_unicode(texts)
+        if not self.json:
+            return [list(text.encode()) for text in texts]
         reader = self._masking_reader if masks else self._reader
         return [each.ids for each in reader.encode_batch(texts, add_special_tokens=False)]
 
     def encode(self, texts: list[str], length: int, masks: bool = True) -> np.ndarray:
         """Return (B, length) int32: [CLS] text [SEP], cut at the end, with a warning, or padded.
 
-        Bytes have no special tokens and no padding: each text must have at least `length` of them.
+        Without padding, as of bytes, there are no special tokens either: each text must have at
+        least `length` tokens.
 
         masks   whether a [MASK] in a text is the mask. Other special tokens are text, as they are
                 when texts are prepared
         """
-        if not self.json:
-            rows = [list(text.encode()[:length]) for text in texts]
+        if self.pad < 0:
+            rows = [ids[:length] for ids in self.ids(texts, masks)]
             short = [i for i, row in enumerate(rows) if len(row) < length]
             if short:
-                raise UserError(f"text {short[0]} has {len(rows[short[0]])} bytes, expected "
-                                f"{length}: rows of bytes have no padding")
+                raise UserError(f"text {short[0]} has {len(rows[short[0]])} {self.unit}, expected "
+                                f"{length}: rows of {self.unit} have no padding")
             return np.asarray(rows, np.int32)
         encoded = self.ids(texts, masks)
         if cut := sum(len(ids) + 2 > length for ids in encoded):
@@ -92,6 +99,34 @@ class Vocabulary:
         if self.json:
             return self._tokenizer.decode(ids, skip_special_tokens=False)
         return "".join(self._decode_byte(token) for token in ids)
+
+    @property
+    def byte_lengths(self) -> np.ndarray:
+        """Return the number of bytes of UTF-8 that each token stands for, (V,): special ones 0.
+
+        They are those of the text as the tokenizer normalised it, which may have begun with a space
+        that it added: see `adds_space`.
+        """
+        if not self.json:
+            return np.r_[np.ones(256, np.int32), np.int32(0)]
+        if "ByteLevel" not in self._pre_tokenizer:
+            raise UserError("bits per byte need a tokenizer on bytes (pre_tokenizer ByteLevel), "
+                            "found one on characters; train one with python -m karpjax.prepare")
+        special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items()
+                   if token.special}
+        pieces = map(self._tokenizer.id_to_token, range(self.size))  # a letter stands for a byte
+        return np.asarray([0 if i in special else len(piece) for i, piece in enumerate(pieces)],
+                          np.int32)
+
+    @property
+    def adds_space(self) -> bool:
+        """Return whether the tokenizer puts a space before a document that begins without one."""
+        return bool(self.json) and '"add_prefix_space": true' in self._pre_tokenizer
+
+    @property
+    def _pre_tokenizer(self) -> str:
+        """Return the JSON of the part that splits texts into words."""
+        return json.dumps(json.loads(self.json).get("pre_tokenizer"))
 
     def _decode_byte(self, token: int) -> str:
         if token == self.mask:
@@ -123,8 +158,18 @@ class Vocabulary:
 BYTES = Vocabulary(size=257, mask=256, ordinary=(0, 256))
 
 
+def check_unicode(texts: list[str]) -> None:
+    """Raise a UserError if a text has half of a surrogate pair."""
+    for i, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"text {i}: half of a surrogate pair (character {error.start}), "
+                            "which is no character; leave it out") from error
+
+
 def vocabulary_of(json: str) -> Vocabulary:
-    """Return the vocabulary of a tokenizer trained here, or published with BERT or RoBERTa.
+    """Return the vocabulary of a tokenizer trained here, or published with BERT, RoBERTa or GPT-2.
 
     Special tokens must lie at the ends of its ids.
     """
@@ -133,6 +178,9 @@ def vocabulary_of(json: str) -> Vocabulary:
     for token, other in zip(SPECIAL, ROBERTAS, strict=True):
         known = [i for i in map(tokenizer.token_to_id, (token, other)) if i is not None]
         ids[token] = known[0] if known else None
+    end = tokenizer.token_to_id(GPT2S)
+    if end is not None and set(ids.values()) == {None}:
+        ids = {"[PAD]": -1, "[MASK]": -1, "[CLS]": end, "[SEP]": end}
     if None in ids.values():
         raise UserError(f"the tokenizer has {ids}, expected these tokens, or "
                         f"{', '.join(ROBERTAS)}; train one with python -m karpjax.prepare")

@@ -10,6 +10,8 @@ from karpjax.core import old_names
 from karpjax.core.errors import UserError, did_you_mean
 from karpjax.models.airbench import Airbench
 from karpjax.models.board import Board
+from karpjax.models.causal_lm import GPT2 as GPT2
+from karpjax.models.causal_lm import CausalLM
 from karpjax.models.cnn import CNN
 from karpjax.models.efficientnet_lite import EfficientNetLite0
 from karpjax.models.encoder import BERT as BERT
@@ -20,14 +22,16 @@ from karpjax.models.layers import Natural
 from karpjax.models.policy import ActorCritic
 from karpjax.models.resnet import ResNet
 from karpjax.models.resnet_cifar import CifarResNet
+from karpjax.models.seq2seq import MARIAN as MARIAN
+from karpjax.models.seq2seq import Seq2Seq
 from karpjax.models.value_propagation import ValuePropagation
 from karpjax.models.vit import MAE, ViT
 
-MODELS = {"actor_critic": ActorCritic, "airbench": Airbench, "board": Board, "cnn": CNN,
-          "efficientnet_lite0": EfficientNetLite0, "fasttext": FastText, "mae": MAE,
-          "masked_lm": MaskedLM,
-          "resnet": ResNet, "resnet_cifar": CifarResNet, "text_classifier": TextClassifier,
-          "value_propagation": ValuePropagation, "vit": ViT}
+MODELS = {"actor_critic": ActorCritic, "airbench": Airbench, "board": Board,
+          "causal_lm": CausalLM, "cnn": CNN, "efficientnet_lite0": EfficientNetLite0,
+          "fasttext": FastText, "mae": MAE, "masked_lm": MaskedLM,
+          "resnet": ResNet, "resnet_cifar": CifarResNet, "seq2seq": Seq2Seq,
+          "text_classifier": TextClassifier, "value_propagation": ValuePropagation, "vit": ViT}
 
 
 def make_model(options, **given):

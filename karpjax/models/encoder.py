@@ -19,7 +19,7 @@ from karpjax.core.errors import UserError, check_choice
 from karpjax.models.layers import Natural
 from karpjax.models.layers.embed import Embed
 from karpjax.models.layers.transformer import (
-    ACTIVATIONS, Dense, block_class, layer_of, norm, segment_mask)
+    ACTIVATIONS, Block, Dense, block_class, layer_of, norm, segment_mask)
 
 BERT = dict(norm="post", mlp="gelu", bias=True, positions="learned", transform=True, types=2,
             eps=1e-12)
@@ -76,17 +76,19 @@ class Encoder(nn.Module):
         x = self.embeddings(table, tokens, positions, train)                          # (B, T, D)
         mask = None if segments is None else segment_mask(segments)
         states = [x]
-        block = block_class(self.remat)
         for i in range(self.layers):
-            drop_path = self.drop_path * i / max(1, self.layers - 1)
-            layer = block(self.heads, self.norm, self.mlp, self.bias, self.positions == "rope",
-                          self.eps, self.dropout, drop_path, self.lora, self.lora_alpha,
-                          name=f"block{i}")
-            x = layer(x, mask, positions, train)
+            x = self.block(i)(x, mask, positions, train)
             states.append(x)
         if self.norm == "pre":
             states[-1] = norm(self.eps, self.bias, "norm")(x)
         return table, states
+
+    def block(self, i: int) -> Block:
+        """Return layer i."""
+        drop_path = self.drop_path * i / max(1, self.layers - 1)
+        return block_class(self.remat)(
+            self.heads, self.norm, self.mlp, self.bias, self.positions == "rope", self.eps,
+            self.dropout, drop_path, self.lora, self.lora_alpha, name=f"block{i}")
 
     def embeddings(self, table: Embed, tokens, positions, train: bool) -> Float[Array, "B T D"]:
         """Return the sum of the embeddings of tokens, learned positions and types."""

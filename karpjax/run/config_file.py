@@ -15,12 +15,13 @@ from karpjax.core import files, settings
 from karpjax.core.errors import UserError, did_you_mean
 from karpjax.core.task_file import module_from_text
 from karpjax.run.own_code import own_code
+from karpjax.sources.causal import CORPUS
 from karpjax.sources.images import KEYS
 from karpjax.sources.text import BYTES_OF_A_FILE, PREPARED
 
 PACKAGE = pathlib.Path(__file__).parent.parent
 # Keys of config.data that a command may give to a config without them.
-DATA_KEYS = sorted({*KEYS, *PREPARED, *BYTES_OF_A_FILE} - {"described"})
+DATA_KEYS = sorted({*KEYS, *PREPARED, *BYTES_OF_A_FILE, *CORPUS} - {"described"})
 NUMBERS = ("batch_size", "channels", "crop", "length", "mean", "resize", "std")
 EXAMPLES = (PACKAGE / "configs", PACKAGE.parent / "configs")  # in a wheel, in a checkout
 

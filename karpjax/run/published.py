@@ -8,6 +8,7 @@ from karpjax.core import files
 from karpjax.core.errors import UserError
 from karpjax.core.sharding import make_mesh
 from karpjax.core.trees import split_variables
+from karpjax.datasets.pieces import FILES, pieces_beside
 from karpjax.datasets.text import read_tokenizer
 from karpjax.models.layers.transformer import merge_lora
 from karpjax.run.checkpoint import FOLDER, Checkpoints, absolute
@@ -36,9 +37,7 @@ def published(file, arch: str, workdir, heads: int = 0, decoder_heads: int = 0,
     told = told_of(file, model)
     named = weights.name_arrays(model, arrays, file, part)
     ours = weights.translated(model, named.arrays, file)
-    beside = files.local(file, "weights").parent / "tokenizer.json"
-    tokenizer = tokenizer or (str(beside) if beside.is_file() else "")
-    tokens = read_tokenizer(tokenizer) if tokenizer and archs.reads_texts(arch) else ""
+    tokenizer, tokens = tokenizer_for(arch, file, tokenizer)
     config, assumed = archs.config_for(
         arch, ours, model, told, {"heads": heads, "decoder_heads": decoder_heads}, tokens)
     words = {**told.model, **told.data}
@@ -50,6 +49,18 @@ def published(file, arch: str, workdir, heads: int = 0, decoder_heads: int = 0,
     exp = assemble(config, None, make_mesh(devices=jax.devices()[:1]))
     return write_workdir(exp, named, file, workdir, strict, facts=facts,
                          choices=[*choices, *told.unread], anew=archs.absent_head(arch, ours))
+
+
+def tokenizer_for(arch: str, file, given: str) -> tuple[str, str]:
+    """Return (the place of a tokenizer, its JSON): what is given, else what is beside the file."""
+    path = files.local(file, "weights")
+    if not archs.reads_texts(arch):
+        return "", ""
+    if arch == "marian" and not given:
+        return ", ".join(FILES.values()), pieces_beside(path)
+    beside = path.with_name("tokenizer.json")
+    place = given or (str(beside) if beside.is_file() else "")
+    return place, read_tokenizer(place) if place else ""
 
 
 def into_workdir(config, task_file, file, workdir, part: str = "", strict: bool = False) -> dict:

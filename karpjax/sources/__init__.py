@@ -1,13 +1,16 @@
-"""Sources of batches: `arrays` for your own data, `images` and `text` for sets by name."""
+"""Sources of batches: `arrays` for your own data, `images`, `text`, ... for sets by name."""
 from karpjax.core import old_names
 from karpjax.sources.arrays import Arrays
 from karpjax.sources.arrays import Arrays as arrays
+from karpjax.sources.causal import causal
 from karpjax.sources.images import images
 from karpjax.sources.loader import Loader
+from karpjax.sources.pairs import pairs
 from karpjax.sources.rollout import Rollout
 from karpjax.sources.self_play import SelfPlay
 from karpjax.sources.source import Source
 from karpjax.sources.text import text
 
-__all__ = ["Arrays", "Loader", "Rollout", "SelfPlay", "Source", "arrays", "images", "text"]
+__all__ = ["Arrays", "Loader", "Rollout", "SelfPlay", "Source", "arrays", "causal",
+           "images", "pairs", "text"]
 __getattr__ = old_names.attributes("sources")

@@ -20,11 +20,8 @@ def source_of(data, wanted: dict, records: dict, decode, row_bytes: int | None, 
     classes      number of classes of "label", which `decode` has checked
     options      of Arrays and Loader: preprocess, view, augment, mix
     """
-    on_device = data.get("on_device", "auto")
-    check_choice(on_device, ("auto", "yes", "no"), "config.data.on_device")
-    fits = row_bytes is not None and len(records["train"]) * row_bytes <= ON_DEVICE_BYTES
     names = {split: f"{data.name}/{wanted[split]}" for split in records}
-    if on_device == "yes" or on_device == "auto" and fits:
+    if fits_device(data, None if row_bytes is None else len(records["train"]) * row_bytes):
         columns = {split: read_columns(rows, decode, names[split])
                    for split, rows in records.items()}
         return Arrays(columns.pop("train"), splits=columns, batch_size=data.batch_size,
@@ -32,6 +29,17 @@ def source_of(data, wanted: dict, records: dict, decode, row_bytes: int | None, 
     named = {split: NamedRecords(rows, names[split]) for split, rows in records.items()}
     return Loader(named.pop("train"), splits=named, decode=decode, batch_size=data.batch_size,
                   classes=classes, **options)
+
+
+def fits_device(data, size: int | None) -> bool:
+    """Return whether a training split is to be held in device memory, as its on_device says.
+
+    size   bytes of the split; None: not known
+    """
+    on_device = data.get("on_device", "auto")
+    check_choice(on_device, ("auto", "yes", "no"), "config.data.on_device")
+    fits = size is not None and size <= ON_DEVICE_BYTES
+    return on_device == "yes" or on_device == "auto" and fits
 
 
 class NamedRecords:

@@ -8,6 +8,7 @@ The second is for first steps: rows of bytes of a text file. The default is the 
 Austen's "Pride and Prejudice" (1813, public domain), 231 kB. The last tenth is the test split, the
 tenth before it validation.
 """
+from collections.abc import Callable
 import pathlib
 
 import jax.numpy as jnp
@@ -15,9 +16,10 @@ import numpy as np
 
 from karpjax.core import files
 from karpjax.core.errors import UserError, check_keys
+from karpjax.datasets.characters import stored_vocabulary
 from karpjax.datasets.content import content_of, hash_bytes
 from karpjax.datasets.tfds import metadata_of, open_splits, prepared_builder
-from karpjax.datasets.tokenizer import BYTES, Vocabulary, vocabulary_of
+from karpjax.datasets.tokenizer import BYTES, Vocabulary
 from karpjax.sources.arrays import Arrays
 from karpjax.sources.records import source_of
 from karpjax.sources.source import Source, SpecOnly
@@ -25,6 +27,7 @@ from karpjax.sources.source import Source, SpecOnly
 EMBEDDED = pathlib.Path(__file__).parent.parent / "data" / "pride_and_prejudice.txt"
 PREPARED = ("name", "data_dir", "train", "validation", "test", "batch_size", "on_device",
             "described")
+ENTRIES = {"text": ("tokens",), "pairs": ("source", "target")}  # rows of tokens, by format
 BYTES_OF_A_FILE = ("path", "length", "batch_size", "described")
 
 
@@ -45,8 +48,15 @@ def text(data, augment=None, masks: bool = True) -> Source:
     return prepared_text(data, augment, masks) if "name" in data else bytes_of_a_file(data, augment)
 
 
-def prepared_text(data, augment, masks: bool) -> Source:
-    """Return the source of a prepared set."""
+def prepared_text(data, augment=None, masks: bool = True,
+                  preprocess_for: Callable = lambda vocabulary: as_integers,
+                  format: str = "text") -> Source:
+    """Return the source of a prepared set.
+
+    preprocess_for   vocabulary -> `preprocess` of its batches
+    format           that it was prepared by, of ENTRIES
+    """
+    entries = ENTRIES[format]
     check_keys(data, PREPARED, "config.data", required=("name", "train", "batch_size"))
     try:
         builder = prepared_builder(data.name, data.get("data_dir", ""))
@@ -54,20 +64,23 @@ def prepared_text(data, augment, masks: bool) -> Source:
         spec = data.get("described")
         if not spec:
             raise
-        example = {"tokens": np.zeros((1, spec["length"]), np.uint16)}
-        return with_vocabulary(SpecOnly(example, as_integers, error), spec, masks)
+        example = {name: np.zeros((1, spec["length"]), np.uint16) for name in entries}
+        preprocess = preprocess_for(vocabulary_of_spec(spec))
+        return with_vocabulary(SpecOnly(example, preprocess, error), spec, masks)
     features, metadata = builder.info.features, metadata_of(builder)
-    if "tokens" not in features or "tokenizer" not in metadata:
-        raise UserError(f"data set {data.name!r}: expected tokens and their tokenizer, found the "
-                        f"features {sorted(features)}; prepare its texts with python -m "
-                        f"karpjax.prepare --format=text --from=tfds:{data.name} --name=...")
-    length = features["tokens"].shape[0]
+    if not features.keys() >= {*entries} or "tokenizer" not in metadata:
+        origin = f"tfds:{data.name}" if format == "text" else "DIR"
+        raise UserError(f"data set {data.name!r}: expected {' and '.join(entries)} and their "
+                        f"tokenizer, found the features {sorted(features)}; prepare its texts with "
+                        f"python -m karpjax.prepare --format={format} --from={origin} --name=...")
+    length = features[entries[0]].shape[0]
     classes = features["label"].num_classes if "label" in features else 0
     spec = {"length": length, "classes": classes, "tokenizer": metadata["tokenizer"],
-            "fingerprint": metadata.get("fingerprint"), "content": content_of(builder)}
+            "fingerprint": metadata.get("fingerprint"), "content": content_of(builder.data_dir)}
     if classes:
         spec["names"] = features["label"].names
-    limits = {"tokens": vocabulary_of_spec(spec).size, "segments": 1 + length, "label": classes}
+    vocabulary = vocabulary_of_spec(spec)
+    limits = {**dict.fromkeys(entries, vocabulary.size), "segments": 1 + length, "label": classes}
     names = [name for name in limits if name in features]
 
     def decode(record):
@@ -79,9 +92,9 @@ def prepared_text(data, augment, masks: bool) -> Source:
                                 "prepare the set again")
         return row
 
-    row_bytes = 2 * length * (1 + ("segments" in features)) + 8
+    row_bytes = 2 * length * (len(entries) + ("segments" in features)) + 8
     source = source_of(data, *open_splits(builder, data), decode, row_bytes, classes,
-                       preprocess=as_integers, augment=augment)
+                       preprocess=preprocess_for(vocabulary), augment=augment)
     return with_vocabulary(source, spec, masks)
 
 
@@ -115,7 +128,7 @@ def bytes_of_a_file(data, augment) -> Source:
 def as_integers(batch: dict) -> dict:
     """Convert a batch stored as uint8 or uint16 to int32."""
     integers = {name: jnp.asarray(batch[name], jnp.int32)
-                for name in ("tokens", "segments", "label") if name in batch}
+                for name in ("tokens", "target", "segments", "label") if name in batch}
     return {**batch, **integers}
 
 
@@ -132,7 +145,7 @@ def with_vocabulary(source: Source, spec: dict, masks: bool = True) -> Source:
 
 def vocabulary_of_spec(spec: dict) -> Vocabulary:
     """Return the vocabulary of a spec's tokenizer, if it is the one that was stored."""
-    vocabulary = vocabulary_of(spec["tokenizer"]) if spec["tokenizer"] else BYTES
+    vocabulary = stored_vocabulary(spec["tokenizer"]) if spec["tokenizer"] else BYTES
     was = spec.get("fingerprint")  # None: by a karpjax that kept none
     if was and was != vocabulary.fingerprint:
         raise UserError(f"the tokenizer is damaged: its fingerprint is "

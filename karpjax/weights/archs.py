@@ -16,9 +16,11 @@ import re
 from karpjax.core.errors import UserError, did_you_mean
 from karpjax.core.settings import config
 from karpjax.core.trees import first_match, listed
-from karpjax.datasets.tokenizer import vocabulary_of
+from karpjax.datasets.characters import stored_vocabulary
 from karpjax.models import MODELS, make_model
+from karpjax.models.causal_lm import GPT2
 from karpjax.models.encoder import BERT, ROBERTA
+from karpjax.models.seq2seq import MARIAN
 from karpjax.weights.beside import Told
 from karpjax.weights.named import network_in
 
@@ -31,6 +33,9 @@ LITE = dict(mean=[127.0], std=[128.0])
 VIT_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 DECODER_HEADS = {512: 16}
 TEXT_HEADS = {128: 2, 256: 4, 512: 8, 768: 12, 1024: 16}
+GPT2_HEADS = {768: 12, 1024: 16, 1280: 20, 1600: 25}
+MARIAN_HEADS = {512: 8, 1024: 16}
+MARIAN_LENGTH = 512  # of the longest texts that the published translators were made for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +88,22 @@ def of_encoder(arrays: dict, heads: dict, offset: int = 0) -> dict:
                 types=len(arrays.get("type/embedding", ())))
 
 
+def of_gpt2(arrays: dict, heads: dict) -> dict:
+    """Return a GPT-2's fields by its arrays' shapes."""
+    width = arrays["embed/embedding"].shape[1]
+    return dict(layers=count_blocks(arrays, "block"), width=width,
+                heads=heads.get("heads") or published_heads(GPT2_HEADS, width),
+                context=len(arrays["position/embedding"]))
+
+
+def of_marian(arrays: dict, heads: dict) -> dict:
+    """Return a Marian translator's fields by its arrays' shapes."""
+    width = arrays["embed/embedding"].shape[1]
+    return dict(layers=count_blocks(arrays, "block"), width=width,
+                decoder_layers=count_blocks(arrays, "decoder_block"),
+                heads=heads.get("heads") or published_heads(MARIAN_HEADS, width))
+
+
 def published_heads(known: dict, width: int, flag: str = "--heads") -> int:
     """Return the heads of the published size of this width, or ask for the flag."""
     if width not in known:
@@ -116,10 +137,14 @@ ARCHS = {
     "bert": Arch("masked_text", dict(name="masked_lm", **BERT), of_encoder, **TEXT),
     "roberta": Arch("masked_text", dict(name="masked_lm", **ROBERTA),
                     functools.partial(of_encoder, offset=ROBERTA["offset"]), **TEXT),
+    "gpt2": Arch("causal_text", dict(name="causal_lm", **GPT2), of_gpt2, **TEXT),
+    "marian": Arch("translate", dict(name="seq2seq", **MARIAN), of_marian,
+                   unseen=("heads", "mlp", "scale_embedding")),
 }
 # Parts of ours that a file of the encoder alone lacks, by the task.
 HEADS = {"classify": ("head/.*",), "masked_image": ("decoder.*", "mask"),
-         "masked_text": ("transform/.*", "norm_transform/.*", "bias")}
+         "masked_text": ("transform/.*", "norm_transform/.*", "bias"), "causal_text": (),
+         "translate": ("bias",)}
 # The norms' epsilon in the code of a ViT's project, whose names a file has.
 EPS = {"huggingface": 1e-12, "timm": 1e-6, "facebook": 1e-6}
 # MAE's published decoder, for a file that has none.
@@ -135,7 +160,7 @@ def find_arch(arch: str) -> Arch:
 
 def reads_texts(arch: str) -> bool:
     """Return whether an architecture needs a tokenizer."""
-    return find_arch(arch).task == "masked_text"
+    return find_arch(arch).task in ("masked_text", "causal_text", "translate")
 
 
 def bare_model(arch: str, names=()):
@@ -234,8 +259,8 @@ def spec_of_texts(arch: str, fields: dict, tokenizer: str) -> dict:
     if not tokenizer:
         raise UserError(f"--arch={arch} needs --tokenizer=tokenizer.json, or that file beside the "
                         "weights: tokens are meaningless without it")
-    return dict(length=fields["context"], classes=0, tokenizer=tokenizer,
-                fingerprint=vocabulary_of(tokenizer).fingerprint)
+    return dict(length=fields.get("context", MARIAN_LENGTH), classes=0, tokenizer=tokenizer,
+                fingerprint=stored_vocabulary(tokenizer).fingerprint)
 
 
 def input_of(known: Arch, arrays: dict, fields: dict, told: Told) -> tuple[dict, dict]:

@@ -15,8 +15,10 @@ import re
 from karpjax.core import files
 from karpjax.core.errors import UserError, check_choice
 from karpjax.core.trees import first_line
+from karpjax.models.causal_lm import CausalLM
 from karpjax.models.encoder import Encoder
 from karpjax.models.resnet import ResNet
+from karpjax.models.seq2seq import Seq2Seq
 from karpjax.models.vit import MAE, ViT
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_tanh": "gelu_tanh",
@@ -25,10 +27,20 @@ ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_tanh": "gelu_tanh",
                "quick_gelu", "relu": "relu", "silu": "silu", "swish": "silu"}
 # {our field: (transformers' key, its default)}
 FIELDS = {"heads": ("num_attention_heads", 12), "eps": ("layer_norm_eps", 1e-12),
-          "decoder_heads": ("decoder_num_attention_heads", 16)}
+          "decoder_heads": ("decoder_num_attention_heads", 16), "mlp": ("hidden_act", "gelu")}
+GPT2 = {"heads": ("n_head", 12), "eps": ("layer_norm_epsilon", 1e-5),
+        "mlp": ("activation_function", "gelu_new")}
+MARIAN = {"heads": ("encoder_attention_heads", 16), "mlp": ("activation_function", "gelu"),
+          "scale_embedding": ("scale_embedding", False)}
 # Other values make other networks of the same arrays.
 FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False,
          "downsample_in_first_stage": False, "downsample_in_bottleneck": False}
+FIXED_GPT2 = {"tie_word_embeddings": True, "scale_attn_weights": True,
+              "scale_attn_by_inverse_layer_idx": False}
+FIXED_MARIAN = {"tie_word_embeddings": True, "normalize_before": False,
+                "normalize_embedding": False, "add_final_layer_norm": False,
+                "static_position_embeddings": True,
+                "share_encoder_decoder_embeddings": True}
 # Arguments of timm's models that arrays show, or that matter in training alone.
 SHOWN = ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "mlp_ratio",
          "qkv_bias", "class_token", "fc_norm", "dynamic_img_size", "strict_img_size", "layers",
@@ -63,7 +75,7 @@ def told_of(file, model) -> Told:
             return of_timm(values, model, path)
         if "model_type" in values:
             told = of_transformers(values, model, path)
-            if preprocessor.is_file() and not isinstance(model, Encoder):
+            if preprocessor.is_file() and not isinstance(model, (Encoder, Seq2Seq)):
                 path = preprocessor  # which the error names
                 told.source.append(path.name)
                 told.data, told.unread = of_preprocessor(read_json(path))
@@ -92,15 +104,13 @@ def of_transformers(values: dict, model, path) -> Told:
     if kind not in kinds:
         raise UserError(f"{path}: model_type = {kind!r}, expected {' or '.join(kinds) or 'none'} "
                         f"for {type(model).__name__}; {FIX}")
-    fixed = {**FIXED, "hidden_act": "relu"} if isinstance(model, ResNet) else dict(FIXED)
-    if isinstance(model, Encoder) and model.offset:
-        fixed["pad_token_id"] = model.offset - 1
-    check_fixed(values, fixed, model, path)
+    check_fixed(values, fixed_of(model, values), model, path)
+    words = {CausalLM: GPT2, Seq2Seq: MARIAN}.get(type(model), FIELDS)
     fields = {ours: type(default)(values.get(theirs, default))
-              for ours, (theirs, default) in FIELDS.items()
+              for ours, (theirs, default) in words.items()
               if ours in model.__dataclass_fields__}
-    if "mlp" in model.__dataclass_fields__:
-        fields["mlp"] = activation(values.get("hidden_act", "gelu"), f"{path}: hidden_act")
+    if "mlp" in fields:
+        fields["mlp"] = activation(fields["mlp"], f"{path}: {words['mlp'][0]}")
     if isinstance(model, ViT):
         fields["pool"] = "cls"
     labels = {int(number): str(name) for number, name in values.get("id2label", {}).items()}
@@ -126,11 +136,25 @@ def check_fixed(values: dict, fixed: dict, model, path) -> None:
                             f"{type(model).__name__} has no other; {FIX}")
 
 
+def fixed_of(model, values: dict) -> dict:
+    """Return the keys of transformers' config.json whose values the model cannot choose."""
+    if isinstance(model, ResNet):
+        return {**FIXED, "hidden_act": "relu"}
+    if isinstance(model, CausalLM):
+        return {**FIXED, **FIXED_GPT2}
+    if isinstance(model, Seq2Seq):
+        heads = values.get("encoder_attention_heads", MARIAN["heads"][1])
+        return {**FIXED, **FIXED_MARIAN, "decoder_attention_heads": heads}
+    offset = isinstance(model, Encoder) and model.offset
+    return {**FIXED, "pad_token_id": offset - 1} if offset else FIXED
+
+
 def kinds_of(model) -> tuple[str, ...]:
     """Return transformers' model_type of a model's files."""
-    if isinstance(model, Encoder):
+    if isinstance(model, Encoder) and not isinstance(model, CausalLM):
         return ("roberta", "xlm-roberta", "camembert") if model.offset else ("bert",)
-    kinds = {ViT: ("vit", "deit", "vit_mae"), MAE: ("vit_mae", "vit"), ResNet: ("resnet",)}
+    kinds = {CausalLM: ("gpt2",), Seq2Seq: ("marian",), ResNet: ("resnet",),
+             ViT: ("vit", "deit", "vit_mae"), MAE: ("vit_mae", "vit")}
     return kinds.get(type(model), ())
 
 

@@ -95,13 +95,14 @@ def place_of(name: str, copies: list[Copy], part: str) -> str:
 
 def untied(theirs: dict, where) -> dict:
     """Return arrays without those that copy another one, as an output embedding does."""
-    differ = [f"{copy} from {name}" for copy, name in TIED.items()
+    differ = [f"{copy} from {name}" for copy, name in TIED
               if copy in theirs and name in theirs
               and not np.array_equal(theirs[copy], theirs[name])]
     if differ:
         raise UserError(f"{where}: {', '.join(differ)} differs, but the model has one array for "
                         "both; expected tied weights")
-    return {name: array for name, array in theirs.items() if name not in TIED}
+    copies = {copy for copy, _ in TIED}
+    return {name: array for name, array in theirs.items() if name not in copies}
 
 
 def check_numbers(theirs: dict, where) -> None:

@@ -23,18 +23,23 @@ DENSE = {"kernel": ("weight", (1, 0)), "bias": ("bias", VECTOR)}               #
 STATISTICS = ("mean", "var")
 NORM = {"scale": ("weight", VECTOR), "bias": ("bias", VECTOR),
         "mean": ("running_mean", VECTOR), "var": ("running_var", VECTOR)}
-# Without a counterpart in ours: what training counts, and the parts of BERT and ViT that only their
-# other tasks use.
-COUNTERS = r"(.*\.)?(num_batches_tracked|position_ids|n_averaged)"
+# Without a counterpart in ours: what training counts, constants (GPT-2's causal mask, Marian's
+# sinusoids), and the parts of BERT and ViT that only their other tasks use.
+COUNTERS = (r"(.*\.)?(num_batches_tracked|position_ids|n_averaged|h\.\d+\.attn\.(masked_)?bias|"
+            r"(en|de)coder\.embed_positions\.weight)")
 OTHER_TASKS = r"(bert|roberta|vit|resnet)\.pooler\..*|cls\.seq_relationship\..*"
 # Other names of the same arrays: BERT's first files; MAE as transformers 5 saves it.
 RENAMED = [(r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"),
            (r"\bdecoder\.decoder_encoder\.layer\.", "decoder.decoder_layers.")]
 # Copies of other arrays, which files may hold or leave out: ours is one array.
-TIED = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-        "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
-        "lm_head.decoder.bias": "lm_head.bias"}
+TIED = [("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
+        ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+        ("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight"),
+        ("lm_head.decoder.bias", "lm_head.bias"),
+        ("lm_head.weight", "transformer.wte.weight"), ("lm_head.weight", "model.shared.weight"),
+        ("model.encoder.embed_tokens.weight", "model.shared.weight"),
+        ("model.decoder.embed_tokens.weight", "model.shared.weight"),
+        ("decoder.embed_tokens.weight", "model.shared.weight")]  # of a file without the head
 
 
 @dataclasses.dataclass

@@ -1,4 +1,4 @@
-"""Transformer blocks that text and image encoders share, in the forms that the field compares.
+"""Transformer blocks that encoders and decoders share, in the forms that the field compares.
 
 The default is today's: norm first (Xiong et al. 2020), rotary positions (RoPE, Su et al. 2021),
 gated MLP (GeGLU, Shazeer 2020), no biases. BERT's (Devlin et al. 2019) is norm="post", mlp="gelu",
@@ -9,6 +9,11 @@ W + lora_alpha / lora A B, with A of (D, lora), and B of (lora, F) that starts a
 part and the head alone:
 
     config.model.lora = 8, config.optimizer.freeze = ["(?!head)(?!.*lora_).*"]
+
+A decoder makes one token after the other. So it keeps the keys and values of those before in a
+cache, {"key": (B, L, H, C), "value": (B, L, H, C)} a layer, which is an argument and a result: row
+b's token at position p lies in slot p, and sees slots 0 to p. What stands behind is junk, never
+seen before it is overwritten. So rows of unequal length need no further mask.
 """
 import functools
 import re
@@ -27,6 +32,7 @@ ACTIVATIONS = {"gelu": gelu, "gelu_tanh": functools.partial(nn.gelu, approximate
                "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x), "relu": nn.relu,
                "silu": nn.silu}
 NORMS, MLPS = ("pre", "post"), ("geglu", *ACTIVATIONS)
+PICTURES = "intermediates"  # the collection of what pictures show; nothing makes it by itself
 
 
 def init(key, shape, dtype=jnp.float32):
@@ -35,7 +41,11 @@ def init(key, shape, dtype=jnp.float32):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with its norm and residual."""
+    """Attention and MLP, each with its norm and residual. A translator's has cross-attention too.
+
+    Arguments of a decoder: `cache` is described above, and with it the block returns (x, cache).
+    `memory` is (keys, values, mask) of the texts to translate, see CrossAttention.
+    """
     heads: int
     norm: str = "pre"          # "post": after the residual sum, as in BERT
     mlp: str = "geglu"         # or one of ACTIVATIONS
@@ -48,22 +58,33 @@ class Block(nn.Module):
     lora_alpha: float = 16.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "B 1 T T"] | None = None,
-                 positions: Int[Array, "B T"] | None = None,
-                 train: bool = False) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "#B 1 T T"] | None = None,
+                 positions: Int[Array, "B T"] | None = None, train: bool = False,
+                 cache: dict | None = None, memory: tuple | None = None):
         check_choice(self.norm, NORMS, "config.model.norm")
         check_choice(self.mlp, MLPS, "config.model.mlp")
         attention = Attention(self.heads, self.bias, self.rotary, self.lora, self.lora_alpha,
                               name="attention")
-        mlp = MLP(self.mlp, self.bias, name="mlp")
-        norms = [norm(self.eps, self.bias, f"norm_{part}") for part in ("attention", "mlp")]
-        branches = (lambda x: attention(x, mask, positions), mlp)
-        for branch, normed in zip(branches, norms, strict=True):
-            if self.norm == "pre":
-                x = x + self.skip(branch(normed(x)), train)
-            else:
-                x = normed(x + self.skip(branch(x), train))
-        return x
+
+        def to_row(x):
+            nonlocal cache
+            y, cache = attention(x, mask, positions, cache)
+            return y
+
+        def to_memory(x):
+            return CrossAttention(self.heads, self.bias, name="cross")(x, *memory)
+        x = self.residual(to_row, "attention", x, train)
+        if memory is not None:
+            x = self.residual(to_memory, "cross", x, train)
+        x = self.residual(MLP(self.mlp, self.bias, name="mlp"), "mlp", x, train)
+        return x if cache is None else (x, cache)
+
+    def residual(self, branch, name: str, x, train: bool) -> Float[Array, "B T D"]:
+        """Add a branch to its input, with the norm before it or after the sum."""
+        normed = norm(self.eps, self.bias, f"norm_{name}")
+        if self.norm == "pre":
+            return x + self.skip(branch(normed(x)), train)
+        return normed(x + self.skip(branch(x), train))
 
     def skip(self, y, train: bool):
         """Apply dropout, and leave the whole branch out of some rows."""
@@ -106,7 +127,7 @@ class Dense(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention."""
+    """Multi-head self-attention. Returns (outputs, cache), None if it got no cache."""
     heads: int
     bias: bool
     rotary: bool
@@ -114,21 +135,42 @@ class Attention(nn.Module):
     lora_alpha: float = 16.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], mask=None,
-                 positions=None) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "B T D"], mask=None, positions=None,
+                 cache: dict | None = None) -> tuple[Float[Array, "B T D"], dict | None]:
         B, T, D = x.shape
-        if not self.heads or D % self.heads:
-            raise UserError(f"a transformer of width {D}: expected a number of heads that divides "
-                            f"it, found {self.heads}")
+        C = size_of_head(D, self.heads)
 
         def dense(width, name):
             return Dense(width, self.bias, self.lora, self.lora_alpha, name=name)
-        qkv = dense(3 * D, "qkv")(x).reshape(B, T, 3, self.heads, D // self.heads)
-        q, k, v = jnp.unstack(qkv, axis=2)                                   # (B, T, H, D/H) each
+        qkv = dense(3 * D, "qkv")(x).reshape(B, T, 3, self.heads, C)
+        q, k, v = jnp.unstack(qkv, axis=2)                                   # (B, T, H, C) each
         if self.rotary:
             q, k = rotate(q, positions), rotate(k, positions)
-        y = jax.nn.dot_product_attention(q, k, v, mask=mask)                 # (B, T, H, D/H)
-        return dense(D, "out")(y.reshape(B, T, D))
+        if cache is not None:
+            slots = jnp.broadcast_to(positions_of(x, positions), (B, T))
+            cache = {"key": put(cache["key"], k, slots), "value": put(cache["value"], v, slots)}
+            k, v = cache["key"].astype(q.dtype), cache["value"].astype(q.dtype)  # (B, L, H, C)
+            mask = jnp.arange(k.shape[1]) <= slots[:, None, :, None]         # (B, 1, T, L)
+        y = attend(self, q, k, v, mask)                                      # (B, T, H, C)
+        return dense(D, "out")(y.reshape(B, T, D)), cache
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from x to a memory, whose keys and values are given.
+
+    A decoder attends to the same memory at each of its tokens. So keys and values are computed
+    once, by whoever has the memory (models/seq2seq.py). They have no positions.
+    """
+    heads: int
+    bias: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], key: Float[Array, "B S H C"],
+                 value: Float[Array, "B S H C"], mask=None) -> Float[Array, "B T D"]:
+        B, T, D = x.shape
+        q = Dense(D, self.bias, name="q")(x).reshape(B, T, self.heads, size_of_head(D, self.heads))
+        y = attend(self, q, key, value, mask)                                # (B, T, H, C)
+        return Dense(D, self.bias, name="out")(y.reshape(B, T, D))
 
 
 class MLP(nn.Module):
@@ -149,6 +191,46 @@ class MLP(nn.Module):
             gate, y = jnp.split(dense(2 * F, "up")(x), 2, axis=-1)           # (B, T, F) each
             y = gelu(gate) * y
         return dense(D, "down")(y)
+
+
+def size_of_head(width: int, heads: int) -> int:
+    """Return the width of each head."""
+    if not heads or width % heads:
+        raise UserError(f"a transformer of width {width}: expected a number of heads that divides "
+                        f"it, found {heads}")
+    return width // heads
+
+
+def attend(module: nn.Module, q: Float[Array, "B T H C"], k: Float[Array, "B S H C"],
+           v: Float[Array, "B S H C"], mask=None) -> Float[Array, "B T H C"]:
+    """Return the values, weighted by the softmax of q k / sqrt(C) where the mask is true."""
+    if module.is_mutable_collection(PICTURES):  # for `attention_of` alone
+        scores = jnp.einsum("bthc,bshc->bhts", q, k) / q.shape[-1]**0.5      # (B, H, T, S)
+        scores = scores if mask is None else jnp.where(mask, scores, -1e30)
+        module.sow(PICTURES, "probabilities", jax.nn.softmax(scores))
+    return jax.nn.dot_product_attention(q, k, v, mask=mask)
+
+
+def attention_of(model: nn.Module, variables: dict, *inputs, **options) -> dict[str, Array]:
+    """Return how much each token looks at each other one, by the attention's name.
+
+    They are probabilities: {"block0/attention": (B, H, T, S)}.
+    """
+    _, kept = model.apply(variables, *inputs, **options, mutable=[PICTURES])
+    flat = traverse_util.flatten_dict(kept[PICTURES])
+    return {"/".join(module): probabilities for (*module, _), (probabilities,) in flat.items()}
+
+
+def put(cached: Float[Array, "B L H C"], new: Float[Array, "B T H C"],
+        slots: Int[Array, "B T"]) -> Float[Array, "B L H C"]:
+    """Return a cache with new keys or values in each row's own slots. Slots from L on are lost."""
+    return jax.vmap(lambda row, x, at: row.at[at].set(x))(cached, new.astype(cached.dtype), slots)
+
+
+def empty_cache(names, batch: int, length: int, heads: int, width: int, dtype) -> dict:
+    """Return {name: {"key": zeros, "value": zeros}} for the layers of these names."""
+    shape = (batch, length, heads, size_of_head(width, heads))               # (B, L, H, C)
+    return {name: {part: jnp.zeros(shape, dtype) for part in ("key", "value")} for name in names}
 
 
 def merge_lora(model: nn.Module, variables: dict) -> tuple[nn.Module, dict]:
@@ -187,13 +269,18 @@ def rotate(x: Float[Array, "B T H C"],
 
     Pair (i, i + C/2) turns by position / 10000^(2i/C), so that q.k depends on the distance alone.
     """
-    T, C = x.shape[1], x.shape[3]
-    positions = jnp.arange(T)[None] if positions is None else positions      # (1 or B, T)
+    C = x.shape[3]
+    positions = positions_of(x, positions)                                   # (1 or B, T)
     angle = positions[..., None] * 10000.0 ** (-jnp.arange(0, C, 2) / C)     # (B, T, C/2)
     cos = jnp.cos(angle)[:, :, None].astype(x.dtype)                         # (B, T, 1, C/2)
     sin = jnp.sin(angle)[:, :, None].astype(x.dtype)
     a, b = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+
+
+def positions_of(x: Float[Array, "B T ..."], positions=None) -> Int[Array, "#B T"]:
+    """Return the positions of tokens: those that are given, else 0, 1, 2, ... (1, T)."""
+    return jnp.arange(x.shape[1])[None] if positions is None else positions
 
 
 def segment_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
@@ -202,3 +289,8 @@ def segment_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
     Padding, segment 0, is seen by padding only.
     """
     return segments[:, None, :, None] == segments[:, None, None, :]
+
+
+def causal_mask(length: int) -> Bool[Array, "1 1 T T"]:
+    """Return the attention mask of rows in which tokens see themselves and those before."""
+    return jnp.tril(jnp.ones((length, length), bool))[None, None]
