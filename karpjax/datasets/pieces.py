@@ -40,8 +40,9 @@ class Pieces(Vocabulary):
         return [self.numbers.get(piece, unknown) for piece in [code + mark] * bool(coded) + pieces]
 
     def decode(self, tokens):
-        """Return the translation of one row of ids, without its end and padding."""
-        pieces = [self._pieces[int(token)] for token in tokens if token not in (self.pad, self.sep)]
+        """Return the translation of one row of ids, without end, padding and unknown pieces."""
+        left_out = (self.pad, self.sep, self.numbers[UNKNOWN])
+        pieces = [self._pieces[int(token)] for token in tokens if int(token) not in left_out]
         return self._models["target"].decode(pieces)
 
     @functools.cached_property
