@@ -36,7 +36,7 @@ def gpt2_tokenizer() -> str:
 def folder(tmp_path_factory):
     """Return a folder with the three files of a Marian translator, trained here.
 
-    The last of its 40 ids is padding. One piece of the models has no id.
+    Its ids are the end, the unknown piece, the pieces of both models, and padding.
     """
     import sentencepiece
     folder = tmp_path_factory.mktemp("marian")
@@ -46,8 +46,9 @@ def folder(tmp_path_factory):
             sentence_iterator=iter(texts), model_prefix=str(folder / side), vocab_size=60,
             character_coverage=0.98, minloglevel=2)
         (folder / f"{side}.model").rename(folder / f"{side}.spm")
-    model = sentencepiece.SentencePieceProcessor(str(folder / "source.spm"))
-    pieces = [model.id_to_piece(i) for i in range(3, 40)]
+    models = [sentencepiece.SentencePieceProcessor(str(folder / f"{side}.spm"))
+              for side in ("source", "target")]
+    pieces = sorted({model.id_to_piece(i) for model in models for i in range(3, 60)})
     numbers = {piece: i for i, piece in enumerate(["</s>", "<unk>", *pieces, "<pad>"])}
     (folder / "vocab.json").write_text(json.dumps(numbers))
     return folder
@@ -113,13 +114,13 @@ def planned(tmp_path, monkeypatch, folder):
     """Return a function that converts without writing: (config.model, described, choices)."""
     def plan(arch, config=None, **flags):
         _, _, arrays = gpt2() if arch == "gpt2" else marian()
-        files.write_arrays(tmp_path / "model.npz", arrays)
+        files.write_arrays(tmp_path / f"{arch}.npz", arrays)
         (tmp_path / "tokenizer.json").write_text(gpt2_tokenizer())
         for name in ("source.spm", "target.spm", "vocab.json"):
             (tmp_path / name).write_bytes((folder / name).read_bytes())
         if config is not None:
             (tmp_path / "config.json").write_text(json.dumps({"model_type": arch, **config}))
-        return published(tmp_path / "model.npz", arch, tmp_path / "run", **flags)
+        return published(tmp_path / f"{arch}.npz", arch, tmp_path / "run", **flags)
 
     def write(config, *_, choices, **others):
         return config.model.to_dict(), config.data.described.to_dict(), choices
