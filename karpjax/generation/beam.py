@@ -47,9 +47,8 @@ class Rules(NamedTuple):
 
 
 def beam_search(step: Callable, cache, logits: Float[Array, "B V"], start: Int[Array, "B"],
-                length: int, beams: int, eos: int, pad: int, length_penalty: float = 1.0,
-                early_stopping: bool | str = False, forced_eos: bool = False,
-                banned: tuple = ()) -> tuple[Int[Array, "B K L"], Float[Array, "B K"]]:
+                length, beams, eos, pad, length_penalty=1.0, early_stopping=False,
+                forced_eos=False, banned=()) -> tuple[Int[Array, "B K L"], Float[Array, "B K"]]:
     """Return each row's K best hypotheses, best first, padded, and their scores.
 
     step            (tokens (B*K,), positions (B*K,), cache) -> (logits (B*K, V), cache). A row's
