@@ -171,7 +171,7 @@ def test_a_set_without_pairs(raw):
 
 
 @pytest.mark.parametrize("flags, says", [
-    (["--format=pairs", "--pack"], "--pack means nothing for --format=pairs"),
+    (["--format=pairs", "--lowercase"], "--lowercase means nothing for --format=pairs"),
     (["--format=text", "--languages=en,de"], "--languages means nothing for --format=text"),
     (["--format=text", "--characters", "--vocabulary=300"],
      "--characters are the vocabulary as they are")])

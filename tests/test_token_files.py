@@ -134,7 +134,7 @@ def test_bad_files(case, raw, tokenizer):
 
 
 @pytest.mark.parametrize("data, says", [
-    (dict(train="trian"), "has no part 'trian' .*its tokens: train 2000, test 500; expected one"),
+    (dict(train="trian"), "has no part 'trian' .*its tokens: test 500, train 2000; expected one"),
     (dict(train="train+test"), r"has no part 'train\+test'"),
     (dict(test="test[:2]"), "split 'test': expected more than config.data.length = 32 tokens"),
     (dict(name="nws"), "data set 'nws': expected files of tokens in .* found none"),
