@@ -54,7 +54,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 import jaxtyping  # noqa: E402
 
 CHECKED = ["karpjax.models", "karpjax.tasks", "karpjax.core.task", "karpjax.core.step",
-           "karpjax.envs", "karpjax.sources.shuffle"]
+           "karpjax.envs", "karpjax.generation", "karpjax.sources.shuffle"]
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 import pytest  # noqa: E402

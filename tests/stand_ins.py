@@ -13,6 +13,7 @@ from PIL import Image
 
 from karpjax.core import files
 from karpjax import models, weights
+from karpjax.datasets import pairs
 from karpjax.datasets import text as corpora
 from karpjax.datasets.images import ImageRows, ImageSet
 from karpjax.datasets.write import write_dataset
@@ -43,9 +44,27 @@ def prepare_stand_ins(data_dir) -> None:
         for name, pack in (("imdb_packed", True), ("imdb", False)):
             texts = corpora.import_texts(pathlib.Path(folder), length=32, vocabulary=300, pack=pack)
             write_dataset(name, texts, data_dir)
+    sentence_pairs(data_dir)
     pictures(pathlib.Path(data_dir) / "pictures")
     recorded_games(pathlib.Path(data_dir) / "games.npz")
     pretrained(pathlib.Path(data_dir))
+
+
+def sentence_pairs(data_dir) -> None:
+    """Write pairs of 1 to 3 short words of the embedded novel, and the same in reverse."""
+    rng = np.random.default_rng(0)
+    words = [word for word in EMBEDDED.read_text().split() if word.isascii() and len(word) < 8]
+    with tempfile.TemporaryDirectory() as folder:
+        for split, n in (("train", 256), ("val", 45), ("test_2016_flickr", 45)):
+            starts, lengths = rng.integers(len(words) - 3, size=n), rng.integers(1, 4, size=n)
+            texts = [words[start:start + length]
+                     for start, length in zip(starts, lengths, strict=True)]
+            for suffix, step in (("en", 1), ("de", -1)):
+                lines = [" ".join(text[::step]) for text in texts]
+                pathlib.Path(folder, f"{split}.{suffix}").write_text("\n".join(lines) + "\n")
+        both = pairs.import_pairs(pathlib.Path(folder), length=32, vocabulary=300, pack=True,
+                                  languages=["en", "de"])
+        write_dataset("multi30k_en_de", both, data_dir)
 
 
 def pictures(folder: pathlib.Path) -> None:

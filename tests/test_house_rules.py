@@ -168,6 +168,8 @@ STUDIES = {
     "experiments/gpu/embedding.py": ["--quick"],
     "experiments/bert_curve/run.py": ["--quick"],
     "experiments/imdb/run.py": ["--quick", "--size=tiny", "--shares", "10"],
+    "experiments/shakespeare/run.py": ["--quick", "--parts", "floor", "peer", "twenty"],
+    "experiments/multi30k/run.py": ["--quick", "--parts", "floor", "short", "peer"],
     "experiments/mae/run.py": ["--quick"],
     "experiments/pictures/run.py": ["--quick"],
     "experiments/masked_ablation/run.py": ["--quick"],
@@ -180,6 +182,7 @@ STUDIES = {
     "experiments/policy_speed/run.py": ["--quick"],
     "experiments/games/run.py": ["--quick"],
     "experiments/games/speed.py": ["--quick"],
+    "experiments/generation/run.py": ["--quick"],
     "experiments/highway/run.py": ["--quick"],
     "experiments/brax/run.py": ["--quick", "--robots", "reacher"],
     "experiments/start/run.py": ["--quick"],
@@ -198,7 +201,7 @@ NEEDS = {  # module, and the package it comes in
 }
 QUICK = ("experiments/toys/run.py",)  # in the default run
 READ_SHARED_DATA = ("experiments/published_weights/run.py", "experiments/imdb/run.py",
-                    "experiments/finetune/run.py")
+                    "experiments/finetune/run.py", "experiments/multi30k/run.py")
 
 
 @pytest.mark.parametrize("script", [script if script in QUICK

@@ -77,6 +77,15 @@ def test_new_loss_notebook(tmp_path, kernel):
     assert number(r"validation/accuracy': ([\d.]+)", text) > 0.5
 
 
+@pytest.mark.full
+def test_language_notebook(tmp_path, kernel):
+    """It learns more than the frequencies of characters, and repeats a text of the same seed."""
+    text, pictures = executed("language", tmp_path, kernel)
+    assert number(r"([\d.]+) nats a character of this window", text) < 3.3
+    assert "the same seed, the same text: True" in text and "none looks ahead: 0.0" in text
+    assert "ROMEO:" in text and len(pictures) == 2
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_stored_without_outputs(path):
     cells = nbformat.read(path, as_version=4).cells

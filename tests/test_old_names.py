@@ -96,7 +96,7 @@ def test_a_source_of_version_1():
     assert mine.preprocess({"b": 2}) == {"b": 2}
     assert (mine.eval_state, mine.spec, mine.next_batch(3, 0)) == (("moments",), {"a": 1}, 3)
     mine.batch_size, state = 4, dict.fromkeys(("epoch", "position", "draw"), np.uint32(5))
-    with called("Arrays.begin", "advance"):  # the parent's, not its own again
+    with called("Shuffled.begin", "advance"):  # the parent's, not its own again
         assert mine.advance({}, state, {})[0]["position"] == 2
     with called("Source.n", "num_examples"), called("Mine.chunk", "steps_per_chunk"):
         assert mine.n == 7 and mine.chunk == 2

@@ -38,6 +38,7 @@ class Task:
                sum over `losses` of total / count.
     evaluate   (variables, batch) -> {name: mean | total | rows}, see karpjax/core/metric.py.
                Default: the loss with key=None: its losses, their sum "loss", and its metrics.
+               Or {split: evaluate}, with "" for the other splits: one may be worth more time.
     summarize  (totals, rows) -> {name: float}, on the host once a split: whatever is no mean. Both
                are dicts by the names of `evaluate`; rows lack those gathered at the end alone. A
                dict in place of a float, one value a class, stands in summary.json alone, for the
@@ -61,7 +62,7 @@ class Task:
     model: nn.Module
     source: Any
     loss: Callable
-    evaluate: Callable | None = None
+    evaluate: Callable | Mapping[str, Callable] | None = None
     predict: Callable | str | None = None
     inputs: str | Callable = "image"
     init_from_data: Callable | None = None

@@ -31,8 +31,9 @@ class Characters(Vocabulary):
         if masks and self.mask >= 0:
             parts = [self._ids_of(part, where, False) for part in text.split("[MASK]")]
             return [token for part in parts for token in (self.mask, *part)][1:]
+        numbers = self._numbers
         try:
-            return [self._numbers[letter] for letter in text]
+            return [numbers[letter] for letter in text]
         except KeyError as error:
             at = text.index(error.args[0])
             raise UserError(f"{where}: the character {error.args[0]!r} at {at} is none of the "

@@ -13,9 +13,10 @@ from karpjax.core.errors import UserError, storage
 
 MANIFEST = "manifest.json"
 # Of larger sets no records are read at a start: their sizes are compared, and each chunk of an
-# array_record file has a checksum of its own, which is looked at when it is read.
+# array_record file has a checksum of its own, which is looked at when it is read. Files of tokens
+# (.bin) have none.
 READ_AT_START = 64 << 20  # bytes
-RECORDS = (".array_record", ".tfrecord")
+RECORDS = (".array_record", ".tfrecord", ".bin")
 
 
 def seal(values: dict) -> str:
@@ -135,12 +136,12 @@ def check_whole(folder, name: str) -> None:
                         "(python -m karpjax.prepare --overwrite), or fetch a whole copy")
 
 
-def content_of(builder) -> str:
+def content_of(folder) -> str:
     """Return the hash that stands for a prepared set: of its rows, or of names, sizes and files.
 
     The second is for sets without a manifest, of which `read_at_start` says what is read.
     """
-    folder = epath.Path(builder.data_dir)
+    folder = epath.Path(folder)
     with storage(folder):
         manifest = read_manifest(folder)
         if manifest:

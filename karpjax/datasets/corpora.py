@@ -32,7 +32,7 @@ def read_corpus(name: str) -> str:
 
 
 def tokens_of(text: str) -> tuple[np.ndarray, Characters]:
-    """Return the ids (N,) of a text's characters, in as few bits as hold them, and what they are."""
+    """Return the ids (N,) of a text's characters, in the fewest bits, and their vocabulary."""
     vocabulary = characters_of([text], special=False)
     ids = np.asarray(vocabulary.ids([text])[0], np.int32)
     return ids.astype(np.min_scalar_type(vocabulary.size)), vocabulary

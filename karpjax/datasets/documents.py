@@ -5,8 +5,10 @@
 """
 import codecs
 import dataclasses
+import gzip
 import json
 import pathlib
+import zlib
 
 from karpjax.core.errors import UserError
 from karpjax.datasets.account import Account
@@ -78,18 +80,7 @@ def read_documents(file: pathlib.Path, account: Account | None = None) -> list[D
     account   takes the keys of JSONL that are not read
     """
     account = Account() if account is None else account
-    try:
-        # a byte-order mark, as editors on Windows write it, is no text
-        lines = file.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
-    decoded = []
-    for i, line in enumerate(lines, 1):
-        try:
-            decoded.append(line.decode())
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file}, line {i}: not UTF-8 (byte {error.object[error.start]:#x} at "
-                            f"{error.start}); store the file as UTF-8") from error
+    decoded = read_lines(file)
     if file.suffix.lower() == ".jsonl":
         documents = [parse_document(line, f"{file}, line {i}", account)
                      for i, line in enumerate(decoded, 1) if line.strip()]
@@ -98,25 +89,35 @@ def read_documents(file: pathlib.Path, account: Account | None = None) -> list[D
         documents = [Document(each.strip()) for each in paragraphs if each.strip()]
     if not documents:
         raise UserError(f"{file}: no document in it; expected text, found "
-                        f"{'nothing' if lines == [b''] else 'empty lines'}")
+                        f"{'nothing' if decoded == [''] else 'empty lines'}")
     return documents
+
+
+def read_lines(file: pathlib.Path) -> list[str]:
+    """Return the lines of a file, which may be compressed (.gz).
+
+    A UserError names the line that is not UTF-8. After a last line end there is one more, empty.
+    """
+    try:
+        data = file.read_bytes()
+        data = gzip.decompress(data) if file.suffix == ".gz" else data
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{file}: cannot be read ({getattr(error, 'strerror', '') or error})") \
+            from error
+    decoded = []
+    # a byte-order mark, as editors on Windows write it, is no text
+    for i, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
+        try:
+            decoded.append(line.decode())
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file}, line {i}: not UTF-8 (byte {error.object[error.start]:#x} at "
+                            f"{error.start}); store the file as UTF-8") from error
+    return decoded
 
 
 def parse_document(line: str, where: str, account: Account) -> Document:
     """Return the document of a line of JSONL, whose origin `where` is for errors."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error.msg} at {error.pos}); expected a line "
-                        "{\"text\": ...}") from error
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-        raise UserError(f"{where}: expected an object with a text, {{\"text\": \"...\"}}, found "
-                        f"{line[:60]}")
-    try:
-        row["text"].encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{where}: half of a surrogate pair (character {error.start} of the text),"
-                        " which is no character; leave it out") from error
+    row = parse_object(line, where, ("text",))
     label = row.get("label", "")
     if not isinstance(label, (str, int, type(None))):   # 1.0 would be a class beside 1, NaN one too
         raise UserError(f"{where}: expected a label of text, an integer, true, false or null, "
@@ -125,3 +126,22 @@ def parse_document(line: str, where: str, account: Account) -> Document:
                       *(name for name in row if name not in ("text", "label")))
     unlabelled = label is None or isinstance(label, int) and label < 0
     return Document(row["text"], "" if unlabelled else str(label))
+
+
+def parse_object(line: str, where: str, texts: tuple[str, ...]) -> dict:
+    """Return the object of a line of JSONL, whose values by these names must be texts."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error.msg} at {error.pos}); expected a line "
+                        f"{{\"{texts[0]}\": ...}}") from error
+    for name in texts:
+        if not isinstance(row, dict) or not isinstance(row.get(name), str):
+            raise UserError(f"{where}: expected an object with a {name}, {{\"{name}\": \"...\"}}, "
+                            f"found {line[:60]}")
+        try:
+            row[name].encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{where}: half of a surrogate pair (character {error.start} of the "
+                            f"{name}), which is no character; leave it out") from error
+    return row

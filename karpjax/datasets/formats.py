@@ -2,13 +2,14 @@
 import pathlib
 
 from karpjax.core.errors import UserError, did_you_mean
-from karpjax.datasets import images, text
+from karpjax.datasets import images, pairs, text, token_files
 from karpjax.datasets.imagefolder import import_imagefolder
 from karpjax.datasets.tfds import prepared_builder
 from karpjax.datasets.write import local_data_dir, recover_killed, write_dataset
 
 FORMATS = {"imagefolder": import_imagefolder, "idx": images.import_idx,
-           "cifar": images.import_cifar, "npz": images.import_npz, "text": text.import_texts}
+           "cifar": images.import_cifar, "npz": images.import_npz, "text": text.import_texts,
+           "pairs": pairs.import_pairs, "tokens": token_files.import_tokens}
 TFDS = "tfds:"
 
 
@@ -43,7 +44,8 @@ def prepare(format: str, source, name: str, data_dir: str = "", overwrite: bool 
     dataset = FORMATS[format](source, **options)
     examples = {split: len(rows) for split, rows in dataset.splits.items()}
     dataset.account.report(f"tfds:{tfds_name}" if tfds_name else source, examples, strict)
-    if not write_dataset(name, dataset, data_dir, replace=overwrite):
+    write = token_files.write_tokens if format == "tokens" else write_dataset
+    if not write(name, dataset, data_dir, replace=overwrite):
         raise UserError(f"data set {name!r} was written to {data_dir} by another process "
                         "meanwhile; take another --name, or replace it with --overwrite")
     return {"name": name, "data_dir": str(data_dir), **dataset.summary(),

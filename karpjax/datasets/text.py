@@ -12,6 +12,7 @@ import numpy as np
 from karpjax.core import files
 from karpjax.core.errors import UserError
 from karpjax.datasets.account import Account
+from karpjax.datasets.characters import characters_of, stored_vocabulary
 from karpjax.datasets.columns import shared_with_train
 from karpjax.datasets.documents import Document, documents_in_folder, read_documents
 from karpjax.datasets.tfds import iterate_records, open_split
@@ -24,11 +25,14 @@ BATCH = 1000  # documents encoded at once
 
 @dataclasses.dataclass
 class TokenRows:
-    """Rows of one split: {"tokens": (N, T) uint16, "segments": (N, T) or "label": (N,)}."""
+    """Rows of one split: {"tokens": (N, T) uint16, "segments": (N, T) or "label": (N,)}.
+
+    Pairs are {"source": (N, T), "target": (N, T)}.
+    """
     columns: dict
 
     def __len__(self):
-        return len(self.columns["tokens"])
+        return len(next(iter(self.columns.values())))
 
     def __iter__(self):
         return ({name: column[i] for name, column in self.columns.items()}
@@ -39,7 +43,7 @@ class TokenRows:
 class TextSet:
     """Rows of tokens, ready to be written.
 
-    classes    names of the labels, by number; none in packed sets
+    classes    names of the labels, by number; none in packed sets and pairs
     length     of a row, in tokens
     splits     {"train": rows}
     account    what was chosen and left out
@@ -54,11 +58,10 @@ class TextSet:
         """Return TFDS's features of a row."""
         import tensorflow_datasets as tfds
 
-        def row():
-            return tfds.features.Tensor(shape=(self.length,), dtype=np.uint16)
-        if self.classes:
-            return {"tokens": row(), "label": tfds.features.ClassLabel(names=self.classes)}
-        return {"tokens": row(), "segments": row()}
+        def feature(name: str):
+            return tfds.features.ClassLabel(names=self.classes) if name == "label" else \
+                tfds.features.Tensor(shape=(self.length,), dtype=np.uint16)
+        return {name: feature(name) for name in self.splits["train"].columns}
 
     def metadata(self) -> dict:
         """Return the tokenizer, its hash and the length of a row, which are kept with the set."""
@@ -67,7 +70,9 @@ class TextSet:
 
     def summary(self) -> dict:
         """Return the facts that karpjax.prepare prints."""
-        tokens = {split: int((rows.columns["tokens"] != self.vocabulary.pad).sum())
+        tokens = {split: sum(int((column != self.vocabulary.pad).sum())
+                             for name, column in rows.columns.items()
+                             if name not in ("segments", "label"))
                   for split, rows in self.splits.items()}
         return {"classes": len(self.classes), "length": self.length,
                 "vocabulary": self.vocabulary.size, "fingerprint": self.vocabulary.fingerprint,
@@ -75,7 +80,8 @@ class TextSet:
 
 
 def import_texts(source, length: int, vocabulary: int, tokenizer_file: str = "",
-                 lowercase: bool = False, pack: bool = False, without: str = "") -> TextSet:
+                 lowercase: bool = False, characters: bool = False, pack: bool = False,
+                 without: str = "") -> TextSet:
     """Import a folder of texts, or a TFDS set of them, as rows of tokens.
 
     source       a folder's path: DIR/train.jsonl, DIR/test.txt, ..., or more files a split in
@@ -86,6 +92,7 @@ def import_texts(source, length: int, vocabulary: int, tokenizer_file: str = "",
     vocabulary   size of the tokenizer, which is trained on all splits but HELD_OUT
     tokenizer_file   the JSON of a trained tokenizer, in place of that
     lowercase    whether it reads upper case as lower
+    characters   the characters of all splits are the tokens, in place of a trained tokenizer
     pack         documents one after another, cut into full rows; else one document a row with its
                  label, cut at its end or padded
     without      a file whose documents are left out of all splits but HELD_OUT, by their exact text
@@ -101,18 +108,11 @@ def import_texts(source, length: int, vocabulary: int, tokenizer_file: str = "",
     if not pack:
         documents = keep_labelled(documents, where, account)
     classes = [] if pack else classes_of(documents, where)
-    if tokenizer_file:
-        tokens = vocabulary_of(read_tokenizer(tokenizer_file))
-    else:
-        texts = (each.text for split in documents if split not in HELD_OUT
-                 for each in documents[split])
-        tokens = vocabulary_of(train_tokenizer(texts, vocabulary, lowercase))
-    if tokens.size > 1 << 16:
-        raise UserError(f"a vocabulary of {tokens.size}: expected at most {1 << 16}, tokens "
-                        "are stored in 16 bits")
+    texts = {split: [each.text for each in documents[split]] for split in documents}
+    tokens = make_vocabulary(texts, vocabulary, tokenizer_file, lowercase, characters)
     rows = {}
     for split, each in documents.items():
-        ids = encode_documents(each, tokens)
+        ids = encode_texts(texts[split], tokens)
         if pack:
             columns = pack_documents(ids, length, tokens)
         else:
@@ -122,8 +122,7 @@ def import_texts(source, length: int, vocabulary: int, tokenizer_file: str = "",
         rows[split] = TokenRows(columns)
     how = "packed" if pack else f"{len(classes)} classes, a document a row, shuffled"
     account.choices += [how, f"rows of {length} tokens of {tokens.size}"]
-    shared = shared_with_train({split: [one.text for one in each]
-                                for split, each in documents.items()})
+    shared = shared_with_train(texts)
     account.choices += [shared] if shared else []
     return TextSet(classes, length, tokens, rows, account)
 
@@ -152,6 +151,22 @@ def cut_off(split: str, documents: list[list[int]], length: int) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------- tokenizers
+
+def make_vocabulary(texts: dict[str, list[str]], size: int, tokenizer_file: str = "",
+                    lowercase: bool = False, characters: bool = False) -> Vocabulary:
+    """Return the vocabulary of texts {"train": ..., ...}, by the options of `import_texts`."""
+    if tokenizer_file:
+        vocabulary = stored_vocabulary(read_tokenizer(tokenizer_file))
+    elif characters:
+        vocabulary = characters_of((text for each in texts.values() for text in each), special=True)
+    else:
+        learned = (text for split in texts if split not in HELD_OUT for text in texts[split])
+        vocabulary = vocabulary_of(train_tokenizer(learned, size, lowercase))
+    if vocabulary.size > 1 << 16:
+        raise UserError(f"a vocabulary of {vocabulary.size}: expected at most {1 << 16}, tokens "
+                        "are stored in 16 bits")
+    return vocabulary
+
 
 def read_tokenizer(file: str) -> str:
     """Read a tokenizer's JSON."""
@@ -239,9 +254,8 @@ def label_order(label: str) -> tuple:
     return not label.isdecimal(), int(label) if label.isdecimal() else 0, label
 
 
-def encode_documents(documents: list[Document], vocabulary: Vocabulary) -> list[list[int]]:
-    """Return the ids of each document, without special tokens."""
-    texts = [each.text for each in documents]
+def encode_texts(texts: list[str], vocabulary: Vocabulary) -> list[list[int]]:
+    """Return the ids of each text, without special tokens."""
     return [ids for i in range(0, len(texts), BATCH)
             for ids in vocabulary.ids(texts[i:i + BATCH], masks=False)]
 

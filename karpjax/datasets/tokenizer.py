@@ -44,6 +44,12 @@ class Vocabulary:
         """Return the hash of the tokenizer."""
         return hashlib.sha256(self.json.encode()).hexdigest() if self.json else "bytes"
 
+    @property
+    def can_follow(self) -> np.ndarray:
+        """Return (V,): whether a token can follow another, as ordinary ones and the end do."""
+        ids, (low, high) = np.arange(self.size), self.ordinary
+        return (low <= ids) & (ids < high) | (ids == self.sep)
+
     def segments(self, tokens):
         """Return the segments of rows of one document each, (..., T): 1, and 0 for padding."""
         return (tokens != self.pad).astype("int32")

@@ -46,7 +46,7 @@ def features(run: Run, workdir, name: str, split: str) -> tuple:
         raise UserError(f"--workdir={workdir}: a {type(run.model).__name__} has no features to "
                         "compare; expected a run of a masked_lm, a text_classifier, a mae or a vit")
     own = {key: value for key, value in run.config.data.items()
-           if key not in ("dir", "path", "length", "described")}  # these name the run's own set
+           if key not in ("dir", "path", "corpus", "length", "described")}  # these name the run's own set
     source = make_source(ConfigDict({**own, "name": name, "train": split, "validation": "",
                                      "test": "", "batch_size": BATCH}))
     if not source.classes:

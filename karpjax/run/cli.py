@@ -212,7 +212,8 @@ def as_config_key(name: str, config: ConfigDict | None) -> str:
 def define_flags(defaults: dict) -> flags.FlagValues:
     """Return absl's flags of these defaults, None for those that are required."""
     values = flags.FlagValues()
-    define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, bool: flags.DEFINE_bool}
+    define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float,
+              bool: flags.DEFINE_bool}
     for name, default in defaults.items():
         required = isinstance(default, type)
         kind = default if required else type(default)
@@ -228,7 +229,7 @@ def flags_help(config: bool, defaults: dict) -> str:
                  ("--config.KEY=VALUE", "another value for one of its keys")]
     for name, default in defaults.items():
         kind = default if isinstance(default, type) else type(default)
-        value = {str: "=TEXT", int: "=N", bool: ""}[kind]
+        value = {str: "=TEXT", int: "=N", float: "=X", bool: ""}[kind]
         note = f"default: {'off' if default is False else default}"
         if default is kind:
             note = "required"

@@ -40,7 +40,7 @@ class Evaluator:
 
     def __init__(self, task, mesh, precision: str = "fp32"):
         self.task, self.mesh, self.precision = task, mesh, precision
-        self.program = jax.jit(self.of_batch)
+        self.program = jax.jit(self.of_batch, static_argnames="evaluate")
 
     def __call__(self, variables, split: str) -> dict[str, float]:
         """Return the metrics of a split."""
@@ -56,7 +56,7 @@ class Evaluator:
         sums, batches = None, []
         for number, local in enumerate(self.task.source.eval_batches(split), start=1):
             batch = sharding.put_batch(self.mesh, local)
-            pairs, totals, rows = self.program(variables, batch)
+            pairs, totals, rows = self.program(variables, batch, self.evaluate_of(split))
             # In 64 bits on the host: float32 loses counts beyond 16 million.
             sums = added(sums, jax.device_get((pairs, totals)))
             wanted = {name: each.array for name, each in rows.items() if at_end or not each.at_end}
@@ -74,14 +74,19 @@ class Evaluator:
         summarize(self.task, measured)
         return measured
 
-    def of_batch(self, variables, batch):
+    def evaluate_of(self, split: str) -> Callable | None:
+        """Return `Task.evaluate` for a split, None for the loss."""
+        evaluate = self.task.evaluate
+        return evaluate.get(split, evaluate[""]) if isinstance(evaluate, Mapping) else evaluate
+
+    def of_batch(self, variables, batch, evaluate: Callable | None = None):
         """Return ((losses, means), totals, rows) of a batch: pure, jitted once."""
         batch = sharding.constrain_batch(self.mesh, self.task.source.preprocess(batch))
         params, model_state = split_variables(variables)
         params = sharding.constrain(params, sharding.replicated(self.mesh))
         params = cast_floating(params, PRECISIONS[self.precision])
-        if self.task.evaluate is not None:
-            losses, metrics = {}, self.task.evaluate({"params": params, **model_state}, batch)
+        if evaluate is not None:
+            losses, metrics = {}, evaluate({"params": params, **model_state}, batch)
         else:
             losses, metrics, _ = self.task.loss(params, model_state, batch, None)
         means, totals, rows = by_kind(metrics)

@@ -185,7 +185,10 @@ def check_evaluation(exp: Experiment) -> None:
         return missing_entry(error, batch) or key_is_none(exp, variables, batch)
 
     with own_code("the evaluation of a batch", hint=hint):
-        (losses, means), totals, rows = exp.evaluator.program.eval_shape(variables, batch)
+        # Splits may have their own evaluation. The first one's metrics are those of `best`.
+        for split in reversed(source.splits):
+            (losses, means), totals, rows = exp.evaluator.program.eval_shape(
+                variables, batch, exp.evaluator.evaluate_of(split))
     eval_splits = [split for split in source.splits if split != "test"]
     metrics = {f"{split}/{name}" for split in eval_splits
                for name in (*losses, *means, *(["loss"] if losses else []))}

@@ -136,3 +136,29 @@ def gallery(images, captions: list[str], title: str, columns: int = 6):
         axes.text(left + wide / 2, top - 0.08, caption, ha="center", fontsize=9)
     axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
+
+
+# --------------------------------------------------------------------------------- of language
+
+def attention(panels: list[tuple]):
+    """Return a figure of who looks at whom.
+
+    panels   (probabilities (T, S), names of the T that look, names of the S that are looked at).
+             What is behind the names is cut
+    """
+    from matplotlib.figure import Figure
+    sizes = [(len(looking), len(seen)) for _, looking, seen in panels]
+    width, height = 1.5 + 0.24 * max(s for _, s in sizes), sum(1.2 + 0.22 * t for t, _ in sizes)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(len(panels), squeeze=False,
+                           gridspec_kw={"height_ratios": [1 + t for t, _ in sizes]})[:, 0]
+    for axes, (probabilities, looking, seen) in zip(grid, panels, strict=True):
+        axes.imshow(probabilities[:len(looking), :len(seen)], cmap="Blues", vmin=0)
+        axes.set_xticks(range(len(seen)), [*map(plain_text, seen)], rotation=90, fontsize=8)
+        axes.set_yticks(range(len(looking)), [*map(plain_text, looking)], fontsize=8)
+    return figure
+
+
+def plain_text(name: str) -> str:
+    """Return a token as matplotlib shows it: a line's end as \\n, a dollar sign as itself."""
+    return repr(name)[1:-1].replace("$", r"\$")

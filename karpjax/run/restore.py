@@ -71,11 +71,15 @@ class Run:
         """Return the task's outputs, as numpy-compatible arrays: logits (B, C) of a classifier.
 
         inputs  arrays as the data set stores them, or a list of what a person has: files of
-                pictures or PIL images, texts. A model of several inputs takes a dict of entries
+                pictures or PIL images, texts. A model of several inputs takes a dict of entries.
+                Texts become texts where the task is from text to text
         """
         if isinstance(self.task.predict, str):
             raise UserError(f"run.predict: {self.task.predict}")
-        return self._outputs(self.variables, self.encoded(inputs))
+        encoded = self.encoded(inputs)
+        outputs = self._outputs(self.variables, encoded)
+        detokenize = self.task.source.detokenize
+        return detokenize(outputs) if detokenize and encoded is not inputs else outputs
 
     def features(self, inputs) -> dict:
         """Return the model's features, {name: array (B, ...)}: "pooled" (B, D) goes to its head."""

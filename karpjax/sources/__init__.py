@@ -5,11 +5,12 @@ from karpjax.sources.arrays import Arrays as arrays
 from karpjax.sources.causal import causal
 from karpjax.sources.images import images
 from karpjax.sources.loader import Loader
+from karpjax.sources.pairs import pairs
 from karpjax.sources.rollout import Rollout
 from karpjax.sources.self_play import SelfPlay
 from karpjax.sources.source import Source
 from karpjax.sources.text import text
 
 __all__ = ["Arrays", "Loader", "Rollout", "SelfPlay", "Source", "arrays", "causal",
-           "images", "text"]
+           "images", "pairs", "text"]
 __getattr__ = old_names.attributes("sources")

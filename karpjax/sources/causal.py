@@ -3,9 +3,11 @@
     config.data = dict(corpus="shakespeare", length=128, batch_size=32)
     config.data = dict(name="imdb_packed", train="train[:99%]", validation="train[99%:]",
                        batch_size=64)
+    config.data = dict(name="news", train="train", test="test", length=1024, batch_size=64)
 
 The first reads characters, of the package's corpus or of a text file, and needs no `prepare`. The
-second reads what karpjax.prepare made of texts (karpjax/sources/text.py).
+second reads rows that karpjax.prepare made of texts (karpjax/sources/text.py). The third, with a
+length, reads windows of the files that it made with --format=tokens.
 """
 from collections.abc import Callable
 
@@ -13,38 +15,52 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.core.errors import UserError, check_keys
-from karpjax.datasets.content import hash_bytes
+from karpjax.datasets.content import content_of, hash_bytes
 from karpjax.datasets.corpora import read_corpus, split_corpus, tokens_of
+from karpjax.datasets.token_files import open_tokens, part_of
 from karpjax.datasets.tokenizer import Vocabulary
 from karpjax.sources.source import Source, SpecOnly
-from karpjax.sources.text import as_integers, prepared_text, vocabulary_of_spec, with_vocabulary
+from karpjax.sources.text import (
+    PREPARED,
+    as_integers,
+    prepared_text,
+    vocabulary_of_spec,
+    with_vocabulary,
+)
 from karpjax.sources.windows import windows
 
 CORPUS = ("corpus", "length", "batch_size", "on_device", "described")
+TOKENS = (*PREPARED, "length")
 
 
 def causal(data) -> Source:
     """Return a source of tokens and the tokens that follow them, which also has a `vocabulary`.
 
-    data is config.data, a dict of either:
+    data is config.data, a dict of one of these:
 
     corpus ("shakespeare" or a text file), length, batch_size, on_device     characters, in splits
         by karpjax.datasets.corpora.split_corpus
     name, data_dir, train, validation, test, batch_size, on_device           as of texts (text.py)
+    the same and length                                                      files of tokens, in
+        device memory if train fits there, else mapped to the host's
 
     Batches have tokens and target (B, T), weight_of_token (B, T), False where the target does not
     count, and bytes (B,), of UTF-8 in the targets that count. Where rows hold several documents or
     padding they have segments (B, T), as of texts.
     """
-    return corpus(data) if "corpus" in data else \
-        prepared_text(data, preprocess_for=with_targets)
+    if "corpus" in data:
+        check_keys(data, CORPUS, "config.data", required=("corpus", "length", "batch_size"))
+        return of_windows(corpus, data)
+    if "length" in data:
+        check_keys(data, TOKENS, "config.data", required=("name", "train", "length", "batch_size"))
+        return of_windows(token_files, data)
+    return prepared_text(data, preprocess_for=with_targets)
 
 
-def corpus(data) -> Source:
-    """Return the source of a corpus of characters."""
-    check_keys(data, CORPUS, "config.data", required=("corpus", "length", "batch_size"))
+def of_windows(read: Callable, data) -> Source:
+    """Return the source of windows of what `read` returns, or of its description if it is gone."""
     try:
-        text = read_corpus(data.corpus)
+        splits, spec = read(data)
     except UserError as error:
         spec = data.get("described")
         if not spec:
@@ -52,10 +68,24 @@ def corpus(data) -> Source:
         example = {"tokens": np.zeros((1, spec["length"]), np.uint16)}
         preprocess = with_targets(vocabulary_of_spec(spec))
         return with_vocabulary(SpecOnly(example, preprocess, error), spec)
-    tokens, vocabulary = tokens_of(text)
-    source = windows(split_corpus(tokens), data, with_targets(vocabulary))
-    return with_vocabulary(source, {"length": data.length, "classes": 0,
-                                    "tokenizer": vocabulary.json, "content": hash_bytes(tokens)})
+    vocabulary = vocabulary_of_spec(spec)
+    return with_vocabulary(windows(splits, data, vocabulary.size, with_targets(vocabulary)), spec)
+
+
+def corpus(data) -> tuple[dict, dict]:
+    """Return ({"train": tokens, ...}, spec) of a corpus of characters."""
+    tokens, vocabulary = tokens_of(read_corpus(data.corpus))
+    return split_corpus(tokens), {"length": data.length, "classes": 0,
+                                  "tokenizer": vocabulary.json, "content": hash_bytes(tokens)}
+
+
+def token_files(data) -> tuple[dict, dict]:
+    """Return ({"train": tokens, ...}, spec) of files of tokens."""
+    folder, head, rows = open_tokens(data.name, data.get("data_dir", ""))
+    splits = {split: part_of(rows, data[split], data.name)
+              for split in ("train", "validation", "test") if data.get(split, "")}
+    return splits, {"length": data.length, "classes": 0, "content": content_of(folder),
+                    **{name: head[name] for name in ("tokenizer", "fingerprint")}}
 
 
 def with_targets(vocabulary: Vocabulary) -> Callable:

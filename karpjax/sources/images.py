@@ -73,7 +73,7 @@ def images(data, augment=None, mix=None) -> Source:
     stored = decode(records["train"][0])["image"].shape
     source.classes = features["label"].num_classes
     source.spec = {"classes": source.classes, "shape": list(stored),
-                   "names": features["label"].names, "content": content_of(builder)}
+                   "names": features["label"].names, "content": content_of(builder.data_dir)}
     if data.get("dir", ""):
         source.spec["set"] = builder.name
     source.encode = picture_encoder(source.spec["shape"])

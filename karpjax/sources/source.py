@@ -52,6 +52,7 @@ class Source:
     classes: int = 0                # of its labels; 0: there are none
     vocabulary: Any = None          # of texts: a karpjax.datasets.tokenizer.Vocabulary
     encode: Callable | None = None  # [file, image or text] -> inputs as the data set has them
+    detokenize: Callable | None = None  # outputs for such inputs, ids -> texts
     pixels: Callable | None = None  # prepared images (B, H, W, C) -> the same in 0 to 1, to look at
 
     @property

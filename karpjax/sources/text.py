@@ -27,6 +27,7 @@ from karpjax.sources.source import Source, SpecOnly
 EMBEDDED = pathlib.Path(__file__).parent.parent / "data" / "pride_and_prejudice.txt"
 PREPARED = ("name", "data_dir", "train", "validation", "test", "batch_size", "on_device",
             "described")
+ENTRIES = {"text": ("tokens",), "pairs": ("source", "target")}  # rows of tokens, by format
 BYTES_OF_A_FILE = ("path", "length", "batch_size", "described")
 
 
@@ -48,11 +49,14 @@ def text(data, augment=None, masks: bool = True) -> Source:
 
 
 def prepared_text(data, augment=None, masks: bool = True,
-                  preprocess_for: Callable = lambda vocabulary: as_integers) -> Source:
+                  preprocess_for: Callable = lambda vocabulary: as_integers,
+                  format: str = "text") -> Source:
     """Return the source of a prepared set.
 
     preprocess_for   vocabulary -> `preprocess` of its batches
+    format           that it was prepared by, of ENTRIES
     """
+    entries = ENTRIES[format]
     check_keys(data, PREPARED, "config.data", required=("name", "train", "batch_size"))
     try:
         builder = prepared_builder(data.name, data.get("data_dir", ""))
@@ -60,22 +64,23 @@ def prepared_text(data, augment=None, masks: bool = True,
         spec = data.get("described")
         if not spec:
             raise
-        example = {"tokens": np.zeros((1, spec["length"]), np.uint16)}
+        example = {name: np.zeros((1, spec["length"]), np.uint16) for name in entries}
         preprocess = preprocess_for(vocabulary_of_spec(spec))
         return with_vocabulary(SpecOnly(example, preprocess, error), spec, masks)
     features, metadata = builder.info.features, metadata_of(builder)
-    if "tokens" not in features or "tokenizer" not in metadata:
-        raise UserError(f"data set {data.name!r}: expected tokens and their tokenizer, found the "
-                        f"features {sorted(features)}; prepare its texts with python -m "
-                        f"karpjax.prepare --format=text --from=tfds:{data.name} --name=...")
-    length = features["tokens"].shape[0]
+    if not features.keys() >= {*entries} or "tokenizer" not in metadata:
+        origin = f"tfds:{data.name}" if format == "text" else "DIR"
+        raise UserError(f"data set {data.name!r}: expected {' and '.join(entries)} and their "
+                        f"tokenizer, found the features {sorted(features)}; prepare its texts with "
+                        f"python -m karpjax.prepare --format={format} --from={origin} --name=...")
+    length = features[entries[0]].shape[0]
     classes = features["label"].num_classes if "label" in features else 0
     spec = {"length": length, "classes": classes, "tokenizer": metadata["tokenizer"],
-            "fingerprint": metadata.get("fingerprint"), "content": content_of(builder)}
+            "fingerprint": metadata.get("fingerprint"), "content": content_of(builder.data_dir)}
     if classes:
         spec["names"] = features["label"].names
     vocabulary = vocabulary_of_spec(spec)
-    limits = {"tokens": vocabulary.size, "segments": 1 + length, "label": classes}
+    limits = {**dict.fromkeys(entries, vocabulary.size), "segments": 1 + length, "label": classes}
     names = [name for name in limits if name in features]
 
     def decode(record):
@@ -87,7 +92,7 @@ def prepared_text(data, augment=None, masks: bool = True,
                                 "prepare the set again")
         return row
 
-    row_bytes = 2 * length * (1 + ("segments" in features)) + 8
+    row_bytes = 2 * length * (len(entries) + ("segments" in features)) + 8
     source = source_of(data, *open_splits(builder, data), decode, row_bytes, classes,
                        preprocess=preprocess_for(vocabulary), augment=augment)
     return with_vocabulary(source, spec, masks)

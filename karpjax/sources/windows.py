@@ -19,19 +19,20 @@ class WindowRecords:
 
     A window that the row's end cuts is padded with token 0, of weight 0.
 
-    row      (N,) tokens, in memory or mapped to it
+    row      (N,) tokens below `size`, in memory or mapped to it
     length   T
     starts   of the windows, a range
     """
 
-    def __init__(self, row, length: int, starts: range):
-        self.row, self.length, self.starts = row, length, starts
+    def __init__(self, row, size: int, length: int, starts: range):
+        self.row, self.size, self.length, self.starts = row, size, length, starts
 
     def __len__(self):
         return len(self.starts)
 
     def __getitem__(self, i: int) -> dict:
         window = np.asarray(self.row[self.starts[i]:][:self.length + 1])           # (<= T + 1,)
+        check_tokens(window, self.size)
         padded = np.pad(window, (0, self.length + 1 - len(window)))                # (T + 1,)
         return {"tokens": padded[:-1], "target": padded[1:],
                 "weight_of_token": np.arange(self.length) < len(window) - 1}
@@ -48,6 +49,7 @@ class Windows(Shuffled):
                          preprocess=preprocess)
         self.records, self.length = records, records["train"].length
         self.arrays = {"tokens": np.asarray(records["train"].row)}
+        check_tokens(self.arrays["tokens"], records["train"].size)
         first = self.rows("train", [0])
         self.stored = {name: column.dtype for name, column in first.items()}
         self.example = jax.tree.map(np.asarray, self.preprocess(jax.tree.map(jnp.asarray, first)))
@@ -64,10 +66,18 @@ class Windows(Shuffled):
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def windows(splits: dict[str, np.ndarray], data, preprocess) -> Source:
+def check_tokens(tokens: np.ndarray, size: int) -> None:
+    """Raise a UserError if a token is beyond the vocabulary, as in a file that is damaged."""
+    if (highest := int(tokens.max())) >= size:
+        raise UserError(f"config.data: expected tokens of 0 to {size - 1}, found {highest}; the "
+                        "file is damaged: prepare the set again")
+
+
+def windows(splits: dict[str, np.ndarray], data, size: int, preprocess) -> Source:
     """Return the source of windows of rows of tokens, in device memory or streamed from the host.
 
     splits   {"train": (N,) tokens, "validation": ..., ...}
+    size     of the vocabulary
     data     config.data: its length T, batch_size, and on_device as in karpjax.sources.records
     """
     records = {}
@@ -79,8 +89,11 @@ def windows(splits: dict[str, np.ndarray], data, preprocess) -> Source:
         # Of a row beyond 2^31 tokens every second one, or fewer: windows have numbers of 32 bits.
         starts = range(0, len(row) - data.length, 1 + len(row) // 2**31) if split == "train" else \
             range(0, len(row) - 1, data.length)
-        records[split] = WindowRecords(row, data.length, starts)
+        records[split] = WindowRecords(row, size, data.length, starts)
     options = dict(batch_size=data.batch_size, preprocess=preprocess)
     if fits_device(data, splits["train"].nbytes):
+        if records["train"].starts.step > 1:
+            raise UserError(f"config.data.on_device: a row of {len(splits['train'])} tokens is too "
+                            "long for a device, expected fewer than 2^31; set it to 'no'")
         return Windows(records, **options)
     return Loader(records.pop("train"), splits=records, **options)

@@ -66,6 +66,14 @@ TASKS = {
     # Documents that share rows: segments, positions that begin again. Nearly all is to be masked
     # but the special tokens, of which a row has few or many: unequal numbers again.
     "packed_text": Entry("imdb_mlm.py", {**TINY_TEXT, "mask_rate": 0.95}, {}),
+    # Each token predicts the next: of documents that share rows, and of windows of one long text.
+    "causal_text": Entry("gpt_bpe.py", {**TINY_TEXT, "model.dropout": 0.1},
+                         {"model.dropout": 0.0}),
+    "causal_windows": Entry("gpt_shakespeare.py", {**TINY_TEXT, "data.length": 256}, {}),
+    # Its best checkpoint is that of the highest BLEU, of translations that the model makes. Pairs
+    # of many lengths share rows: micro-batches and devices have unequal numbers of tokens.
+    "translate": Entry("translate_multi30k.py", {**TINY_TEXT, "model.dropout": 0.1, "beams": 2},
+                       {"model.dropout": 0.0}),
     "classify_text": Entry("imdb_sentiment.py", {**TINY_TEXT, "model.drop_path": 0.1},
                            {"model.dropout": 0.0, "model.drop_path": 0.0}),
     "masked_image": Entry("cifar10_mae.py", {

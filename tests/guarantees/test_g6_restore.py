@@ -73,9 +73,11 @@ def test_in_two_lines(name, saved):
     for place, tree in ((params, run.params), (model_state, statistics)):
         for leaf_name, value in named(tree).items():
             assert (value == stored[f"{place}/{leaf_name}"]).all()
-    inputs = run.task.source.example[run.task.inputs]
-    stored = run.task.source.stored.get(run.task.inputs)
-    assert run.predict(inputs.astype(stored) if stored else inputs).shape[0] == 1
+    source, inputs = run.task.source, run.task.inputs
+    raw = {name: x.astype(source.stored[name]) if name in source.stored else x
+           for name, x in source.example.items()}
+    given = raw[inputs] if isinstance(inputs, str) else {name: raw[name] for name in source.stored}
+    assert run.predict(given).shape[0] == 1
 
 
 def dropped(tree: dict) -> dict:

@@ -1,0 +1,126 @@
+"""The translator in Marian's form here and in Hugging Face's PyTorch: the part "peer" of run.py.
+
+    python experiments/multi30k/peer.py FOLDER DATA_DIR [--quick]        # internal: our worker
+
+Both sides are processes of their own (experiments/speed/harness.py). They start from the same
+weights and train on the same batches with the same rates, without dropout. Then they read the same
+validation captions. Rows hold a pair each, as MarianMTModel cannot tell apart pairs that share one.
+The bias of the logits is frozen, as it does not train it.
+"""
+import json
+import pathlib
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent.parent))
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from experiments.runs import config_of  # noqa: E402
+from experiments.shakespeare.peer import EVALUATE, LOGGED, ended, in_turns  # noqa: E402
+from experiments.speed.harness import Worker, ratio, serve  # noqa: E402
+from karpjax import weights  # noqa: E402
+from karpjax.core.sharding import make_mesh  # noqa: E402
+from karpjax.run.experiment import Experiment, assemble  # noqa: E402
+from karpjax.run.workdir import device, versions  # noqa: E402
+
+STEPS, WARMUP = 500, 100
+
+
+def peer(log, options, data_dir: str) -> None:
+    """Train both sides in turns, and log their losses, validation nats and times."""
+    exp = experiment(data_dir, options.quick)
+    with tempfile.TemporaryDirectory() as folder:
+        tokens = write_inputs(pathlib.Path(folder), exp)
+        quick = ["--quick"] if options.quick else []
+        workers = {"ours": Worker([sys.executable, str(HERE / "peer.py"), folder, data_dir,
+                                   *quick])}
+        if options.torch_python:
+            workers["torch"] = Worker([options.torch_python, str(HERE / "torch_marian.py"), folder])
+        turns = in_turns(workers, exp.config.steps)
+        ends = {name: ended(each, pathlib.Path(folder, f"{name}.json"))
+                for name, each in workers.items()}
+    row = {"part": "peer", "target_tokens_a_step": tokens}
+    for name, end in ends.items():
+        row[name] = {"validation/nll": end["nll"], "losses": end["losses"][::LOGGED]}
+    if options.torch_python:
+        row["time_ratio"] = ratio(turns[1:], "ours", "torch")              # the first compiles
+    log({**row, "turns": turns, "versions": versions(), "device": device(exp.mesh)})
+
+
+def experiment(data_dir: str, quick: bool) -> Experiment:
+    """Return the run in Marian's form, on one device."""
+    own = {"steps": STEPS, "optimizer.learning_rate.warmup_steps": WARMUP, "data.test": "",
+           "data.name": "multi30k_apart"}
+    if quick:
+        own |= {"steps": 4, "data.batch_size": 4, "model.layers": 1, "model.width": 16,
+                "model.heads": 2, "optimizer.learning_rate.warmup_steps": 1,
+                "data.validation": "val[:6]"}
+    config, task_file = config_of("translate_multi30k:marian", **own, **{
+        "data.data_dir": data_dir, "model.dropout": 0.0, "optimizer.freeze": ("bias",)})
+    return assemble(config, task_file, make_mesh(devices=jax.devices()[:1]))
+
+
+def write_inputs(folder: pathlib.Path, exp: Experiment) -> float:
+    """Write what both sides begin with, train on and are measured on.
+
+    Returns the mean number of target tokens a step.
+    """
+    source, config, state = exp.source, exp.config, exp.fresh_state()
+
+    @jax.jit
+    def next_batch(arrays, after):
+        after, chunk = source.advance(arrays, after, None)
+        return after, source.batch(arrays, chunk, 0)
+    batches, after = [], state.source
+    for _ in range(config.steps):
+        after, batch = next_batch(source.arrays, after)
+        batches.append({side: np.asarray(batch[side], np.uint16) for side in ("source", "target")})
+    np.savez(folder / "weights.npz", **weights.to_pytorch(exp.task.model, state.variables))
+    inputs = {side: np.stack([batch[side] for batch in batches]) for side in batches[0]}
+    held_out = {f"validation_{side}": source.data["validation"][side] for side in batches[0]}
+    np.savez(folder / "inputs.npz", **inputs, **held_out,
+             rates=[exp.learning_rate(i) for i in range(config.steps)])
+    vocabulary = source.vocabulary
+    (folder / "size.json").write_text(json.dumps(dict(
+        vocabulary=vocabulary.size, pad=vocabulary.pad, start=vocabulary.cls, end=vocabulary.sep,
+        can_follow=vocabulary.can_follow.tolist(), length=source.spec["length"],
+        smoothing=config.label_smoothing, layers=config.model.layers, width=config.model.width,
+        heads=config.model.heads, clip=config.optimizer.clip, b2=config.optimizer.b2,
+        weight_decay=config.optimizer.weight_decay)))
+    return float((inputs["target"] != vocabulary.pad).sum() / config.steps)
+
+
+def serve_ours(folder: pathlib.Path, data_dir: str, quick: bool) -> None:
+    """Train with the shared step on the written batches, on request."""
+    exp, inputs = experiment(data_dir, quick), np.load(folder / "inputs.npz")
+    state, step, losses = exp.fresh_state(), jax.jit(exp.train_step(), donate_argnums=0), []
+    sides = {side: jnp.asarray(inputs[side]) for side in ("source", "target")}   # (steps, B, T)
+
+    @jax.jit
+    def batch(i):
+        rows = {side: array[i] for side, array in sides.items()}
+        return {**exp.source.preprocess(rows), "weight": jnp.ones(len(rows["source"]))}
+    nll_of = jax.jit(lambda variables, batch: exp.task.loss(
+        variables["params"], {}, exp.source.preprocess(batch), None)[1]["nll"])
+
+    def run(steps):
+        nonlocal state
+        for _ in range(max(0, steps)):
+            state, metrics = step(state, batch(len(losses)))
+            losses.append(metrics["loss"])
+        jax.block_until_ready(state)
+        if steps == EVALUATE:
+            pairs = [nll_of(exp.eval_variables(state), each)
+                     for each in exp.source.eval_batches("validation")]
+            total, count = (float(sum(each)) for each in zip(*pairs, strict=True))
+            (folder / "ours.json").write_text(
+                json.dumps({"nll": total / count, "losses": [float(loss) for loss in losses]}))
+    serve(run)
+
+
+if __name__ == "__main__":
+    serve_ours(pathlib.Path(sys.argv[1]), sys.argv[2], "--quick" in sys.argv)

@@ -1,0 +1,71 @@
+"""The choice of the next token from its logits: the most probable one, or a draw.
+
+`choose(logits (B, V), keys (B,)) -> tokens (B,)` is what `generate` asks for.
+
+Sources: top-k, Fan et al. 2018, "Hierarchical neural story generation", section 5.1; top-p
+("nucleus"), Holtzman et al. 2020, "The curious case of neural text degeneration", section 3.1.
+"""
+from collections.abc import Callable
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from karpjax.core.errors import UserError
+
+
+def greedy(logits: Float[Array, "B V"], keys=None) -> Int[Array, "B"]:
+    """Return each row's most probable token, the first of equal ones."""
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+
+def sampler(temperature=1.0, top_k=0, top_p=1.0) -> Callable:
+    """Return a function that draws each row's token with that row's key.
+
+    temperature  divides the logits, before anything is left out. 0: no draw, as `greedy`
+    top_k        the number of most probable tokens that stay. 0: all
+    top_p        the tokens that stay are the fewest whose probabilities sum to at least top_p.
+                 The probabilities are those after temperature and top_k
+    """
+    check(temperature, top_k, top_p)
+    if temperature == 0:
+        return greedy
+
+    def choose(logits, keys):
+        logits = truncate(logits.astype(jnp.float32) / temperature, top_k, top_p)   # (B, V)
+        return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+    return choose
+
+
+def truncate(logits: Float[Array, "B V"], top_k=0, top_p=1.0) -> Float[Array, "B V"]:
+    """Return the logits with -inf for the tokens that top_k and then top_p leave out.
+
+    Of equal logits the first ones stay, so that top_k is the exact number of tokens.
+    """
+    if not top_k and top_p == 1:
+        return logits
+    order = jnp.argsort(logits, axis=-1, descending=True, stable=True)              # (B, V)
+    ranked = jnp.take_along_axis(logits, order, axis=-1)
+    if top_k:
+        ranked = jnp.where(jnp.arange(ranked.shape[-1]) < top_k, ranked, -jnp.inf)
+    if top_p < 1:
+        # A token stays if those before it do not reach top_p, so the one that crosses it stays.
+        # The sum before the first is 0: at least one stays.
+        sums = jnp.cumsum(jax.nn.softmax(ranked), axis=-1)                          # (B, V)
+        before = jnp.pad(sums[:, :-1], ((0, 0), (1, 0)))
+        ranked = jnp.where(before < top_p, ranked, -jnp.inf)
+    return jnp.put_along_axis(jnp.zeros_like(logits), order, ranked, axis=-1, inplace=False)
+
+
+def check(temperature, top_k, top_p) -> None:
+    """Check the three numbers of a sampler. A NaN is none of them."""
+    if not 0 <= temperature < math.inf:
+        raise UserError(f"temperature: expected a number of at least 0, found {temperature}; 1 "
+                        "draws from the model's own distribution, 0 takes the most probable token")
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
+        raise UserError(f"top_k: expected a whole number of at least 0, found {top_k!r}; it is how "
+                        "many tokens may be drawn, and 0 allows all")
+    if not 0 < top_p <= 1:
+        raise UserError(f"top_p: expected a number above 0 and at most 1, found {top_p}; 1 allows "
+                        "all tokens")
