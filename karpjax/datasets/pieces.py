@@ -81,13 +81,13 @@ def read_pieces(text: str) -> Pieces:
     numbers = json.loads(text)["numbers"]
     ids = sorted(numbers.values()) if isinstance(numbers, dict) else []
     lacking = [piece for piece in (END, UNKNOWN, PAD) if piece not in numbers]
-    if lacking or ids != list(range(len(ids))):
+    if lacking or ids != list(range(len(ids))) or numbers[PAD] != ids[-1]:
         raise UserError(f"{FILES['numbers']}: expected {{piece: id}} with ids 0 to "
-                        f"{max(len(ids) - 1, 0)}, each once, {END}, {UNKNOWN} and {PAD}, found "
-                        f"{'none of ' + ', '.join(lacking) if lacking else 'others'}; take the "
-                        "file as it was published")
+                        f"{max(len(ids) - 1, 0)}, each once, {END}, {UNKNOWN}, and {PAD} the last, "
+                        f"found {'none of ' + ', '.join(lacking) if lacking else 'others'}; take "
+                        "the file as it was published")
     pad = numbers[PAD]
-    return Pieces(size=len(ids), mask=-1, ordinary=(0, len(ids)), pad=pad, cls=pad,
+    return Pieces(size=len(ids), mask=-1, ordinary=(0, pad), pad=pad, cls=pad,
                   sep=numbers[END], json=text, numbers=numbers)
 
 
