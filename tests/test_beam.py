@@ -17,6 +17,7 @@ import karpjax as kj
 from karpjax import UserError, weights
 from karpjax.core.sharding import batch_sharding
 from karpjax.generation import beam, beam_search, generate, greedy
+from karpjax.generation.largest import largest
 from karpjax.precompile.hlo import collectives
 
 GOLDEN = pathlib.Path(__file__).parent / "data" / "goldens" / "beam.npz"
@@ -175,8 +176,9 @@ def test_the_cases_differ(model):
 @pytest.mark.parametrize("early_stopping", [True, False])
 def test_one_beam_is_greedy(early_stopping):
     options = {name: TABLE[name] for name in ("length", "eos", "pad")}
-    tokens, scores = search(SOME, STARTS, beams=1, early_stopping=early_stopping, **options)
-    step, starts = by_table(SOME), jnp.array(STARTS)
+    table = SOME - 2.5 * (np.arange(SOME.shape[-1]) == options["eos"])
+    tokens, scores = search(table, STARTS, beams=1, early_stopping=early_stopping, **options)
+    step, starts = by_table(table), jnp.array(STARTS)
     logits, cache = step(starts, starts * 0, starts)
     expected = generate(step, cache, logits, starts * 0 + 1, choose=greedy, **options)
     assert tokens[:, 0].tolist() == expected.tolist()
@@ -192,18 +194,43 @@ def test_fewer_hypotheses_than_beams():
     assert (tokens[:, 5:] == FIVE["pad"]).all()
 
 
-def test_rows_stay_on_their_devices():
-    """Rows on 8 devices give the same hypotheses, and no part of the cache is sent."""
-    starts = jnp.array([*STARTS, 8, 9])
+def on_eight_devices() -> tuple:
+    """Return (the tokens of 8 rows on 8 devices, what they sent each other)."""
+    starts = jax.device_put(jnp.array([*STARTS, 8, 9]), batch_sharding(mesh_of(8)))
 
     def run(starts):
         step = by_table(SOME)
         logits, cache = step(starts, starts * 0, starts)
-        return beam_search(step, cache, logits, starts * 0 + 1, **TABLE)
-    sharded = jax.device_put(starts, batch_sharding(mesh_of(8)))
-    program = jax.jit(run).lower(sharded).compile()
-    assert program(sharded)[0].tolist() == jax.jit(run)(starts)[0].tolist()
-    print(collectives(program.as_text()))
+        return beam_search(step, cache, logits, starts * 0 + 1, **TABLE)[0]
+    program = jax.jit(run).lower(starts).compile()
+    return program(starts), collectives(program.as_text())
+
+
+def test_rows_stay_on_their_devices(monkeypatch):
+    """Devices only tell each other whether they have a row that is not done."""
+    tokens, sent = on_eight_devices()
+    assert sent == {"all-reduce": (1, 1)}
+    assert tokens.tolist() == search(SOME, [*STARTS, 8, 9], **TABLE)[0].tolist()
+    # a mutant
+    monkeypatch.setattr(beam, "largest", jax.lax.top_k)
+    tokens, sent = on_eight_devices()
+    assert sent["all-gather"][1] > 1000
+
+
+def drawn_values(n: int, kind: str):
+    rng = np.random.default_rng(0)
+    return {"few": rng.integers(0, 3, (3, n)).astype(np.float32),       # many are equal
+            "none": np.where(rng.random((3, n)) < 2 / n, 1.0, -np.inf).astype(np.float32),
+            "all": rng.normal(size=(3, n)).astype(np.float32)}[kind]
+
+
+@pytest.mark.parametrize("kind", ["few", "none", "all"])
+@pytest.mark.parametrize("n, k", [(9, 9), (7 * 128, 7), (1000, 7), (128 * 9, 3)])
+def test_largest(n, k, kind):
+    """The largest values are top_k's, in its order, with equal ones and with -inf."""
+    values = jnp.asarray(drawn_values(n, kind))
+    for ours, theirs in zip(largest(values, k), jax.lax.top_k(values, k), strict=True):
+        assert ours.tolist() == theirs.tolist()
 
 
 @pytest.mark.parametrize("options, message", [
@@ -216,6 +243,6 @@ def test_rows_stay_on_their_devices():
     (dict(forced_eos=True, eos=-1), "forced_eos: expected an end token, found eos=-1")])
 def test_bad_input(options, message):
     with pytest.raises(UserError) as error:
-        beam_search(None, None, jnp.zeros((1, 5)), jnp.ones(1, int),
+        beam_search(by_table(SMALL), None, jnp.zeros((1, 5)), jnp.ones(1, int),
                     **{**dict(length=3, beams=2, eos=0, pad=1), **options})
     assert str(error.value).startswith(message) and "\n" not in str(error.value)

@@ -158,6 +158,7 @@ def test_a_trained_run_continues_texts(tmp_path, capsys):
         ids.append(int(logits.argmax()))
     assert run.generate("to be", length=11, temperature=0.0) == vocabulary.decode(ids)
 
+    capsys.readouterr()
     generate_command.main([f"--workdir={tmp_path / 'run'}", "--prompt=to be", "--length=11",
                            "--temperature=0"])
     assert capsys.readouterr().out == vocabulary.decode(ids) + "\n"

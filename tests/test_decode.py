@@ -10,6 +10,7 @@ from karpjax.core.errors import UserError
 from karpjax.core.sharding import batch_sharding
 from karpjax.generation import generate, greedy, sampler, sampling
 from karpjax.generation.sampling import truncate
+from karpjax.precompile.hlo import collectives
 
 V, LONGEST = 7, 16
 TABLE = jnp.asarray(np.random.default_rng(0).normal(size=(V, V, LONGEST, V)) * 2, jnp.float32)
@@ -159,7 +160,9 @@ def test_samples_are_equal_on_any_mesh(devices):
     expected = sampled(*rows)
     rows = jax.device_put(rows, batch_sharding(mesh_of(devices)))
     assert len(rows[0].sharding.device_set) == devices
-    assert sampled(*rows).tolist() == expected.tolist()
+    program = sampled.lower(*rows).compile()
+    assert program(*rows).tolist() == expected.tolist()
+    assert not collectives(program.as_text())       # rows stay where they are
 
 
 @pytest.mark.parametrize("choose, same", [

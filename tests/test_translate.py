@@ -20,6 +20,7 @@ from karpjax.generation.scores import scores
 from karpjax.generation.translation import texts_of
 from karpjax.run.evaluator import make_evaluator
 from karpjax.run.loop import fit
+from karpjax.run.restore import Run
 
 SURE = 30.0  # a logit that leaves nothing to the others
 
@@ -160,8 +161,18 @@ def test_bleu_is_of_the_set_and_no_mean_of_sentences():
 
 # -------------------------------------------------------------------------------------------- a run
 
+def test_texts_become_texts(monkeypatch):
+    """Ids, as the data set has them, become ids. This model's translation is the source itself."""
+    task, variables = task_with(Source, monkeypatch)
+    run = Run(config_of("translate")[0], task, variables, 0, {})
+    assert run.predict(["to be", "or not"]) == ["to be", "or not"]
+    rows = task.source.data["test"]["source"][:2]
+    np.testing.assert_array_equal(run.predict({"source": rows}), rows)
+
+
+@pytest.mark.full
 def test_a_trained_run_translates_texts(tmp_path):
-    config, task_file = config_of("translate", steps=2, save_every=2, eval_every=2)
+    config, task_file = config_of("translate", steps=4, save_every=4, eval_every=4)
     summary = fit(config, tmp_path, mesh=mesh_of(1), task_file=task_file)
     assert {"validation/nll", "validation/BLEU", "test/BLEU", "test/BLEU_lc", "test/chrF"} <= \
         set(summary) and set(summary["interval_95"]) >= {"BLEU_low", "BLEU_high"}

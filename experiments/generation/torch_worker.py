@@ -19,7 +19,7 @@ def main(case: str, file: str, form: str):
     case = json.loads(case)
     config = transformers.GPT2Config(
         vocab_size=case["vocabulary"], n_positions=context(case), n_embd=case["width"],
-        n_layer=case["layers"], n_head=case["heads"])
+        n_layer=case["layers"], n_head=case["heads"], bos_token_id=None, eos_token_id=None)
     model = transformers.GPT2LMHeadModel(config).eval()
     left, unknown = model.load_state_dict(safetensors.torch.load_file(file), strict=False)
     assert not unknown and set(left) <= {"lm_head.weight"}, (left, unknown)  # the tied table

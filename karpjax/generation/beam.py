@@ -24,6 +24,7 @@ import numpy as np
 
 from karpjax.core.errors import UserError
 from karpjax.generation.decode import check_length
+from karpjax.generation.largest import largest, pick
 
 
 class Beams(NamedTuple):
@@ -47,9 +48,8 @@ class Rules(NamedTuple):
 
 
 def beam_search(step: Callable, cache, logits: Float[Array, "B V"], start: Int[Array, "B"],
-                length: int, beams: int, eos: int, pad: int, length_penalty: float = 1.0,
-                early_stopping: bool | str = False, forced_eos: bool = False,
-                banned: tuple = ()) -> tuple[Int[Array, "B K L"], Float[Array, "B K"]]:
+                length, beams, eos, pad, length_penalty=1.0, early_stopping=False,
+                forced_eos=False, banned=()) -> tuple[Int[Array, "B K L"], Float[Array, "B K"]]:
     """Return each row's K best hypotheses, best first, padded, and their scores.
 
     step            (tokens (B*K,), positions (B*K,), cache) -> (logits (B*K, V), cache). A row's
@@ -94,7 +94,7 @@ def advance(state: Beams, logits: Float[Array, "B K V"], i, rules: Rules) -> Bea
     """Return the hypotheses with one more token, the i-th."""
     B, K, V = logits.shape
     sums = state.sums[..., None] + log_probs(logits, i, rules)                      # (B, K, V)
-    sums, best = lax.top_k(sums.reshape(B, K * V), 2 * K)                           # (B, 2K)
+    sums, best = largest(sums.reshape(B, K * V), 2 * K)                           # (B, 2K)
     parents, token = best // V, best % V                                            # (B, 2K)
     tokens = pick(state.tokens, parents).at[:, :, i].set(token)                     # (B, 2K, L)
     ends = (token == rules.eos) | (i == rules.length - 1)                           # (B, 2K)
@@ -103,7 +103,7 @@ def advance(state: Beams, logits: Float[Array, "B K V"], i, rules: Rules) -> Bea
     # The second K are there to keep K beams alive. None of them may end.
     counts = ends & (jnp.arange(2 * K) < K) & state.open[:, None]                   # (B, 2K)
     new = jnp.where(counts, sums / norms(rules)[i], -jnp.inf)
-    scores, kept = lax.top_k(jnp.concatenate([state.scores, new], axis=1), K)       # (B, K)
+    scores, kept = largest(jnp.concatenate([state.scores, new], axis=1), K)       # (B, K)
     ended = pick(jnp.concatenate([state.ended, tokens], axis=1), kept)              # (B, K, L)
     return Beams(pick(tokens, live), live_sums, pick(parents, live), ended, scores,
                  state.open & can_win(live_sums[:, 0], scores[:, -1], i, rules))
@@ -111,7 +111,7 @@ def advance(state: Beams, logits: Float[Array, "B K V"], i, rules: Rules) -> Bea
 
 def survivors(sums: Float[Array, "B M"], ends: Bool[Array, "B M"]):
     """Return (sums, places) of the M/2 best hypotheses that do not end."""
-    return lax.top_k(jnp.where(ends, -jnp.inf, sums), sums.shape[1] // 2)
+    return largest(jnp.where(ends, -jnp.inf, sums), sums.shape[1] // 2)
 
 
 def can_win(best: Float[Array, "B"], worst: Float[Array, "B"], i, rules: Rules) -> Bool[Array, "B"]:
@@ -140,12 +140,6 @@ def log_probs(logits: Float[Array, "B K V"], i, rules: Rules) -> Float[Array, "B
 def norms(rules: Rules) -> Float[Array, "L"]:
     """Return the divisors of hypotheses of 1 to L new tokens, the end token counted."""
     return jnp.asarray(np.arange(1.0, rules.length + 1) ** rules.length_penalty, jnp.float32)
-
-
-def pick(values: Array, index: Int[Array, "B M"]) -> Array:
-    """Return (B, M, ...): the hypotheses of each row that `index` names, out of (B, N, ...)."""
-    # by row, so that rows on several devices stay where they are
-    return jax.vmap(lambda row, chosen: row[chosen])(values, index)
 
 
 def of_beams(cache, parents: Int[Array, "B K"]):

@@ -14,8 +14,7 @@ from karpjax.core.errors import UserError
 
 
 def generate(step: Callable, cache, logits: Float[Array, "B V"], start: Int[Array, "B"],
-             length: int, choose: Callable, keys=None, eos: int = -1,
-             pad: int = 0) -> Int[Array, "B L"]:
+             length, choose: Callable, keys=None, eos=-1, pad=0) -> Int[Array, "B L"]:
     """Return `length` new tokens for each row. After `eos` a row holds `pad`.
 
     step    (tokens (B,), positions (B,), cache) -> (logits (B, V), cache)
@@ -47,7 +46,7 @@ def generate(step: Callable, cache, logits: Float[Array, "B V"], start: Int[Arra
     return jnp.concatenate([first[None], rest]).T
 
 
-def check_length(length: int) -> None:
+def check_length(length) -> None:
     """Check the number of new tokens, which is a size of the program."""
     if isinstance(length, bool) or not isinstance(length, int) or length < 1:
         raise UserError(f"length: expected a whole number of at least 1, found {length!r}; it is "

@@ -20,7 +20,7 @@ def greedy(logits: Float[Array, "B V"], keys=None) -> Int[Array, "B"]:
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
 
-def sampler(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Callable:
+def sampler(temperature=1.0, top_k=0, top_p=1.0) -> Callable:
     """Return a function that draws each row's token with that row's key.
 
     temperature  divides the logits, before anything is left out. 0: no draw, as `greedy`
@@ -38,8 +38,7 @@ def sampler(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Cal
     return choose
 
 
-def truncate(logits: Float[Array, "B V"], top_k: int = 0,
-             top_p: float = 1.0) -> Float[Array, "B V"]:
+def truncate(logits: Float[Array, "B V"], top_k=0, top_p=1.0) -> Float[Array, "B V"]:
     """Return the logits with -inf for the tokens that top_k and then top_p leave out.
 
     Of equal logits the first ones stay, so that top_k is the exact number of tokens.

@@ -22,7 +22,7 @@ def scores(hypotheses: list[str], references: list[str]) -> tuple[dict, dict, li
     values, interval, signatures = {}, {}, []
     for name, metric in metrics().items():
         score = metric.corpus_score(hypotheses, [references], n_bootstrap=RESAMPLES)
-        low, high = score._mean - score._ci, score._mean + score._ci
+        low, high = float(score._mean - score._ci), float(score._mean + score._ci)
         values[name] = float(score.score)
         interval |= {f"{name}_low": low, f"{name}_high": high}
         signatures.append(f"{name} {score.score:.2f} ({low:.2f} to {high:.2f})  "

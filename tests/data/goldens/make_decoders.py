@@ -38,11 +38,14 @@ def texts():
 
 
 def pairs():
-    """Return sources (2, 12), and targets (2, 9) of 9 and 6 tokens, shifted: each begins with 0."""
+    """Return sources (2, 12), and targets (2, 9) of 9 and 6 tokens, shifted: each begins with 2.
+
+    Marian begins with its padding, whose embedding PyTorch would give no gradient.
+    """
     rng = np.random.default_rng(3)
     labels = rng.integers(5, 40, (2, 9))
     weight = (np.arange(9) < np.array([[9], [6]])).astype(np.int64)
-    shifted = np.pad(labels, ((0, 0), (1, 0)))[:, :-1] * weight
+    shifted = np.pad(labels, ((0, 0), (1, 0)), constant_values=2)[:, :-1] * weight
     return {**texts(), "labels": labels, "shifted": shifted, "weight": weight}
 
 
