@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sacrebleu.metrics import BLEU
+from sacrebleu.metrics import BLEU, CHRF
 
 import karpjax as kj
 from karpjax import generate as generate_command
@@ -157,6 +157,16 @@ def test_bleu_is_of_the_set_and_no_mean_of_sentences():
     assert abs(mean - values["BLEU"]) > 1                                            # the mutant
     assert interval["BLEU_low"] < values["BLEU"] < interval["BLEU_high"]
     assert "case:lc" in signatures[1] and "nc:6|nw:0" in signatures[2]
+
+
+def test_translations_that_say_nothing_have_scores():
+    """At first a model writes little or nothing. The mutant is sacrebleu's own chrF."""
+    hypotheses, references = ["", "", "Hund"], ["Ein Hund", "Zwei Katzen", "Ein Hund"]
+    values, interval, _ = scores(hypotheses, references)
+    assert values["BLEU"] == 0 and values["chrF"] > 0 and interval["chrF_low"] == 0
+    assert scores(["", ""], references[:2])[0] == {"BLEU": 0, "BLEU_lc": 0, "chrF": 0}
+    with pytest.raises(TypeError):
+        CHRF().corpus_score(hypotheses, [references], n_bootstrap=1000)
 
 
 # -------------------------------------------------------------------------------------------- a run

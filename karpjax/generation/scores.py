@@ -37,4 +37,10 @@ def metrics() -> dict:
     except ImportError as error:
         raise UserError('scores of translations need the package sacrebleu; '
                         'pip install "karpjax[translate]"') from error
-    return {"BLEU": BLEU(), "BLEU_lc": BLEU(lowercase=True), "chrF": CHRF()}
+
+    class Floats(CHRF):
+        # Its bootstrap cannot average numbers of two kinds: numpy's, and the 0.0 of a resample
+        # without a match, as a model makes at first.
+        def _compute_f_score(self, statistics):
+            return float(super()._compute_f_score(statistics))
+    return {"BLEU": BLEU(), "BLEU_lc": BLEU(lowercase=True), "chrF": Floats()}
