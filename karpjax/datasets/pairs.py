@@ -39,7 +39,7 @@ def import_pairs(folder: pathlib.Path, length: int, vocabulary: int, languages: 
     splits = {split: read(*files, account) for split, (read, files)
               in readers(folder, languages, account).items()}
     both = [text for pair in splits["train"] for text in pair]
-    tokens = make_vocabulary({"train": both}, vocabulary, tokenizer_file)
+    tokens = make_vocabulary({"train": both}, account, vocabulary, tokenizer_file)
     rows = {}
     for split, pairs in splits.items():
         ids = {side: encode_texts([pair[i] for pair in pairs], tokens)

@@ -109,7 +109,7 @@ def import_texts(source, length: int, vocabulary: int, tokenizer_file: str = "",
         documents = keep_labelled(documents, where, account)
     classes = [] if pack else classes_of(documents, where)
     texts = {split: [each.text for each in documents[split]] for split in documents}
-    tokens = make_vocabulary(texts, vocabulary, tokenizer_file, lowercase, characters)
+    tokens = make_vocabulary(texts, account, vocabulary, tokenizer_file, lowercase, characters)
     rows = {}
     for split, each in documents.items():
         ids = encode_texts(texts[split], tokens)
@@ -152,16 +152,19 @@ def cut_off(split: str, documents: list[list[int]], length: int) -> list[str]:
 
 # ------------------------------------------------------------------------------------- tokenizers
 
-def make_vocabulary(texts: dict[str, list[str]], size: int, tokenizer_file: str = "",
-                    lowercase: bool = False, characters: bool = False) -> Vocabulary:
+def make_vocabulary(texts: dict[str, list[str]], account: Account, size: int,
+                    tokenizer_file: str = "", lowercase: bool = False,
+                    characters: bool = False) -> Vocabulary:
     """Return the vocabulary of texts {"train": ..., ...}, by the options of `import_texts`."""
     if tokenizer_file:
         vocabulary = stored_vocabulary(read_tokenizer(tokenizer_file))
     elif characters:
         vocabulary = characters_of((text for each in texts.values() for text in each), special=True)
     else:
-        learned = (text for split in texts if split not in HELD_OUT for text in texts[split])
+        read = [split for split in texts if split not in HELD_OUT]
+        learned = (text for split in read for text in texts[split])
         vocabulary = vocabulary_of(train_tokenizer(learned, size, lowercase))
+        account.choices.append(f"a tokenizer of the texts in {', '.join(read)}")
     if vocabulary.size > 1 << 16:
         raise UserError(f"a vocabulary of {vocabulary.size}: expected at most {1 << 16}, tokens "
                         "are stored in 16 bits")

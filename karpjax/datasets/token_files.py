@@ -91,7 +91,8 @@ def import_tokens(folder: pathlib.Path, vocabulary: int, tokenizer_file: str = "
         if without:
             documents = leave_out(documents, without, account)
         texts = {split: [each.text for each in documents[split]] for split in documents}
-        tokens = make_vocabulary(texts, vocabulary, tokenizer_file, lowercase, characters)
+        tokens = make_vocabulary(texts, account, vocabulary, tokenizer_file, lowercase,
+                                 characters)
         splits = {split: in_one_row(each, tokens) for split, each in texts.items()}
         account.choices.append("documents in one row, shuffled")
     account.choices.append(f"tokens of {tokens.size}")
