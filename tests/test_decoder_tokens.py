@@ -4,17 +4,20 @@ import importlib.util
 import json
 import pathlib
 
+from data.goldens import make_decoders
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
 
+import karpjax as kj
 from karpjax import UserError
 from karpjax.core import files
 from karpjax.datasets.characters import stored_vocabulary
 from karpjax.datasets.pieces import pieces_beside
 from karpjax.run import published as published_module
 from karpjax.run.published import published
-from test_decoder_weights import gpt2, marian
+from test_decoder_weights import GOLDENS, gpt2, marian
 
 NOVEL = pathlib.Path(published_module.__file__).parent.parent / "data" / "pride_and_prejudice.txt"
 NEEDS_TRANSFORMERS = pytest.mark.skipif(importlib.util.find_spec("transformers") is None,
@@ -22,7 +25,7 @@ NEEDS_TRANSFORMERS = pytest.mark.skipif(importlib.util.find_spec("transformers")
 
 
 def gpt2_tokenizer() -> str:
-    """Return a tokenizer in GPT-2's form, of 40 tokens: bytes, and the end of a document."""
+    """Return a tokenizer in GPT-2's form, of 40 tokens: letters, and the end of a document."""
     letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())[64:102]
     numbers = {piece: i for i, piece in enumerate([*letters, "ab", "<|endoftext|>"])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(numbers, [("a", "b")]))
@@ -36,7 +39,7 @@ def gpt2_tokenizer() -> str:
 def folder(tmp_path_factory):
     """Return a folder with the three files of a Marian translator, trained here.
 
-    Its ids are the end, the unknown piece, the pieces of both models, and padding.
+    Its 40 ids are the end, the unknown piece, some of the source's pieces, and padding.
     """
     import sentencepiece
     folder = tmp_path_factory.mktemp("marian")
@@ -46,9 +49,8 @@ def folder(tmp_path_factory):
             sentence_iterator=iter(texts), model_prefix=str(folder / side), vocab_size=60,
             character_coverage=0.98, minloglevel=2)
         (folder / f"{side}.model").rename(folder / f"{side}.spm")
-    models = [sentencepiece.SentencePieceProcessor(str(folder / f"{side}.spm"))
-              for side in ("source", "target")]
-    pieces = sorted({model.id_to_piece(i) for model in models for i in range(3, 60)})
+    model = sentencepiece.SentencePieceProcessor(str(folder / "source.spm"))
+    pieces = [model.id_to_piece(i) for i in range(3, 40)]
     numbers = {piece: i for i, piece in enumerate(["</s>", "<unk>", *pieces, "<pad>"])}
     (folder / "vocab.json").write_text(json.dumps(numbers))
     return folder
@@ -66,16 +68,17 @@ def test_pieces_there_and_back(folder):
     """A text's pieces have the ids of vocab.json, and ids give the text again. Files are whole."""
     text = pieces_beside(folder / "model.safetensors")
     vocabulary, numbers = stored_vocabulary(text), json.loads((folder / "vocab.json").read_text())
-    n = len(numbers)
-    assert (vocabulary.size, vocabulary.pad, vocabulary.cls, vocabulary.sep) == (n, n - 1, n - 1, 0)
+    assert (vocabulary.size, vocabulary.pad, vocabulary.cls, vocabulary.sep) == (40, 39, 39, 0)
+    assert vocabulary.can_follow.tolist() == [True] * 39 + [False]
     for side in ("source", "target"):
         assert base64.b64decode(json.loads(text)[side]) == (folder / f"{side}.spm").read_bytes()
-    sentence = "it is a truth"
+    sentence = next(line for line in NOVEL.read_text().split("\n")
+                    if len(line) > 20 and numbers["<unk>"] not in vocabulary.ids([line])[0])
     ids, coded = vocabulary.ids([sentence, f">>deu<<{sentence}"])
     assert vocabulary.decode([*ids, vocabulary.sep, vocabulary.pad]) == sentence
     assert coded == [numbers["<unk>"], *ids]           # a language that this translator lacks
     assert vocabulary.fingerprint == stored_vocabulary(text).fingerprint
-    assert vocabulary.segments(np.array([5, 0, n - 1])).tolist() == [1, 1, 0]
+    assert vocabulary.segments(np.array([5, 0, 39])).tolist() == [1, 1, 0]
 
 
 @NEEDS_TRANSFORMERS
@@ -95,7 +98,7 @@ def test_pieces_are_those_of_transformers(folder):
     (lambda folder: (folder / "source.spm").write_bytes(b"x"), "expected a SentencePiece model"),
     (lambda folder: (folder / "vocab.json").write_text("{"), "vocab.json: expected JSON"),
     (lambda folder: (folder / "vocab.json").write_text('{"</s>": 0, "<unk>": 1}'),
-     "ids 0 to 1, each once, </s>, <unk> and <pad>, found none of <pad>; take"),
+     "ids 0 to 1, each once, </s>, <unk>, and <pad> the last, found none of <pad>; take"),
     (lambda folder: (folder / "vocab.json").write_text('{"</s>": 0, "<unk>": 1, "<pad>": 3}'),
      "ids 0 to 2, each once, .* found others; take")])
 def test_files_that_are_no_tokenizer(change, says, folder, tmp_path):
@@ -161,3 +164,42 @@ def test_what_is_assumed_is_said(planned):
 def test_another_network_of_the_same_arrays(arch, config, says, planned):
     with pytest.raises(UserError, match=says):
         planned(arch, config)
+
+
+# ------------------------------------------------------------------------------ from end to end
+
+@pytest.mark.full
+def test_a_published_gpt2(tmp_path):
+    """Its logits are transformers', and it goes on from a prompt with what it finds likely."""
+    files.write_arrays(tmp_path / "model.npz", gpt2()[2])
+    (tmp_path / "tokenizer.json").write_text(gpt2_tokenizer())
+    published(tmp_path / "model.npz", "gpt2", tmp_path / "run", heads=2)
+    run, rows = kj.restore(tmp_path / "run"), make_decoders.texts()
+    logits = run.model.apply(run.variables, jnp.asarray(rows["tokens"]))
+    expected = np.load(GOLDENS / "gpt2.npz")["logits"]
+    np.testing.assert_allclose(logits[0], expected[0], rtol=0, atol=1e-5)
+    prompt = run.task.source.vocabulary.decode([3, 4, 5])
+    text = run.generate(prompt, length=1, temperature=0.0)
+    begun = run.model.apply(run.variables, jnp.array([[39, 3, 4, 5]]))[0, -1]
+    likely = run.task.source.vocabulary.decode([int(np.argmax(begun))])
+    assert text == prompt + (likely if np.argmax(begun) != 39 else "")
+
+
+@pytest.mark.full
+def test_a_published_marian(tmp_path, folder):
+    """Its logits are transformers', and it translates texts."""
+    arrays = marian()[2]
+    files.write_arrays(tmp_path / "model.npz", arrays)
+    for name in ("source.spm", "target.spm", "vocab.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps({
+        "model_type": "marian", "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+        "activation_function": "swish", "scale_embedding": True}))
+    published(tmp_path / "model.npz", "marian", tmp_path / "run", strict=True)
+    run, rows = kj.restore(tmp_path / "run"), make_decoders.pairs()
+    logits = run.model.apply(run.variables, jnp.asarray(rows["tokens"][:1]),
+                             jnp.asarray(rows["shifted"][:1]))
+    expected = np.load(GOLDENS / "marian.npz")["logits"]
+    np.testing.assert_allclose(logits, expected[:1], rtol=0, atol=1e-5)
+    texts = run.predict(["he had", "the"])
+    assert len(texts) == 2 and all(isinstance(text, str) for text in texts)

@@ -40,8 +40,9 @@ class Pieces(Vocabulary):
         return [self.numbers.get(piece, unknown) for piece in [code + mark] * bool(coded) + pieces]
 
     def decode(self, tokens):
-        """Return the translation of one row of ids, without its end and padding."""
-        pieces = [self._pieces[int(token)] for token in tokens if token not in (self.pad, self.sep)]
+        """Return the translation of one row of ids, without end, padding and unknown pieces."""
+        left_out = (self.pad, self.sep, self.numbers[UNKNOWN])
+        pieces = [self._pieces[int(token)] for token in tokens if int(token) not in left_out]
         return self._models["target"].decode(pieces)
 
     @functools.cached_property
@@ -80,13 +81,13 @@ def read_pieces(text: str) -> Pieces:
     numbers = json.loads(text)["numbers"]
     ids = sorted(numbers.values()) if isinstance(numbers, dict) else []
     lacking = [piece for piece in (END, UNKNOWN, PAD) if piece not in numbers]
-    if lacking or ids != list(range(len(ids))):
+    if lacking or ids != list(range(len(ids))) or numbers[PAD] != ids[-1]:
         raise UserError(f"{FILES['numbers']}: expected {{piece: id}} with ids 0 to "
-                        f"{max(len(ids) - 1, 0)}, each once, {END}, {UNKNOWN} and {PAD}, found "
-                        f"{'none of ' + ', '.join(lacking) if lacking else 'others'}; take the "
-                        "file as it was published")
+                        f"{max(len(ids) - 1, 0)}, each once, {END}, {UNKNOWN}, and {PAD} the last, "
+                        f"found {'none of ' + ', '.join(lacking) if lacking else 'others'}; take "
+                        "the file as it was published")
     pad = numbers[PAD]
-    return Pieces(size=len(ids), mask=-1, ordinary=(0, len(ids)), pad=pad, cls=pad,
+    return Pieces(size=len(ids), mask=-1, ordinary=(0, pad), pad=pad, cls=pad,
                   sep=numbers[END], json=text, numbers=numbers)
 
 
