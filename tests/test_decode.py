@@ -105,8 +105,8 @@ def test_mutant_another_distribution(mutant):
 
 def kept(probabilities, **options) -> list:
     """Return the tokens that may still be drawn."""
-    logits = truncate(jnp.log(jnp.array([probabilities])), **options)
-    return np.flatnonzero(np.isfinite(logits[0])).tolist()
+    logits = truncate(jnp.log(jnp.array(probabilities)), **options)
+    return np.flatnonzero(np.isfinite(logits)).tolist()
 
 
 @pytest.mark.parametrize("options, tokens", [
@@ -132,10 +132,9 @@ def test_equal_tokens():
 def test_mutant_crossing_token_dropped(monkeypatch, before):
     """The mutants keep a token if the sum with it is below top_p, or sum in the ids' order."""
     if before == "sums":
-        monkeypatch.setattr(sampling.jnp, "pad", lambda sums, widths: jnp.concatenate(
-            [sums, jnp.ones((len(sums), 1))], axis=1))
+        monkeypatch.setattr(sampling.jnp, "pad", lambda sums, width: jnp.append(sums, 1.0))
     else:
-        monkeypatch.setattr(sampling.jnp, "argsort", lambda x, **_: jnp.arange(x.shape[-1])[None])
+        monkeypatch.setattr(sampling.jnp, "argsort", lambda x, **_: jnp.arange(len(x)))
     assert kept([0.1, 0.4, 0.2, 0.3], top_p=0.6) != [1, 3]
 
 
@@ -165,23 +164,40 @@ def test_samples_are_equal_on_any_mesh(devices):
     assert not collectives(program.as_text())       # rows stay where they are
 
 
-@pytest.mark.parametrize("choose, same", [
-    (sampler(0.9), True),
+def samples_alone(choose) -> list:
+    """Return the samples of rows 2 and 0 of four, drawn with the others and without them."""
+    _, logits, cache, start = prompts([1, 4, 2, 6])
+    rows = logits, cache, start, jax.random.split(jax.random.key(7), 4)
+    some = np.array([2, 0])
+
+    @jax.jit
+    def sample(logits, cache, start, keys):
+        return generate(step, cache, logits, start, 9, choose, keys)
+    return [sample(*rows)[some].tolist(), sample(*[row[some] for row in rows]).tolist()]
+
+
+def test_samples_are_the_rows_own():
+    with_others, alone = samples_alone(sampler(0.9))
+    assert alone == with_others
     # the mutant draws a whole batch with one key
-    (lambda logits, keys: jax.random.categorical(keys[0], logits).astype(jnp.int32), False)])
-def test_samples_are_the_rows_own(choose, same):
-    """A row's sample is the same in another batch, and goes on in a second call."""
+    with_others, alone = samples_alone(
+        lambda logits, keys: jax.random.categorical(keys[0], logits).astype(jnp.int32))
+    assert alone != with_others
+
+
+def test_samples_go_on():
+    """Two calls, of which the second begins where the first ended, give the tokens of one."""
     _, logits, cache, start = prompts([1, 4, 2, 6])
     keys = jax.random.split(jax.random.key(7), 4)
-    tokens = generate(step, cache, logits, start, 9, choose, keys)
-    some = jnp.array([2, 0])
-    alone = generate(step, cache[some], logits[some], start[some], 9, choose, keys[some])
-    assert (alone.tolist() == tokens[some].tolist()) == same
-    first = generate(step, cache, logits, start, 4, choose, keys)
-    for i in range(4):
+
+    def sample(logits, cache, start, length):
+        return generate(step, cache, logits, start, length, sampler(0.9), keys)
+    first = sample(logits, cache, start, 3)
+    whole = sample(logits, cache, start, 6)
+    for i in range(3):
         logits, cache = step(first[:, i], start + i, cache)
-    rest = generate(step, cache, logits, start + 4, 5, choose, keys)
-    assert jnp.concatenate([first, rest], 1).tolist() == tokens.tolist()
+    rest = sample(logits, cache, start + 3, 3)
+    assert jnp.concatenate([first, rest], 1).tolist() == whole.tolist()
 
 
 @pytest.mark.parametrize("make, message", [

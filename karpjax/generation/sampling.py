@@ -32,30 +32,31 @@ def sampler(temperature=1.0, top_k=0, top_p=1.0) -> Callable:
     if temperature == 0:
         return greedy
 
-    def choose(logits, keys):
-        logits = truncate(logits.astype(jnp.float32) / temperature, top_k, top_p)   # (B, V)
-        return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
-    return choose
+    def draw(logits, key):                                                          # (V,)
+        logits = logits.astype(jnp.float32) / temperature
+        return jax.random.categorical(key, truncate(logits, top_k, top_p)).astype(jnp.int32)
+    # By row: XLA would gather a batch that is sharded, to put its sorted logits back in place.
+    return jax.vmap(draw)
 
 
-def truncate(logits: Float[Array, "B V"], top_k=0, top_p=1.0) -> Float[Array, "B V"]:
-    """Return the logits with -inf for the tokens that top_k and then top_p leave out.
+def truncate(logits: Float[Array, "V"], top_k=0, top_p=1.0) -> Float[Array, "V"]:
+    """Return a row's logits with -inf for the tokens that top_k and then top_p leave out.
 
     Of equal logits the first ones stay, so that top_k is the exact number of tokens.
     """
     if not top_k and top_p == 1:
         return logits
-    order = jnp.argsort(logits, axis=-1, descending=True, stable=True)              # (B, V)
-    ranked = jnp.take_along_axis(logits, order, axis=-1)
+    order = jnp.argsort(logits, descending=True, stable=True)                       # (V,)
+    ranked = logits[order]
     if top_k:
-        ranked = jnp.where(jnp.arange(ranked.shape[-1]) < top_k, ranked, -jnp.inf)
+        ranked = jnp.where(jnp.arange(len(ranked)) < top_k, ranked, -jnp.inf)
     if top_p < 1:
         # A token stays if those before it do not reach top_p, so the one that crosses it stays.
         # The sum before the first is 0: at least one stays.
-        sums = jnp.cumsum(jax.nn.softmax(ranked), axis=-1)                          # (B, V)
-        before = jnp.pad(sums[:, :-1], ((0, 0), (1, 0)))
+        sums = jnp.cumsum(jax.nn.softmax(ranked))                                   # (V,)
+        before = jnp.pad(sums[:-1], (1, 0))
         ranked = jnp.where(before < top_p, ranked, -jnp.inf)
-    return jnp.put_along_axis(jnp.zeros_like(logits), order, ranked, axis=-1, inplace=False)
+    return jnp.zeros_like(logits).at[order].set(ranked)
 
 
 def check(temperature, top_k, top_p) -> None:
