@@ -1,4 +1,4 @@
-"""python -m karpjax.prepare --format=tokens: files of tokens, and windows that are read from them."""
+"""python -m karpjax.prepare --format=tokens: files of tokens, and windows read from them."""
 import json
 
 import jax
@@ -107,7 +107,8 @@ BAD = {
     "not NumPy's": ({"train.npy": b"ab"}, {}, r"train\.npy: not a whole \.npy file"),
     "tokens beyond the tokenizer": ({"train.npy": np.array([5, 280], np.uint16)}, {},
                                     r"expected tokens of 0 to 279, .* found 280"),
-    "no dtype": ({"test.json": None}, {}, r"test\.bin: expected its dtype beside it, in test\.json"),
+    "no dtype": ({"test.json": None}, {},
+                 r"test\.bin: expected its dtype beside it, in test\.json"),
     "another dtype": ({"test.json": b'{"dtype": "float16"}'}, {},
                       r"test\.json: expected a dtype of uint8, uint16, uint32, found 'float16'"),
     "half a token": ({"test.bin": b"abc"}, {},

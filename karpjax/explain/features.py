@@ -45,8 +45,8 @@ def features(run: Run, workdir, name: str, split: str) -> tuple:
     if make_source is None or not hasattr(run.model, "encode"):
         raise UserError(f"--workdir={workdir}: a {type(run.model).__name__} has no features to "
                         "compare; expected a run of a masked_lm, a text_classifier, a mae or a vit")
-    own = {key: value for key, value in run.config.data.items()
-           if key not in ("dir", "path", "corpus", "length", "described")}  # these name the run's own set
+    of_the_run = ("dir", "path", "corpus", "length", "described")  # these name its own set
+    own = {key: value for key, value in run.config.data.items() if key not in of_the_run}
     source = make_source(ConfigDict({**own, "name": name, "train": split, "validation": "",
                                      "test": "", "batch_size": BATCH}))
     if not source.classes:

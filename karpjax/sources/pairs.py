@@ -3,7 +3,7 @@
     config.data = dict(name="multi30k", train="train", validation="val", test="test_2016_flickr",
                        batch_size=128)
 
-of a set that was prepared with python -m karpjax.prepare --format=pairs (karpjax/datasets/pairs.py).
+The set was prepared with python -m karpjax.prepare --format=pairs (karpjax/datasets/pairs.py).
 """
 from collections.abc import Callable
 
