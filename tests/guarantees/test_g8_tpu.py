@@ -26,19 +26,16 @@ from karpjax.run import cli
 
 TOPOLOGY = "--topology=v5e:2x2"
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
-# Flags that a config needs. Of the billion parameters two layers are compiled, for four chips.
+# Flags that a config needs. Of large models two layers are compiled, for four chips.
 # experiments/pods compiles all of them.
+LARGE = ["", "--config.data.name=imdb_packed", "--config.data.train=train+unsup",
+         "--config.data.validation=", "--config.model.layers=2"]
 FLAGS = {"connect_four_supervised.py": ["", "--config.data.file={data}/games.npz"],
          "connect_four_value.py": ["", "--config.data.file={data}/games.npz"],
          "finetune_imagefolder.py": [":resnet50", "--config.data.dir={data}/pictures"],
-         "gpt_124m_pod.py": ["", "--config.data.name=imdb_packed",
-                             "--config.data.train=train+unsup", "--config.data.validation=",
-                             "--config.data.batch_size=32", "--config.model.layers=2"],
+         "gpt_124m_pod.py": [*LARGE, "--config.data.batch_size=32"],
          "labelled_texts.py": ["", "--config.data.name=imdb"],
-         "mlm_1b_v5e256.py": ["", "--config.data.name=imdb_packed",
-                              "--config.data.train=train+unsup",
-                              "--config.data.validation=", "--config.data.batch_size=16",
-                              "--config.mesh.fsdp=4", "--config.model.layers=2"]}
+         "mlm_1b_v5e256.py": [*LARGE, "--config.data.batch_size=16", "--config.mesh.fsdp=4"]}
 MICRO_BATCHES = ["--config=configs/digits_cnn.py", "--config.dispatch=step",
                  "--config.accumulate=4"]
 MICRO = ("micro-batches", "rows cross chips", "unrolled")  # the second and third are mutants
