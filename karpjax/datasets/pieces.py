@@ -43,7 +43,7 @@ class Pieces(Vocabulary):
         """Return the translation of one row of ids, without end, padding and unknown pieces."""
         left_out = (self.pad, self.sep, self.numbers[UNKNOWN])
         pieces = [self._pieces[int(token)] for token in tokens if int(token) not in left_out]
-        return self._models["target"].decode(pieces)
+        return self._models["target"].decode(pieces).strip()
 
     @functools.cached_property
     def _pieces(self) -> dict[int, str]:
