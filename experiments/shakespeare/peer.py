@@ -64,10 +64,10 @@ def peer(log, options, workdir, seeds: int) -> None:
 
 def in_turns(workers: dict[str, Worker], steps: int) -> list[dict]:
     """Train all workers to the end, and return the milliseconds a step of each turn."""
-    rows = []
-    for start in range(0, steps, BLOCK):
+    rows, block = [], min(BLOCK, max(1, steps // 4))
+    for start in range(0, steps, block):
         order = list(workers) if len(rows) % 2 == 0 else list(workers)[::-1]
-        n = min(BLOCK, steps - start)
+        n = min(block, steps - start)
         times = {name: round(1000 * workers[name].seconds(n), 3) for name in order}
         rows.append({"step": start + n, **times})
     return rows
