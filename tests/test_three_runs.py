@@ -93,7 +93,7 @@ def test_every_dear_test_comes_round(runs):
 
 
 def test_a_new_test_is_not_dear():
-    file = {"machine_seconds": 0.02, "tests": {"tests/a.py::slow": 1.9, "tests/a.py::fast": 1.7,
+    file = {"machine_seconds": 0.02, "tests": {"tests/a.py::slow": 1.3, "tests/a.py::fast": 1.1,
                                                "tests/guarantees/g.py::slow": 99.0}}
     assert three_runs.dear(["tests/a.py::slow", "tests/a.py::fast", "tests/a.py::new",
                             "tests/guarantees/g.py::slow"], file) == {"tests/a.py::slow"}

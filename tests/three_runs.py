@@ -39,7 +39,7 @@ SHOWN_BY_OTHERS = {("g2", "finetune"), ("g3", "finetune"), ("g4", "finetune"), (
                    ("g5", "self_play")}
 DRAWN = 2                                   # pairs beside the core's, so that all come round
 # in times of the fixed piece of work that `machine_seconds` does, which takes about 0.02 s
-DEAR, DRAWN_DEAR = 90, 1500                 # a test's; of all dear tests that a commit draws
+DEAR, DRAWN_DEAR = 60, 1000                 # a test's; of all dear tests that a commit draws
 # times the seconds of tests/times.json: then a run fails in CI
 SLOWER = 1.25
 STAMPED = ("karpjax/core", "karpjax/run")   # the folders whose trees the stamp holds
