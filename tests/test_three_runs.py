@@ -93,7 +93,9 @@ def test_every_dear_test_comes_round(runs):
 
 
 def test_a_new_test_is_not_dear():
-    file = {"machine_seconds": 0.02, "tests": {"tests/a.py::slow": 1.3, "tests/a.py::fast": 1.1,
+    most = three_runs.DEAR * 0.02
+    file = {"machine_seconds": 0.02, "tests": {"tests/a.py::slow": 1.1 * most,
+                                               "tests/a.py::fast": 0.9 * most,
                                                "tests/guarantees/g.py::slow": 99.0}}
     assert three_runs.dear(["tests/a.py::slow", "tests/a.py::fast", "tests/a.py::new",
                             "tests/guarantees/g.py::slow"], file) == {"tests/a.py::slow"}

@@ -12,12 +12,11 @@ download dataset-fashion-mnist; dpkg-deb -x dataset-fashion-mnist_*.deb DIR, the
 The study writes 60,000 training and 10,000 test pictures as PNG files: train/coat/00005.png. Then
 it starts the training in a process of its own, with an empty folder of data sets and no compiled
 programs. So the seconds hold reading the pictures, preparing and compiling. 54,000 pictures are
-learned from. Choices were made on the other 6,000 (README.md). The test pictures are read once, by
-the run's end. results.jsonl gets a row for the pictures and one for each seed. A run that was
-stopped begins again, or its seconds would not count all; one that is done is read.
+learned from, and 6,000 validate. The test pictures are read once, by the run's end. results.jsonl
+gets a row for the pictures and one for each seed. A run that was stopped begins again, or its
+seconds would not count all; one that is done is read.
 --quick: few pictures, made of the UCI digits, and few steps, for tests.
 """
-import gzip
 import json
 import os
 import pathlib
@@ -33,6 +32,7 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from experiments.runs import Log, command  # noqa: E402
+from karpjax.datasets.images import read_idx  # noqa: E402
 from karpjax.run.seeds import over_seeds  # noqa: E402
 
 PACKAGE = "/usr/share/datasets/fashion-mnist"
@@ -43,15 +43,13 @@ QUICK = ["--config.steps=3", "--config.eval_every=3", "--config.save_every=3",
          "--config.data.batch_size=16"]
 
 
-def read_idx(folder: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+def read_package(folder: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return images (N, 28, 28) and labels (N,) of a split of the package."""
     files = [folder / f"{FILES[split]}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
     missing = [str(file) for file in files if not file.exists()]
     if missing:
         sys.exit(f"expected {', '.join(missing)}; see the first lines of this file for the package")
-    images, labels = (gzip.decompress(file.read_bytes()) for file in files)
-    return (np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28),
-            np.frombuffer(labels, np.uint8, offset=8))
+    return read_idx(files[0], 3), read_idx(files[1], 1)
 
 
 def read_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +97,7 @@ def pictures_in(workdir: pathlib.Path, idx: str, quick: bool) -> pathlib.Path:
     pictures, done = workdir / "pictures", workdir / "pictures.json"
     if not done.exists():
         def read(split):
-            return read_digits(split) if quick else read_idx(pathlib.Path(idx), split)
+            return read_digits(split) if quick else read_package(pathlib.Path(idx), split)
         done.write_text(json.dumps(write_pictures(pictures, read)))
     return pictures
 

@@ -105,7 +105,7 @@ def choose(copies: list[Copy], arrays: dict, where) -> Copy:
 def under(arrays: dict, part: str, where) -> dict:
     """Return the arrays whose names begin with a part, written as `Copy.label` is."""
     kept = {name: array for name, array in arrays.items()
-            if f"{name.replace(PART, '.')}".startswith(f"{part}.")}
+            if name.replace(PART, ".").startswith(f"{part}.")}
     if not kept:
         tops = sorted({re.split(rf"\.|{PART}", name)[0] for name in arrays})
         raise UserError(f"{where}: --part={part}: no array is under that name; expected one of "
