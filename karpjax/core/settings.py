@@ -72,7 +72,7 @@ MAY_CHANGE = (
     "steps", "log_every", "eval_every", "save_every", "keep", "keep_every", "mesh", "accumulate",
     "debug_nans", "profile_at", "profile_steps", "compile_cache", "nonfinite_limit", "hang_timeout")
 # The places of data may change too: a run knows its data by content.
-PLACES = ("data.data_dir", "data.dir", "data.path", "data.file")
+PLACES = ("data.data_dir", "data.dir", "data.path", "data.file", "data.corpus")
 POSITIVE = ("steps", "accumulate", "log_every", "eval_every", "save_every", "keep",
             "steps_per_dispatch", "nonfinite_limit", "profile_steps")
 CHOICES = {"parallel": ("jit", "pmap"), "dispatch": ("", "scan", "step"),

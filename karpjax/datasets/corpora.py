@@ -3,6 +3,7 @@
 "shakespeare" is tinyshakespeare (Karpathy 2015; public domain): 1,115,394 letters, 65 of them
 different. Its test split is nanoGPT's validation part, so that results compare.
 """
+import codecs
 import lzma
 import pathlib
 
@@ -25,7 +26,8 @@ def read_corpus(name: str) -> str:
         raise UserError(f"config.data.corpus = {name!r}: expected {', '.join(CORPORA)} or a text "
                         "file, found no such file")
     try:
-        return path.read_bytes().decode()
+        # a byte-order mark, as editors on Windows write it, is no text
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 (byte {error.object[error.start]:#x} at "
                         f"{error.start}); store the file as UTF-8") from error

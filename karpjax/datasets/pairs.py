@@ -42,9 +42,12 @@ def import_pairs(folder: pathlib.Path, length: int, vocabulary: int, languages: 
     tokens = make_vocabulary({"train": both}, account, vocabulary, tokenizer_file)
     rows = {}
     for split, pairs in splits.items():
-        ids = {side: encode_texts([pair[i] for pair in pairs], tokens)
-               for i, side in enumerate(SIDES)}
+        sources, targets = zip(*pairs, strict=True)
+        ids = {"source": encode_texts(list(sources), tokens),
+               "target": encode_texts(list(targets), tokens, target=True)}
         account.losses += cut_off(split, ids, length)
+        if split != "train":
+            account.losses += changed(split, targets, ids["target"], tokens)
         if pack and split == "train":
             ids = pack_pairs(ids, length, tokens)
             account.choices.append(f"train: {len(pairs)} pairs in {len(ids[SIDES[0]])} rows")
@@ -137,6 +140,17 @@ def cut_off(split: str, ids: dict[str, list], length: int) -> list[str]:
                         f"them; take --length={longest}")
     return [f"{split}: {count} of {len(ids[side])} {side}s are longer than a row of {length} "
             "tokens, their ends were cut off" for side, count in cut.items() if count]
+
+
+def changed(split: str, targets: tuple, ids: list, vocabulary: Vocabulary) -> list[str]:
+    """Return the sentence that targets are other texts once they are tokens, if any are.
+
+    Translations are compared with the texts of these tokens, as a tokenizer in lower case has them.
+    """
+    back = [vocabulary.decode(each).strip() for each in ids]
+    others = [pair for pair in zip(targets, back, strict=True) if pair[0] != pair[1]]
+    return [f"{split}: {len(others)} of {len(targets)} targets are compared as their tokens have "
+            f"them, as {others[0][1][:40]!r} for {others[0][0][:40]!r}"] if others else []
 
 
 def pack_pairs(ids: dict[str, list], length: int, vocabulary: Vocabulary) -> dict[str, list]:

@@ -32,12 +32,20 @@ class Pieces(Vocabulary):
         check_unicode(texts)
         return [self._ids_of(text) for text in texts]
 
+    def target_ids(self, texts):
+        check_unicode(texts)
+        return [self._numbers_of(self._models["target"].encode(text, out_type=str))
+                for text in texts]
+
     def _ids_of(self, text: str) -> list[int]:
         code, mark, rest = text.partition("<<")
         coded = mark and code.startswith(">>")
         pieces = self._models["source"].encode(rest if coded else text, out_type=str)
+        return self._numbers_of([code + mark] * bool(coded) + pieces)
+
+    def _numbers_of(self, pieces: list[str]) -> list[int]:
         unknown = self.numbers[UNKNOWN]
-        return [self.numbers.get(piece, unknown) for piece in [code + mark] * bool(coded) + pieces]
+        return [self.numbers.get(piece, unknown) for piece in pieces]
 
     def decode(self, tokens):
         """Return the translation of one row of ids, without end, padding and unknown pieces."""
@@ -79,15 +87,16 @@ def pieces_beside(file) -> str:
 def read_pieces(text: str) -> Pieces:
     """Return the vocabulary of a JSON that `pieces_beside` made."""
     numbers = json.loads(text)["numbers"]
-    ids = sorted(numbers.values()) if isinstance(numbers, dict) else []
+    numbers = numbers if isinstance(numbers, dict) else {}
+    last = len(numbers) - 1
+    ids = sorted(i for i in numbers.values() if type(i) is int)  # JSON may hold anything
     lacking = [piece for piece in (END, UNKNOWN, PAD) if piece not in numbers]
-    if lacking or ids != list(range(len(ids))) or numbers[PAD] != ids[-1]:
+    if lacking or ids != list(range(last + 1)) or numbers[PAD] != last:
         raise UserError(f"{FILES['numbers']}: expected {{piece: id}} with ids 0 to "
-                        f"{max(len(ids) - 1, 0)}, each once, {END}, {UNKNOWN}, and {PAD} the last, "
+                        f"{max(last, 0)}, each once, {END}, {UNKNOWN}, and {PAD} the last, "
                         f"found {'none of ' + ', '.join(lacking) if lacking else 'others'}; take "
                         "the file as it was published")
-    pad = numbers[PAD]
-    return Pieces(size=len(ids), mask=-1, ordinary=(0, pad), pad=pad, cls=pad,
+    return Pieces(size=len(ids), mask=-1, ordinary=(0, last), pad=last, cls=last,
                   sep=numbers[END], json=text, numbers=numbers)
 
 

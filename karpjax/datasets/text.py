@@ -5,6 +5,7 @@ checked before anything is written: for corpora of up to a few gigabytes.
 """
 import collections
 import dataclasses
+import functools
 import pathlib
 
 import numpy as np
@@ -21,6 +22,7 @@ from karpjax.datasets.write import class_names
 
 HELD_OUT = ("test", "val", "valid", "validation", "dev", "eval")
 BATCH = 1000  # documents encoded at once
+MARKS = ("cls", "sep", "pad")  # tokens of a vocabulary: begin a text, end it, fill its row
 
 
 @dataclasses.dataclass
@@ -70,9 +72,7 @@ class TextSet:
 
     def summary(self) -> dict:
         """Return the facts that karpjax.prepare prints."""
-        tokens = {split: sum(int((column != self.vocabulary.pad).sum())
-                             for name, column in rows.columns.items()
-                             if name not in ("segments", "label"))
+        tokens = {split: tokens_in(rows.columns, self.vocabulary.pad)
                   for split, rows in self.splits.items()}
         return {"classes": len(self.classes), "length": self.length,
                 "vocabulary": self.vocabulary.size, "fingerprint": self.vocabulary.fingerprint,
@@ -109,7 +109,8 @@ def import_texts(source, length: int, vocabulary: int, tokenizer_file: str = "",
         documents = keep_labelled(documents, where, account)
     classes = [] if pack else classes_of(documents, where)
     texts = {split: [each.text for each in documents[split]] for split in documents}
-    tokens = make_vocabulary(texts, account, vocabulary, tokenizer_file, lowercase, characters)
+    tokens = make_vocabulary(texts, account, vocabulary, tokenizer_file, lowercase, characters,
+                             marks=MARKS[:2] if pack else MARKS)
     rows = {}
     for split, each in documents.items():
         ids = encode_texts(texts[split], tokens)
@@ -154,12 +155,16 @@ def cut_off(split: str, documents: list[list[int]], length: int) -> list[str]:
 
 def make_vocabulary(texts: dict[str, list[str]], account: Account, size: int,
                     tokenizer_file: str = "", lowercase: bool = False,
-                    characters: bool = False) -> Vocabulary:
-    """Return the vocabulary of texts {"train": ..., ...}, by the options of `import_texts`."""
+                    characters: bool = False, marks: tuple = MARKS) -> Vocabulary:
+    """Return the vocabulary of texts {"train": ..., ...}, by the options of `import_texts`.
+
+    marks   that it must have, of MARKS
+    """
     if tokenizer_file:
         vocabulary = stored_vocabulary(read_tokenizer(tokenizer_file))
     elif characters:
         vocabulary = characters_of((text for each in texts.values() for text in each), special=True)
+        account.choices.append(f"the characters of the texts in {', '.join(texts)}")
     else:
         read = [split for split in texts if split not in HELD_OUT]
         learned = (text for split in read for text in texts[split])
@@ -168,7 +173,19 @@ def make_vocabulary(texts: dict[str, list[str]], account: Account, size: int,
     if vocabulary.size > 1 << 16:
         raise UserError(f"a vocabulary of {vocabulary.size}: expected at most {1 << 16}, tokens "
                         "are stored in 16 bits")
+    check_marks(vocabulary, marks)
     return vocabulary
+
+
+def check_marks(vocabulary: Vocabulary, marks: tuple) -> None:
+    """Raise a UserError if a tokenizer lacks one of these marks, of MARKS.
+
+    GPT-2's has no padding, and the characters of a corpus have no marks at all.
+    """
+    if lacking := [mark for mark in marks if getattr(vocabulary, mark) < 0]:
+        raise UserError(f"--tokenizer: expected one with the tokens {', '.join(marks)}, found no "
+                        f"{', '.join(lacking)} among its {vocabulary.size}; take one that "
+                        "karpjax.prepare trained (packed texts need no pad)")
 
 
 def read_tokenizer(file: str) -> str:
@@ -258,10 +275,10 @@ def label_order(label: str) -> tuple:
     return not label.isdecimal(), int(label) if label.isdecimal() else 0, label
 
 
-def encode_texts(texts: list[str], vocabulary: Vocabulary) -> list[list[int]]:
-    """Return the ids of each text, without special tokens."""
-    return [ids for i in range(0, len(texts), BATCH)
-            for ids in vocabulary.ids(texts[i:i + BATCH], masks=False)]
+def encode_texts(texts: list[str], vocabulary: Vocabulary, target: bool = False) -> list[list[int]]:
+    """Return the ids of each text, or each translation if `target`, without special tokens."""
+    encode = vocabulary.target_ids if target else functools.partial(vocabulary.ids, masks=False)
+    return [ids for i in range(0, len(texts), BATCH) for ids in encode(texts[i:i + BATCH])]
 
 
 def pack_documents(documents: list[list[int]], length: int, vocabulary: Vocabulary) -> dict:
@@ -273,12 +290,20 @@ def pack_documents(documents: list[list[int]], length: int, vocabulary: Vocabula
     flat = np.concatenate([vocabulary.framed(ids, len(ids) + 2) for ids in documents])
     number = np.repeat(np.arange(len(documents)), [len(ids) + 2 for ids in documents])
     padding = -len(flat) % length
-    tokens = np.pad(flat, (0, padding), constant_values=vocabulary.pad).reshape(-1, length)
+    # Segments say what is padding, for a vocabulary without a token of its own too.
+    tokens = np.pad(flat, (0, padding), constant_values=max(vocabulary.pad, 0)).reshape(-1, length)
     number = np.pad(number, (0, padding), mode="edge").reshape(-1, length)
     segments = number - number[:, :1] + 1
     if padding:
         segments[-1, -padding:] = 0
     return {"tokens": tokens.astype(np.uint16), "segments": segments.astype(np.uint16)}
+
+
+def tokens_in(columns: dict, pad: int) -> int:
+    """Return the number of tokens in rows that are no padding."""
+    if "segments" in columns:
+        return int((columns["segments"] > 0).sum())
+    return sum(int((column != pad).sum()) for name, column in columns.items() if name != "label")
 
 
 def pad_documents(documents: list[list[int]], labels: list[int], length: int,

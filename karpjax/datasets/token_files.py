@@ -17,13 +17,15 @@ import numpy as np
 from karpjax.core import files
 from karpjax.core.errors import UserError
 from karpjax.core.trees import first_line
-from karpjax.datasets.account import Account
+from karpjax.datasets.account import Account, is_hidden
 from karpjax.datasets.characters import stored_vocabulary
+from karpjax.datasets.columns import shared_with_train
 from karpjax.datasets.content import check_whole
 from karpjax.datasets.documents import documents_in_folder
 from karpjax.datasets.images import first_names
 from karpjax.datasets.text import (
     BATCH,
+    MARKS,
     encode_texts,
     leave_out,
     make_vocabulary,
@@ -33,6 +35,7 @@ from karpjax.datasets.text import (
 from karpjax.datasets.tokenizer import Vocabulary
 from karpjax.datasets.write import (
     VERSION,
+    check_split_names,
     default_data_dir,
     local_data_dir,
     prepare_once,
@@ -78,7 +81,10 @@ def import_tokens(folder: pathlib.Path, vocabulary: int, tokenizer_file: str = "
                  tokens need the tokenizer that made them
     """
     account = Account()
-    if arrays := array_files(folder):
+    if arrays := array_files(folder, account, tokenizer_file):
+        if without:
+            raise UserError(f"--without={without} leaves documents out, and --from={folder} has "
+                            "tokens; leave it out")
         if not tokenizer_file:
             raise UserError(f"--from={folder}: files of tokens mean nothing without the tokenizer "
                             "that made them; give --tokenizer=JSON")
@@ -92,9 +98,10 @@ def import_tokens(folder: pathlib.Path, vocabulary: int, tokenizer_file: str = "
             documents = leave_out(documents, without, account)
         texts = {split: [each.text for each in documents[split]] for split in documents}
         tokens = make_vocabulary(texts, account, vocabulary, tokenizer_file, lowercase,
-                                 characters)
+                                 characters, marks=MARKS[:2])
         splits = {split: in_one_row(each, tokens) for split, each in texts.items()}
-        account.choices.append("documents in one row, shuffled")
+        shared = shared_with_train(texts)
+        account.choices += ["documents in one row, shuffled", *([shared] if shared else [])]
     account.choices.append(f"tokens of {tokens.size}")
     return TokenSet(splits, tokens, account)
 
@@ -108,22 +115,37 @@ def in_one_row(texts: list[str], vocabulary: Vocabulary) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def array_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+def array_files(folder: pathlib.Path, account: Account,
+                tokenizer_file: str = "") -> dict[str, pathlib.Path]:
     """Return {"train": file, ...} of the files of tokens in a folder, {} if there are none."""
-    paths = {path.stem: path for path in sorted(folder.iterdir())
-             if path.suffix in (".npy", ".bin") and not path.name.startswith(".")}
+    paths, others = {}, []
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in (".npy", ".bin") or is_hidden(path):
+            others.append(path)
+        elif path.stem in paths:
+            raise UserError(f"{path}: expected one file of {path.stem}, found "
+                            f"{paths[path.stem].name} beside it; move one of them away")
+        else:
+            paths[path.stem] = path
     if paths and "train" not in paths:
         raise UserError(f"--from={folder}: expected train.npy or train.bin, found "
                         f"{first_names(folder)}")
+    if paths:
+        read = {path.with_suffix(".json") for path in paths.values() if path.suffix == ".bin"}
+        read |= {folder / pathlib.Path(tokenizer_file).name}
+        account.leave_out("files that are no tokens (.npy, .bin) are left out",
+                          *(path.name for path in others if path not in read))
     return paths
 
 
 def open_array(path: pathlib.Path, size: int) -> np.ndarray:
     """Map a file of tokens below `size` to memory, or raise a UserError of what it is."""
     row = open_npy(path) if path.suffix == ".npy" else open_bin(path)
-    if row.ndim != 1 or row.dtype.name not in DTYPES or not len(row):
+    # a name has no byte order: that of >u2 is uint16 too
+    known = row.dtype.name in DTYPES and row.dtype.isnative
+    if row.ndim != 1 or not known or not len(row):
         raise UserError(f"{path}: expected one row of {', '.join(DTYPES)}, found "
-                        f"{row.dtype.name} of {row.shape}; save tokens.astype(np.uint16).ravel()")
+                        f"{row.dtype} of {row.shape}; save tokens.astype(np.uint16).ravel()")
     if (highest := int(row.max())) >= size:
         raise UserError(f"{path}: expected tokens of 0 to {size - 1}, as the tokenizer has, found "
                         f"{highest}; give the tokenizer, and the dtype, that made them")
@@ -147,7 +169,7 @@ def open_bin(path: pathlib.Path) -> np.ndarray:
     if dtype not in DTYPES:
         raise UserError(f"{beside}: expected a dtype of {', '.join(DTYPES)}, found {dtype!r}")
     size, item = path.stat().st_size, np.dtype(dtype).itemsize
-    return map_tokens(path, dtype, math.ceil(size / item))
+    return map_tokens(path, dtype, max(1, math.ceil(size / item)))
 
 
 def map_tokens(path: pathlib.Path, dtype: str, count: int) -> np.ndarray:
@@ -169,6 +191,8 @@ def check_dtypes(splits: dict[str, np.ndarray], folder) -> None:
 
 def write_tokens(name: str, dataset: TokenSet, data_dir="", replace: bool = False) -> bool:
     """Write a TokenSet as data set `name`, and return whether it was written."""
+    check_split_names(dataset.splits)
+
     class Prepared:
         """As much of a TFDS builder as `prepare_once` calls."""
 

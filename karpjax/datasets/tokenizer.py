@@ -66,6 +66,10 @@ class Vocabulary:
         reader = self._masking_reader if masks else self._reader
         return [each.ids for each in reader.encode_batch(texts, add_special_tokens=False)]
 
+    def target_ids(self, texts: list[str]) -> list[list[int]]:
+        """Return the ids of each translation, which `decode` makes texts again."""
+        return self.ids(texts, masks=False)
+
     def encode(self, texts: list[str], length: int, masks: bool = True) -> np.ndarray:
         """Return (B, length) int32: [CLS] text [SEP], cut at the end, with a warning, or padded.
 
@@ -112,11 +116,10 @@ class Vocabulary:
         if "ByteLevel" not in self._pre_tokenizer:
             raise UserError("bits per byte need a tokenizer on bytes (pre_tokenizer ByteLevel), "
                             "found one on characters; train one with python -m karpjax.prepare")
-        special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items()
-                   if token.special}
+        added = {i: 0 if token.special else len(token.content.encode())
+                 for i, token in self._tokenizer.get_added_tokens_decoder().items()}
         pieces = map(self._tokenizer.id_to_token, range(self.size))  # a letter stands for a byte
-        return np.asarray([0 if i in special else len(piece) for i, piece in enumerate(pieces)],
-                          np.int32)
+        return np.asarray([added.get(i, len(piece)) for i, piece in enumerate(pieces)], np.int32)
 
     @property
     def adds_space(self) -> bool:

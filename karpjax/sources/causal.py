@@ -117,12 +117,16 @@ def within_rows(batch: dict, vocabulary: Vocabulary) -> dict:
 def between_documents(batch: dict, vocabulary: Vocabulary) -> dict:
     """Return windows of a long row with the segments of its documents, if it marks them.
 
-    The last token of a document predicts nothing, except where it begins the next one as well.
+    A document begins at its [CLS], or behind another's [SEP]. Its last token predicts nothing,
+    except where one token ends a document and begins the next. Padding is never predicted.
     """
     if vocabulary.cls < 0:
         return batch
-    tokens, weight = batch["tokens"], batch["weight_of_token"]                     # (B, T)
-    segments = 1 + jnp.cumsum(tokens == vocabulary.cls, axis=-1)
-    ends = tokens == vocabulary.sep
-    return {**batch, "segments": segments,
-            "weight_of_token": weight & ~ends if vocabulary.sep != vocabulary.cls else weight}
+    tokens, target = batch["tokens"], batch["target"]                              # (B, T)
+    weight = batch["weight_of_token"] & (target != vocabulary.pad)                 # (B, T)
+    begins = tokens == vocabulary.cls                                              # (B, T)
+    if vocabulary.sep != vocabulary.cls:
+        ends = tokens == vocabulary.sep                                            # (B, T)
+        begins |= jnp.roll(ends, 1, axis=-1).at[..., 0].set(False)
+        weight &= ~ends & (target != vocabulary.cls)
+    return {**batch, "segments": 1 + jnp.cumsum(begins, axis=-1), "weight_of_token": weight}

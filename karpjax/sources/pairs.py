@@ -29,7 +29,21 @@ def pairs(data) -> Source:
     source = prepared_text(data, format="pairs", preprocess_for=with_segments)
     length = source.spec["length"]
     source.encode = lambda texts: {"source": encode_sources(texts, length, source.vocabulary)}
+    check_apart(source)
     return source
+
+
+def check_apart(source: Source) -> None:
+    """Raise a UserError if pairs share a row of an evaluated split, as in train with --pack.
+
+    A translation is compared with one reference.
+    """
+    for split in source.splits:
+        for batch in source.eval_batches(split):
+            if ((batch["target"] == source.vocabulary.sep).sum(axis=-1) > 1).any():
+                raise UserError(f"config.data.{split}: expected a pair a row, found rows that "
+                                "pairs share, as train has with --pack; take another split, or "
+                                "prepare the set without --pack")
 
 
 def with_segments(vocabulary: Vocabulary) -> Callable:
