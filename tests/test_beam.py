@@ -246,7 +246,10 @@ def test_largest(n, k, kind):
     (dict(length_penalty=float("nan")), "length_penalty: expected a finite number, found nan"),
     (dict(early_stopping="always"), "early_stopping: expected True, False or 'never', found 'alwa"),
     (dict(early_stopping=1), "early_stopping: expected True, False or 'never', found 1"),
-    (dict(forced_eos=True, eos=-1), "forced_eos: expected an end token, found eos=-1")])
+    (dict(forced_eos=True, eos=-1), "forced_eos: expected an end token, found eos=-1"),
+    (dict(eos=5), "eos: expected an id of 0 to 4, or -1 for none, found 5"),
+    (dict(banned=(2, -1)), "banned: expected ids of 0 to 4, found -1"),
+    (dict(banned=(5,)), "banned: expected ids of 0 to 4, found 5")])
 def test_bad_input(options, message):
     with pytest.raises(UserError) as error:
         beam_search(by_table(SMALL), None, jnp.zeros((1, 5)), jnp.ones(1, int),

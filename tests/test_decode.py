@@ -9,6 +9,7 @@ import scipy.stats
 from karpjax.core.errors import UserError
 from karpjax.core.sharding import batch_sharding
 from karpjax.generation import generate, greedy, sampler, sampling
+from karpjax.generation.continuation import continue_rows
 from karpjax.generation.sampling import truncate
 from karpjax.precompile.hlo import collectives
 
@@ -111,6 +112,7 @@ def kept(probabilities, **options) -> list:
 
 @pytest.mark.parametrize("options, tokens", [
     (dict(top_p=0.6), [1, 3]),              # .4 + .3 crosses .6: the token that crosses it stays
+    (dict(top_p=1e-50), [1]), (dict(top_k=10**12), [0, 1, 2, 3]),
     (dict(top_p=0.39), [1]), (dict(top_p=0.41), [1, 3]), (dict(top_p=1e-9), [1]),
     (dict(top_p=0.95), [0, 1, 2, 3]), (dict(top_k=2), [1, 3]), (dict(top_k=9), [0, 1, 2, 3]),
     (dict(top_k=1), [1]), (dict(), [0, 1, 2, 3]),
@@ -142,9 +144,20 @@ def test_one_choice_is_greedy():
     """A draw among one token, and a temperature of 0, are the most probable token."""
     logits = jax.random.normal(jax.random.key(0), (50, 20))
     keys = jax.random.split(jax.random.key(1), 50)
-    for choose in (sampler(top_k=1), sampler(0.0), sampler(temperature=3, top_k=1, top_p=0.1)):
+    for choose in (sampler(top_k=np.int64(1)), sampler(0.0),
+                   sampler(temperature=3, top_k=1, top_p=0.1)):
         assert choose(logits, keys).tolist() == greedy(logits).tolist()
     assert sampler()(logits, keys).tolist() != greedy(logits).tolist()
+
+
+@pytest.mark.parametrize("options", [dict(temperature=t, top_p=p) for t in (1.2e-38, 1e-45)
+                                     for p in (0.9, 1.0)], ids=str)
+def test_the_smallest_temperatures_are_greedy(options):
+    """The mutant divides alone: several logits of a row are then infinite, and the largest."""
+    logits = 4 * jax.random.normal(jax.random.key(0), (50, 20))
+    keys = jax.random.split(jax.random.key(1), 50)
+    assert sampler(**options)(logits, keys).tolist() == greedy(logits).tolist()
+    assert (np.isinf(logits / 1.2e-38).sum(1) > 1).any()
 
 
 @jax.jit
@@ -204,6 +217,7 @@ def test_samples_go_on():
     (lambda: sampler(-0.5), "temperature: expected a number of at least 0, found -0.5"),
     (lambda: sampler(float("nan")), "temperature: expected a number of at least 0, found nan"),
     (lambda: sampler(float("inf")), "temperature: expected a number of at least 0, found inf"),
+    (lambda: sampler(1e39), "temperature: expected a number of at least 0, found 1e+39"),
     (lambda: sampler(top_k=-1), "top_k: expected a whole number of at least 0, found -1"),
     (lambda: sampler(top_k=2.5), "top_k: expected a whole number of at least 0, found 2.5"),
     (lambda: sampler(top_p=0.0), "top_p: expected a number above 0 and at most 1, found 0.0"),
@@ -215,3 +229,32 @@ def test_bad_input(make, message):
     with pytest.raises(UserError) as error:
         make()
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------------------- beyond the context
+
+def drawn(tokens, starts, keys, steps: int):
+    """Return draws that depend on a row's key and a token's position, as those of `generate`."""
+    def token(key, position):
+        return jax.random.randint(jax.random.fold_in(key, position), (), 1, 1000)
+    positions = starts[:, None] + np.arange(steps)                                  # (B, S)
+    return jax.vmap(jax.vmap(token, (None, 0)))(keys, positions)
+
+
+def test_a_longer_sample_begins_as_a_shorter_one():
+    """Whatever the windows are: a row's tokens depend on its prompt and its key alone."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    prompts = [[1, 2], [3] * 7, [4] * 8]
+    whole = continue_rows(drawn, prompts, 30, 8, keys)
+    assert [len(row) for row in whole] == [30] * 3
+    for length in (1, 3, 4, 7):
+        assert continue_rows(drawn, prompts, length, 8, keys) == [row[:length] for row in whole]
+    assert continue_rows(drawn, prompts[2:], 30, 8, keys[2:]) == whole[2:]
+
+
+def test_a_prompt_may_end_with_the_end_token():
+    """GPT-2's one special token ends a document and begins the next."""
+    def counting(tokens, starts, keys, steps):
+        return tokens[np.arange(len(tokens)), starts - 1][:, None] + 1 + np.arange(steps)
+    keys = jax.random.split(jax.random.key(0), 2)
+    assert continue_rows(counting, [[5, 9], [7]], 4, 8, keys, eos=9) == [[10, 11, 12, 13], [8, 9]]

@@ -100,6 +100,11 @@ def test_pieces_are_those_of_transformers(folder):
     (lambda folder: (folder / "vocab.json").write_text('{"</s>": 0, "<unk>": 1}'),
      "ids 0 to 1, each once, </s>, <unk>, and <pad> the last, found none of <pad>; take"),
     (lambda folder: (folder / "vocab.json").write_text('{"</s>": 0, "<unk>": 1, "<pad>": 3}'),
+     "ids 0 to 2, each once, .* found others; take"),
+    (lambda folder: (folder / "vocab.json").write_text('["</s>", "<unk>", "<pad>"]'),
+     "ids 0 to 0, each once, .* found none of </s>, <unk>, <pad>; take"),
+    (lambda folder: (folder / "vocab.json").write_text("7"), "found none of </s>, <unk>, <pad>"),
+    (lambda folder: (folder / "vocab.json").write_text('{"</s>": 0, "<unk>": "1", "<pad>": 2}'),
      "ids 0 to 2, each once, .* found others; take")])
 def test_files_that_are_no_tokenizer(change, says, folder, tmp_path):
     for file in folder.iterdir():
@@ -160,6 +165,8 @@ def test_what_is_assumed_is_said(planned):
     ("marian", dict(normalize_before=True), "normalize_before = True, expected False"),
     ("marian", dict(encoder_attention_heads=2, decoder_attention_heads=4),
      "decoder_attention_heads = 4, expected 2"),
+    ("marian", dict(encoder_attention_heads=2, decoder_attention_heads=2, pad_token_id=39,
+                    decoder_start_token_id=0), "decoder_start_token_id = 0, expected 39"),
     ("marian", dict(model_type="mbart"), "model_type = 'mbart', expected marian for Seq2Seq")])
 def test_another_network_of_the_same_arrays(arch, config, says, planned):
     with pytest.raises(UserError, match=says):

@@ -171,6 +171,9 @@ def test_attention_is_shown():
      "a row of 13 tokens is longer than the model's context, 12; expected at most that"),
     ("causal_lm", {}, lambda model: model.apply({}, documents(), segments=documents(), cache={}),
      "a cache and segments: expected one document a row with a cache"),
+    ("causal_lm", {}, lambda model: jax.eval_shape(
+        model.init, jax.random.key(0), documents(), cache=model.empty_cache(4, 7)),
+     "a cache of 7 tokens got rows of 8 at once, expected at most 7; make it with empty"),
     ("causal_lm", dict(transform=True), lambda model: model.apply({}, documents()),
      "transform = True: expected False, only masked_lm"),
     ("causal_lm", dict(positions="sinusoids"), lambda model: model.apply({}, documents()),

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 import numpy as np
 
 from karpjax.core.errors import UserError
-from karpjax.generation.decode import check_length
+from karpjax.generation.decode import check_length, is_whole
 from karpjax.generation.largest import largest, pick
 
 
@@ -63,12 +63,12 @@ def beam_search(step: Callable, cache, logits: Float[Array, "B V"], start: Int[A
     early_stopping  True: a row is done once K hypotheses have ended.
                     False: once the best live beam would not win if it ended now.
                     "never": once it could not win at any length, which alone is exact
-    forced_eos      the last of `length` tokens is `eos`, for nothing
+    forced_eos      the last of `length` tokens is always `eos`, with probability 1
     banned          tokens that never appear. The others' probabilities stay as they are
     """
-    check(length, beams, eos, length_penalty, early_stopping, forced_eos)
+    B, V = logits.shape
     rules = Rules(length, eos, length_penalty, early_stopping, forced_eos, tuple(banned))
-    B, _ = logits.shape
+    check(rules, beams, V)
     cache = jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), cache)       # (B*K, ...)
     start = jnp.repeat(start, beams)                                                # (B*K,)
 
@@ -94,7 +94,7 @@ def advance(state: Beams, logits: Float[Array, "B K V"], i, rules: Rules) -> Bea
     """Return the hypotheses with one more token, the i-th."""
     B, K, V = logits.shape
     sums = state.sums[..., None] + log_probs(logits, i, rules)                      # (B, K, V)
-    sums, best = largest(sums.reshape(B, K * V), 2 * K)                           # (B, 2K)
+    sums, best = largest(sums.reshape(B, K * V), 2 * K)                             # (B, 2K)
     parents, token = best // V, best % V                                            # (B, 2K)
     tokens = pick(state.tokens, parents).at[:, :, i].set(token)                     # (B, 2K, L)
     ends = (token == rules.eos) | (i == rules.length - 1)                           # (B, 2K)
@@ -103,7 +103,7 @@ def advance(state: Beams, logits: Float[Array, "B K V"], i, rules: Rules) -> Bea
     # The second K are there to keep K beams alive. None of them may end.
     counts = ends & (jnp.arange(2 * K) < K) & state.open[:, None]                   # (B, 2K)
     new = jnp.where(counts, sums / norms(rules)[i], -jnp.inf)
-    scores, kept = largest(jnp.concatenate([state.scores, new], axis=1), K)       # (B, K)
+    scores, kept = largest(jnp.concatenate([state.scores, new], axis=1), K)         # (B, K)
     ended = pick(jnp.concatenate([state.ended, tokens], axis=1), kept)              # (B, K, L)
     return Beams(pick(tokens, live), live_sums, pick(parents, live), ended, scores,
                  state.open & can_win(live_sums[:, 0], scores[:, -1], i, rules))
@@ -149,18 +149,25 @@ def of_beams(cache, parents: Int[Array, "B K"]):
     return jax.tree.map(rows, cache)
 
 
-def check(length, beams, eos, length_penalty, early_stopping, forced_eos) -> None:
-    """Check the options of a beam search."""
-    check_length(length)
-    if isinstance(beams, bool) or not isinstance(beams, int) or beams < 1:
+def check(rules: Rules, beams, size: int) -> None:
+    """Check the options of a beam search. The size is the vocabulary's."""
+    check_length(rules.length)
+    if not is_whole(beams, 1):
         raise UserError(f"beams: expected a whole number of at least 1, found {beams!r}; 1 is "
                         "greedy decoding, 5 is usual for translation")
-    if not math.isfinite(length_penalty):
-        raise UserError(f"length_penalty: expected a finite number, found {length_penalty}; 1 "
-                        "compares the mean log-probability of a token, 0 the sum")
-    if not isinstance(early_stopping, bool) and early_stopping != "never":
+    if not math.isfinite(rules.length_penalty):
+        raise UserError(f"length_penalty: expected a finite number, found "
+                        f"{rules.length_penalty}; 1 compares the mean log-probability of a token, "
+                        "0 the sum")
+    if not isinstance(rules.early_stopping, bool) and rules.early_stopping != "never":
         raise UserError(f"early_stopping: expected True, False or 'never', found "
-                        f"{early_stopping!r}; False is the default")
-    if forced_eos and eos < 0:
-        raise UserError(f"forced_eos: expected an end token, found eos={eos}; give the id of one, "
-                        "or forced_eos=False")
+                        f"{rules.early_stopping!r}; False is the default")
+    if rules.forced_eos and rules.eos < 0:
+        raise UserError(f"forced_eos: expected an end token, found eos={rules.eos}; give the id of "
+                        "one, or forced_eos=False")
+    # A negative id would count from the end of the vocabulary.
+    if wrong := [token for token in rules.banned if not 0 <= token < size]:
+        raise UserError(f"banned: expected ids of 0 to {size - 1}, found {wrong[0]}; leave it out")
+    if not -1 <= rules.eos < size:
+        raise UserError(f"eos: expected an id of 0 to {size - 1}, or -1 for none, found "
+                        f"{rules.eos}; no hypothesis would end")

@@ -4,6 +4,7 @@
     tokens = generate(step, cache, logits, start, 200, greedy)
 """
 from collections.abc import Callable
+from numbers import Integral
 
 import jax
 from jax import lax
@@ -19,7 +20,8 @@ def generate(step: Callable, cache, logits: Float[Array, "B V"], start: Int[Arra
 
     step    (tokens (B,), positions (B,), cache) -> (logits (B, V), cache)
     logits  after the prompt
-    start   the position of each row's first new token: its prompt's length
+    start   the position of each row's first new token: its prompt's length. The cache must have
+            room for start + length - 1 tokens
     choose  (logits (B, V), keys (B,)) -> tokens (B,), as `greedy` and `sampler(...)`
     keys    (B,), one a row. The token at position p is drawn with fold_in(key, p), so a sample
             depends on its row's key alone, on no batch, mesh or device. None: `choose` needs none
@@ -48,6 +50,11 @@ def generate(step: Callable, cache, logits: Float[Array, "B V"], start: Int[Arra
 
 def check_length(length) -> None:
     """Check the number of new tokens, which is a size of the program."""
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+    if not is_whole(length, 1):
         raise UserError(f"length: expected a whole number of at least 1, found {length!r}; it is "
                         "the number of new tokens")
+
+
+def is_whole(value, least: int) -> bool:
+    """Return whether a value is a whole number of at least `least`. True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least

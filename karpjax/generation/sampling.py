@@ -6,13 +6,16 @@ Sources: top-k, Fan et al. 2018, "Hierarchical neural story generation", section
 ("nucleus"), Holtzman et al. 2020, "The curious case of neural text degeneration", section 3.1.
 """
 from collections.abc import Callable
-import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from karpjax.core.errors import UserError
+from karpjax.generation.decode import is_whole
+
+# of float32, in which tokens are drawn
+SMALLEST, LARGEST = float(jnp.finfo(jnp.float32).tiny), float(jnp.finfo(jnp.float32).max)
 
 
 def greedy(logits: Float[Array, "B V"], keys=None) -> Int[Array, "B"]:
@@ -29,11 +32,13 @@ def sampler(temperature=1.0, top_k=0, top_p=1.0) -> Callable:
                  The probabilities are those after temperature and top_k
     """
     check(temperature, top_k, top_p)
-    if temperature == 0:
+    if temperature < SMALLEST:
         return greedy
 
     def draw(logits, key):                                                          # (V,)
-        logits = logits.astype(jnp.float32) / temperature
+        logits = logits.astype(jnp.float32)
+        # The largest becomes 0. Divided by a small temperature, several could become infinite.
+        logits = (logits - logits.max()) / temperature
         return jax.random.categorical(key, truncate(logits, top_k, top_p)).astype(jnp.int32)
     # By row: XLA would gather a batch that is sharded, to put its sorted logits back in place.
     return jax.vmap(draw)
@@ -46,25 +51,26 @@ def truncate(logits: Float[Array, "V"], top_k=0, top_p=1.0) -> Float[Array, "V"]
     """
     if not top_k and top_p == 1:
         return logits
+    V, = logits.shape
     order = jnp.argsort(logits, descending=True, stable=True)                       # (V,)
     ranked = logits[order]
     if top_k:
-        ranked = jnp.where(jnp.arange(len(ranked)) < top_k, ranked, -jnp.inf)
+        ranked = jnp.where(jnp.arange(V) < min(top_k, V), ranked, -jnp.inf)
     if top_p < 1:
         # A token stays if those before it do not reach top_p, so the one that crosses it stays.
-        # The sum before the first is 0: at least one stays.
+        # The sum before the first is 0: at least one stays, if top_p is not 0 in float32.
         sums = jnp.cumsum(jax.nn.softmax(ranked))                                   # (V,)
         before = jnp.pad(sums[:-1], (1, 0))
-        ranked = jnp.where(before < top_p, ranked, -jnp.inf)
+        ranked = jnp.where(before < max(top_p, SMALLEST), ranked, -jnp.inf)
     return jnp.zeros_like(logits).at[order].set(ranked)
 
 
 def check(temperature, top_k, top_p) -> None:
     """Check the three numbers of a sampler. A NaN is none of them."""
-    if not 0 <= temperature < math.inf:
+    if not 0 <= temperature <= LARGEST:
         raise UserError(f"temperature: expected a number of at least 0, found {temperature}; 1 "
                         "draws from the model's own distribution, 0 takes the most probable token")
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
+    if not is_whole(top_k, 0):
         raise UserError(f"top_k: expected a whole number of at least 0, found {top_k!r}; it is how "
                         "many tokens may be drawn, and 0 allows all")
     if not 0 < top_p <= 1:

@@ -32,6 +32,7 @@ GPT2 = {"heads": ("n_head", 12), "eps": ("layer_norm_epsilon", 1e-5),
         "mlp": ("activation_function", "gelu_new")}
 MARIAN = {"heads": ("encoder_attention_heads", 16), "mlp": ("activation_function", "gelu"),
           "scale_embedding": ("scale_embedding", False)}
+MARIAN_PAD = 58100  # transformers' default
 # Other values make other networks of the same arrays.
 FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False,
          "downsample_in_first_stage": False, "downsample_in_bottleneck": False}
@@ -144,7 +145,8 @@ def fixed_of(model, values: dict) -> dict:
         return {**FIXED, **FIXED_GPT2}
     if isinstance(model, Seq2Seq):
         heads = values.get("encoder_attention_heads", MARIAN["heads"][1])
-        return {**FIXED, **FIXED_MARIAN, "decoder_attention_heads": heads}
+        return {**FIXED, **FIXED_MARIAN, "decoder_attention_heads": heads,
+                "decoder_start_token_id": values.get("pad_token_id", MARIAN_PAD)}
     offset = isinstance(model, Encoder) and model.offset
     return {**FIXED, "pad_token_id": offset - 1} if offset else FIXED
 

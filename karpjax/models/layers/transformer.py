@@ -127,7 +127,7 @@ class Dense(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention. Returns (outputs, cache), None if it got no cache."""
+    """Multi-head self-attention. Returns (outputs, cache), the latter None if none is given."""
     heads: int
     bias: bool
     rotary: bool
@@ -224,6 +224,10 @@ def attention_of(model: nn.Module, variables: dict, *inputs, **options) -> dict[
 def put(cached: Float[Array, "B L H C"], new: Float[Array, "B T H C"],
         slots: Int[Array, "B T"]) -> Float[Array, "B L H C"]:
     """Return a cache with new keys or values in each row's own slots. Slots from L on are lost."""
+    L, T = cached.shape[1], new.shape[1]
+    if T > L:
+        raise UserError(f"a cache of {L} tokens got rows of {T} at once, expected at most {L}; "
+                        f"make it with empty_cache(batch, {T})")
     return jax.vmap(lambda row, x, at: row.at[at].set(x))(cached, new.astype(cached.dtype), slots)
 
 
