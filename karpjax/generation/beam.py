@@ -79,7 +79,7 @@ def beam_search(step: Callable, cache, logits: Float[Array, "B V"], start: Int[A
         logits, cache = step(token, start + i - 1, cache)                           # (B*K, V)
         return i + 1, advance(state, logits.reshape(B, beams, -1), i, rules), cache
 
-    # one hypothesis is empty, the others are not there: K equal beams would stay equal
+    # One beam is alive, with no token yet. K equal ones would stay equal.
     nothing = jnp.full((B, beams, length), pad, jnp.int32)
     state = Beams(tokens=nothing, sums=jnp.full((B, beams), -jnp.inf).at[:, 0].set(0.0),
                   parents=jnp.zeros((B, beams), jnp.int32), ended=nothing,

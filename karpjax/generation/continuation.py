@@ -43,7 +43,7 @@ def continue_rows(window: Callable, prompts: list[list[int]], length: int, conte
         window_keys = jax.vmap(jax.random.fold_in)(keys, made)
         drawn = np.asarray(window(tokens, starts, window_keys, steps))                    # (B, S)
         for b in filter(is_open, range(len(rows))):
-            # The last token may stand behind the context: nothing is predicted from it.
+            # The last token may lie one place beyond the context: nothing is predicted from it.
             room = min(context + 1 - len(seen[b]), goals[b] - len(rows[b]))
             rows[b] += until(drawn[b, :room].tolist(), eos)
     return [row[len(prompt):] for row, prompt in zip(rows, prompts, strict=True)]

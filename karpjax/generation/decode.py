@@ -43,7 +43,7 @@ def generate(step: Callable, cache, logits: Float[Array, "B V"], start: Int[Arra
 
     first = choose_at(logits, start)                                                # (B,)
     ended = jnp.zeros_like(first, bool)
-    # one step fewer than tokens: nobody asks what follows the last one
+    # one step fewer than tokens: none follows the last one
     _, rest = lax.scan(body, (first, ended, cache), jnp.arange(length - 1))         # (L - 1, B)
     return jnp.concatenate([first[None], rest]).T
 

@@ -1,7 +1,7 @@
 """The k largest values of each row, found on the device that holds the row.
 
 XLA sends the rows of a sharded array to every device before `lax.top_k`: its partitioner splits a
-top-k by the values alone, not by rows. Maxima it splits by both.
+top-k by the values alone, not by rows. It splits maxima by both.
 """
 import jax
 from jax import lax

@@ -15,7 +15,7 @@ from karpjax.generation.beam import beam_search
 
 def translate(model, variables: dict, source: Int[Array, "B S"], vocabulary, length: int,
               beams: int, length_penalty: float = 1.0) -> Int[Array, "B T"]:
-    """Return the best translation of each row: at most `length` ids, the end, then padding.
+    """Return the best translation of each row: at most `length` ids with the end, then padding.
 
     beams            1 is greedy decoding
     length_penalty   see karpjax/generation/beam.py

@@ -24,7 +24,7 @@ def tables_of(model) -> dict[str, list]:
     """Return {project: table} for a model that has PyTorch's names."""
     if isinstance(model, (Encoder, Seq2Seq)):
         form = form_of(model)
-        return {form: (TABLES[Encoder] | TABLES[Seq2Seq])[form]}
+        return {form: {**TABLES[Encoder], **TABLES[Seq2Seq]}[form]}
     if isinstance(model, ViT) and model.pool == "norm_of_mean":
         return {**TABLES[ViT], "timm": vit.TIMM_FC_NORM}
     for architecture, tables in TABLES.items():
@@ -35,7 +35,7 @@ def tables_of(model) -> dict[str, list]:
                     f"tables for {known} (karpjax/weights)")
 
 
-# A model of texts has PyTorch's names in these forms alone: (projects, fields).
+# A model of texts has PyTorch's names in these forms alone: (project, fields).
 DECODERS = {
     CausalLM: ("gpt2", dict(norm="pre", bias=True, positions="learned", offset=0, types=0)),
     Seq2Seq: ("marian", dict(norm="post", bias=True, positions="sinusoids", final_bias=True,

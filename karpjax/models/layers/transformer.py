@@ -12,8 +12,8 @@ part and the head alone:
 
 A decoder makes one token after the other. So it keeps the keys and values of those before in a
 cache, {"key": (B, L, H, C), "value": (B, L, H, C)} a layer, which is an argument and a result: row
-b's token at position p lies in slot p, and sees slots 0 to p. What stands behind is junk, never
-seen before it is overwritten. So rows of unequal length need no further mask.
+b's token at position p lies in slot p, and sees slots 0 to p. Later slots hold junk, which is
+overwritten before it is seen. So rows of unequal length need no further mask.
 """
 import functools
 import re
@@ -32,7 +32,7 @@ ACTIVATIONS = {"gelu": gelu, "gelu_tanh": functools.partial(nn.gelu, approximate
                "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x), "relu": nn.relu,
                "silu": nn.silu}
 NORMS, MLPS = ("pre", "post"), ("geglu", *ACTIVATIONS)
-PICTURES = "intermediates"  # the collection of what pictures show; nothing makes it by itself
+PICTURES = "intermediates"  # the collection of attention's probabilities, made for pictures alone
 
 
 def init(key, shape, dtype=jnp.float32):
