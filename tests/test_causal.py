@@ -1,4 +1,5 @@
 """Causal rows: every token has the next one as its target, once, and none of another document."""
+import codecs
 import json
 
 import jax
@@ -6,12 +7,16 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
+from test_decoder_tokens import gpt2_tokenizer
 
 import karpjax as kj
+from karpjax.core.settings import check_same
 from karpjax.datasets import corpora
 from karpjax.datasets.characters import characters_of, stored_vocabulary
 from karpjax.datasets.formats import prepare
-from karpjax.datasets.tokenizer import BYTES, Vocabulary
+from karpjax.datasets.tokenizer import (
+    BYTES, Vocabulary, load_tokenizer, train_tokenizer, vocabulary_of)
+from karpjax.run.restore import check_data, check_tokens
 from karpjax.sources.causal import with_targets
 from karpjax.sources.windows import WindowRecords
 
@@ -117,6 +122,30 @@ def test_a_corpus_that_is_not_utf8(tmp_path):
         source_of(tmp_path, corpus=str(tmp_path / "latin.txt"))
 
 
+def test_a_byte_order_mark_is_no_character(tmp_path):
+    (tmp_path / "marked.txt").write_bytes(codecs.BOM_UTF8 + b"ab")
+    assert corpora.read_corpus(str(tmp_path / "marked.txt")) == "ab"
+
+
+def test_a_run_knows_its_corpus_by_content(tmp_path):
+    """The file may lie elsewhere. Other characters, or the same ones in other places, are refused.
+    """
+    spec = source_of(tmp_path).spec
+    old, new = ({"data": {"corpus": place}} for place in ("here.txt", "there.txt"))
+    check_same(old, new, "run")
+    meta = {"source": spec, "config": old}
+    check_data(ConfigDict(new), meta, spec)
+    (tmp_path / "other.txt").write_text(TEXT + "!")
+    other = source_of(tmp_path, corpus=str(tmp_path / "other.txt")).spec
+    with pytest.raises(kj.UserError, match="run was trained on the tokens of another tokenizer"):
+        check_tokens("run", meta, other)
+    (tmp_path / "other.txt").write_text(TEXT[::-1])
+    other = source_of(tmp_path, corpus=str(tmp_path / "other.txt")).spec
+    check_tokens("run", meta, other)
+    with pytest.raises(kj.UserError, match="the data has changed since this run began"):
+        check_data(ConfigDict(new), meta, other)
+
+
 def test_a_checkpoint_reads_prompts_without_the_corpus(tmp_path):
     there = source_of(tmp_path)
     gone = source_of(tmp_path, corpus=str(tmp_path / "gone.txt"), described=there.spec)
@@ -193,6 +222,17 @@ def test_windows_of_marked_documents(monkeypatch):
     assert batch["weight_of_token"].all()
 
 
+def test_windows_of_rows_that_were_padded(monkeypatch):
+    """Padding is neither predicted nor predicts, and documents without [CLS] are apart too."""
+    tokens = jnp.array([[2, 5, 3, 0, 0, 2, 6, 3, 7, 3]])
+    window = {"tokens": tokens, "target": jnp.roll(tokens, -1).at[0, -1].set(8),
+              "weight_of_token": jnp.ones((1, 10), bool)}
+    batch = causal_rows(window, SMALL, monkeypatch)
+    assert batch["segments"].tolist() == [[2, 2, 2, 3, 4, 5, 5, 5, 6, 6]]
+    assert batch["weight_of_token"].astype(int).tolist() == [[1, 1, 0, 0, 0, 1, 1, 0, 1, 0]]
+    assert batch["bytes"].tolist() == [2]
+
+
 @pytest.mark.parametrize("characters", [False, True])
 def test_prepared_sets(tmp_path, characters):
     """Bytes of packed rows are those of the documents, but of tokens that begin a row unseen."""
@@ -214,8 +254,33 @@ def test_prepared_sets(tmp_path, characters):
     assert source.vocabulary.decode(same).strip() == "A text."
 
 
+def test_packed_rows_without_a_token_for_padding(tmp_path):
+    """Of GPT-2's tokenizer. A mutant stored the absent token, -1, as 65535."""
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "gpt2.json").write_text(gpt2_tokenizer())
+    (tmp_path / "raw" / "train.txt").write_text("def")
+    report = prepare("text", tmp_path / "raw", "packed", str(tmp_path / "tfds"), length=8, pack=True,
+                     vocabulary=0, tokenizer_file=str(tmp_path / "gpt2.json"))
+    assert report["tokens"] == {"train": 5}
+    batch = next(drawn(kj.sources.causal(ConfigDict(dict(
+        name="packed", data_dir=str(tmp_path / "tfds"), train="train", batch_size=1))), 1))
+    assert batch["tokens"].tolist() == [[39, 3, 4, 5, 39, 0, 0, 0]]
+    assert batch["segments"].tolist() == [[1, 1, 1, 1, 1, 0, 0, 0]]
+    assert batch["weight_of_token"].astype(int).tolist() == [[1, 1, 1, 1, 0, 0, 0, 0]]
+    assert batch["bytes"].tolist() == [3]
+
+
 def test_bytes_need_a_tokenizer_on_bytes():
     wordpiece = Vocabulary(size=9, mask=1, ordinary=(4, 9), json='{"pre_tokenizer": null}')
     with pytest.raises(kj.UserError, match="bits per byte need a tokenizer on bytes"):
         with_targets(wordpiece)
     assert BYTES.byte_lengths.tolist() == [1] * 256 + [0]
+
+
+def test_bytes_of_tokens_that_were_added():
+    """A tokenizer stands letters for bytes, except in tokens that were added: those are text."""
+    tokenizer = load_tokenizer(train_tokenizer(["a text"], 260))
+    tokenizer.add_tokens(["☃é"])
+    vocabulary = vocabulary_of(tokenizer.to_str())
+    assert vocabulary.ids(["☃é"], masks=False)[0][-1] == 260
+    assert vocabulary.byte_lengths[[260, vocabulary.sep]].tolist() == [5, 0]

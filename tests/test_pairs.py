@@ -5,10 +5,14 @@ import json
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
+from test_decoder_tokens import gpt2_tokenizer
 
 import karpjax as kj
 from karpjax.core.errors import UserError
 from karpjax.datasets.formats import prepare
+from karpjax.datasets.pieces import Pieces
+from karpjax.datasets.text import encode_texts
+from karpjax.datasets.tokenizer import train_tokenizer
 from karpjax.prepare import main as prepare_main
 
 ENGLISH = [f"A dog runs, number {i}." for i in range(12)]
@@ -85,6 +89,8 @@ def test_packed_pairs(raw):
     assert (rows["source_segments"].max(1) == rows["target_segments"].max(1)).all()
     test = source.preprocess(source.rows("test", range(5)))
     assert test["target_segments"].max() == 1
+    with pytest.raises(UserError, match="config.data.validation: expected a pair a row, found rows"):
+        source_of(raw, validation="train")
 
 
 def test_jsonl(raw):
@@ -122,6 +128,43 @@ def test_what_is_cut_is_counted(raw, capsys):
 def test_pairs_of_the_test_split_in_train_are_reported(raw, capsys):
     make(raw)
     assert "5 of 5 rows of test_2016 stand in train too" in capsys.readouterr().out
+
+
+def test_references_that_tokens_change_are_counted(raw, capsys):
+    """BLEU of a tokenizer in lower case is no cased BLEU."""
+    file = raw.parent / "tokenizer.json"
+    file.write_text(train_tokenizer([*ENGLISH, *GERMAN], 280, lowercase=True))
+    make(raw)
+    assert "are compared as" not in capsys.readouterr().out
+    make(raw, "lower", tokenizer_file=str(file))
+    assert "test_2016: 5 of 5 targets are compared as their tokens have them, as 'ein hund läuft, " \
+        "nummer 0.' for 'Ein Hund läuft, Nummer 0.'" in capsys.readouterr().out
+
+
+def test_a_tokenizer_without_padding(raw):
+    file = raw.parent / "gpt2.json"
+    file.write_text(gpt2_tokenizer())
+    with pytest.raises(UserError, match="the tokens cls, sep, pad, found no pad among its 40; take"):
+        make(raw, tokenizer_file=str(file))
+
+
+class Words:
+    """A stand-in for a SentencePiece model: a piece a word, with a mark of the model's own."""
+
+    def __init__(self, mark: str):
+        self.mark = mark
+
+    def encode(self, text: str, out_type: type) -> list[str]:
+        return [self.mark + word for word in text.split()]
+
+
+def test_marians_targets_are_pieces_of_the_targets_model():
+    """The mutant, the source's model for both sides, knows nothing of a target's words."""
+    numbers = {"</s>": 0, "<unk>": 1, "s:a": 2, "t:a": 3, "t:b": 4, "<pad>": 5}
+    vocabulary = Pieces(size=6, mask=-1, ordinary=(0, 5), pad=5, cls=5, sep=0, numbers=numbers)
+    vars(vocabulary)["_models"] = {"source": Words("s:"), "target": Words("t:")}
+    assert encode_texts(["a b"], vocabulary, target=True) == [[3, 4]]
+    assert encode_texts(["a b"], vocabulary) == [[2, 1]]
 
 
 # A case: a file's new bytes (None: it is deleted), options, and the error.

@@ -57,7 +57,9 @@ def test_windows_of_files(raw, tokenizer, on_device):
             assert tokens.tolist() == TOKENS[row:row + 32].tolist()
             assert target.tolist() == TOKENS[row + 1:row + 33].tolist()
     test = TOKENS[::-1][:500]
-    counts = test[:-1] != source.vocabulary.sep  # it ends a document
+    vocabulary = source.vocabulary  # [SEP] and padding predict nothing, and nothing predicts [CLS]
+    counts = ~np.isin(test[:-1], (vocabulary.sep, vocabulary.pad)) & \
+        ~np.isin(test[1:], (vocabulary.cls, vocabulary.pad))
     assert (counted(source, "test") == test[1:][counts]).all()
 
 
@@ -92,6 +94,34 @@ def test_texts_in_one_row(tmp_path, characters):
     assert total == sum(len(text.encode()) for text in TEXTS)
 
 
+def test_what_is_no_file_of_tokens_is_counted(raw, tokenizer, capsys):
+    (raw / "train.jsonl").write_text("")
+    (raw / "README.md").write_text("")
+    (raw / "tokenizer.json").write_text("")  # may lie there too
+    make(raw, tokenizer)
+    assert "2 files that are no tokens (.npy, .bin) are left out: README.md, train.jsonl" in \
+        capsys.readouterr().out
+
+
+def test_documents_of_test_in_train_are_reported(tmp_path, capsys):
+    (tmp_path / "raw").mkdir()
+    for split, texts in (("train", TEXTS), ("test", TEXTS[:2])):
+        (tmp_path / "raw" / f"{split}.txt").write_text("\n\n".join(texts))
+    make(tmp_path / "raw", characters=True)
+    shown = capsys.readouterr().out
+    assert "2 of 2 rows of test stand in train too" in shown
+    assert "the characters of the texts in test, train" in shown
+
+
+def test_characters_of_a_corpus_mark_no_documents(tmp_path):
+    """A mutant stored their absent marks, -1, as the token 65535."""
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "train.txt").write_text("abba")
+    (tmp_path / "tokenizer.json").write_text('{"characters": "ab", "special": false}')
+    with pytest.raises(UserError, match="expected one with the tokens cls, sep, found no cls, sep"):
+        make(tmp_path / "raw", str(tmp_path / "tokenizer.json"))
+
+
 def test_a_checkpoint_reads_prompts_without_the_files(raw, tokenizer):
     make(raw, tokenizer)
     there = source_of(raw)
@@ -116,6 +146,14 @@ BAD = {
     "two dtypes": ({"train.npy": np.zeros(9, np.uint32)}, {}, r"expected files of one dtype"),
     "no train": ({"train.npy": None}, {}, r"expected train\.npy or train\.bin, found"),
     "no tokenizer": ({}, {"tokenizer_file": ""}, r"give --tokenizer=JSON"),
+    "another byte order": ({"train.npy": TOKENS.astype(">u2")}, {},
+                           r"expected one row of uint8, uint16, uint32, found >u2 of \(2000,\)"),
+    "a split twice": ({"train.bin": b"ab"}, {},
+                      r"train\.npy: expected one file of train, found train\.bin beside it"),
+    "nothing": ({"test.bin": b""}, {}, r"test\.bin: expected 2 bytes, 1 tokens of uint16, found 0"),
+    "a split that has no name": ({"all.npy": TOKENS}, {}, r"split 'all': expected a name of"),
+    "documents to leave out": ({}, {"without": "test.jsonl"},
+                               r"--without=test.jsonl leaves documents out, and .* has tokens"),
 }
 
 

@@ -117,8 +117,8 @@ def within_rows(batch: dict, vocabulary: Vocabulary) -> dict:
 def between_documents(batch: dict, vocabulary: Vocabulary) -> dict:
     """Return windows of a long row with the segments of its documents, if it marks them.
 
-    A document begins at its [CLS], or behind another's [SEP]. Its last token predicts nothing,
-    except where one token ends a document and begins the next. Padding is never predicted.
+    A document begins at its [CLS], or behind another's [SEP] or padding. Its last token predicts
+    nothing, except where one token ends a document and begins the next. Padding is never predicted.
     """
     if vocabulary.cls < 0:
         return batch
@@ -126,7 +126,7 @@ def between_documents(batch: dict, vocabulary: Vocabulary) -> dict:
     weight = batch["weight_of_token"] & (target != vocabulary.pad)                 # (B, T)
     begins = tokens == vocabulary.cls                                              # (B, T)
     if vocabulary.sep != vocabulary.cls:
-        ends = tokens == vocabulary.sep                                            # (B, T)
+        ends = (tokens == vocabulary.sep) | (tokens == vocabulary.pad)             # (B, T)
         begins |= jnp.roll(ends, 1, axis=-1).at[..., 0].set(False)
         weight &= ~ends & (target != vocabulary.cls)
     return {**batch, "segments": 1 + jnp.cumsum(begins, axis=-1), "weight_of_token": weight}
