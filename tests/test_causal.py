@@ -259,8 +259,8 @@ def test_packed_rows_without_a_token_for_padding(tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "gpt2.json").write_text(gpt2_tokenizer())
     (tmp_path / "raw" / "train.txt").write_text("def")
-    report = prepare("text", tmp_path / "raw", "packed", str(tmp_path / "tfds"), length=8, pack=True,
-                     vocabulary=0, tokenizer_file=str(tmp_path / "gpt2.json"))
+    report = prepare("text", tmp_path / "raw", "packed", str(tmp_path / "tfds"), length=8,
+                     pack=True, vocabulary=0, tokenizer_file=str(tmp_path / "gpt2.json"))
     assert report["tokens"] == {"train": 5}
     batch = next(drawn(kj.sources.causal(ConfigDict(dict(
         name="packed", data_dir=str(tmp_path / "tfds"), train="train", batch_size=1))), 1))

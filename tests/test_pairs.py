@@ -89,7 +89,7 @@ def test_packed_pairs(raw):
     assert (rows["source_segments"].max(1) == rows["target_segments"].max(1)).all()
     test = source.preprocess(source.rows("test", range(5)))
     assert test["target_segments"].max() == 1
-    with pytest.raises(UserError, match="config.data.validation: expected a pair a row, found rows"):
+    with pytest.raises(UserError, match="config.data.validation: expected a pair a row, found"):
         source_of(raw, validation="train")
 
 
@@ -137,14 +137,14 @@ def test_references_that_tokens_change_are_counted(raw, capsys):
     make(raw)
     assert "are compared as" not in capsys.readouterr().out
     make(raw, "lower", tokenizer_file=str(file))
-    assert "test_2016: 5 of 5 targets are compared as their tokens have them, as 'ein hund läuft, " \
-        "nummer 0.' for 'Ein Hund läuft, Nummer 0.'" in capsys.readouterr().out
+    assert "test_2016: 5 of 5 targets are compared as their tokens have them, as 'ein hund läuft" \
+        ", nummer 0.' for 'Ein Hund läuft, Nummer 0.'" in capsys.readouterr().out
 
 
 def test_a_tokenizer_without_padding(raw):
     file = raw.parent / "gpt2.json"
     file.write_text(gpt2_tokenizer())
-    with pytest.raises(UserError, match="the tokens cls, sep, pad, found no pad among its 40; take"):
+    with pytest.raises(UserError, match="cls, sep, pad, found no pad among its 40; take one"):
         make(raw, tokenizer_file=str(file))
 
 
