@@ -7,11 +7,13 @@ from data.goldens import make_decoders
 from data.goldens.make_vision import weights as drawn_weights
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
 import karpjax as kj
 from karpjax import UserError, weights
+from karpjax.run.init_from import differences_from
 
 GOLDENS = pathlib.Path(__file__).parent / "data" / "goldens"
 LIVE = all(map(importlib.util.find_spec, ("torch", "transformers")))
@@ -161,3 +163,10 @@ def test_other_forms_have_no_names(options, fields, says):
     model = kj.models.make_model({**options, **fields}, vocabulary=40)
     with pytest.raises(UserError, match=says):
         weights.to_pytorch(model, {"params": {}})
+
+
+def test_a_scale_that_no_shape_shows():
+    """Weights that learned with scaled embeddings start a network without them, which is said."""
+    config = ConfigDict({"model": {**MARIAN, "scale_embedding": False}})
+    assert differences_from({"model": MARIAN}, config) == [
+        "config.model.scale_embedding = False, but these weights learned with True"]

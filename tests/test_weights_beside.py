@@ -282,13 +282,16 @@ def test_values_of_a_config_that_are_one(ours, theirs, equal):
 
 # {field: another value}, of those that cannot be doubled
 OTHER = dict(mlp="silu", norm="post", positions="rope", pool="mean", bias=True, distilled=True,
-             lora=2, eps=1e-3, lora_alpha=8.0, ngrams=3, offset=1)
+             lora=2, eps=1e-3, lora_alpha=8.0, ngrams=3, offset=1, scale_embedding=True,
+             final_bias=True)
 # They change the training alone, and the last a masked_lm, whose names show it.
 OF_TRAINING = {"dropout", "drop_path", "remat", "transform"}
 TINY = {"vit": dict(patch=4, layers=1, width=8, heads=2), "fasttext": dict(buckets=8),
         "mae": dict(patch=4, layers=1, width=8, heads=2, decoder_layers=1, decoder_width=8,
                     decoder_heads=2),
         "masked_lm": dict(layers=1, width=8, heads=2, context=16, positions="learned", lora=1),
+        "causal_lm": dict(layers=1, width=8, heads=2, context=16, positions="learned", lora=1),
+        "seq2seq": dict(layers=1, width=8, heads=2, context=16, positions="learned"),
         "text_classifier": dict(layers=1, width=8, heads=2, context=16, positions="learned")}
 
 
@@ -303,7 +306,8 @@ def test_fields_that_no_shape_shows_are_compared(name):
 
     def shapes(**changed):
         model = kj.models.make_model(dict(name=name, **{**TINY[name], **changed}), **given)
-        variables = jax.eval_shape(model.init, jax.random.key(0), example)
+        inputs = [example] * (2 if name == "seq2seq" else 1)
+        variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
         return {key: leaf.shape for key, leaf in by_name(variables).items()}
     unseen = {key for key in fields.keys() - given.keys() - OF_TRAINING
               if shapes(**{key: OTHER.get(key, 2 * TINY[name].get(key, 1))}) == shapes()}

@@ -36,7 +36,7 @@ HEAD = r"head(_\w+)?/.*"
 RECIPE = ("mean", "std")  # keys of config.data: how the network's input is normalised
 # Keys of config.model that no shape shows.
 FORM = ("heads", "decoder_heads", "eps", "norm", "mlp", "pool", "positions", "offset", "lora_alpha",
-        "ngrams", "agent", "sweeps")
+        "scale_embedding", "ngrams", "agent", "sweeps")
 ADAPTERS = r".*/lora_[ab]"  # may be missing in the weights: they start at 0
 
 
