@@ -46,6 +46,20 @@ def trained(name: str, workdir, **overrides) -> dict:
     return finished(epath.Path(workdir), config) or fit(config, workdir, task_file=task_file)
 
 
+def kept(file: pathlib.Path, make: Callable[[], dict]) -> dict:
+    """Return the row in a file, or make it and keep it there.
+
+    So a study that was stopped goes on behind the rows that took it minutes.
+    """
+    if not file.exists():
+        row = make()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(row))
+        part.rename(file)  # whole, or not there
+    return json.loads(file.read_text())
+
+
 class Log:
     """The rows of a study, written whole with each row.
 

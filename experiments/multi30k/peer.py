@@ -1,14 +1,17 @@
 """The translator in Marian's form here and in Hugging Face's PyTorch: the part "peer" of run.py.
 
-    python experiments/multi30k/peer.py FOLDER DATA_DIR [--quick]        # internal: our worker
+    python experiments/multi30k/peer.py FOLDER SEED DATA_DIR [--quick]   # internal: our worker
 
 Both sides are processes of their own (experiments/speed/harness.py). They start from the same
 weights and train on the same batches with the same rates, without dropout. Then they read the same
 validation captions. Rows hold a pair each, as MarianMTModel cannot tell apart pairs that share one.
 The bias of the logits is frozen, as it does not train it.
 """
+import functools
 import json
+import os
 import pathlib
+import statistics
 import sys
 import tempfile
 
@@ -19,42 +22,45 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from experiments.runs import config_of  # noqa: E402
-from experiments.shakespeare.peer import EVALUATE, LOGGED, ended, in_turns  # noqa: E402
-from experiments.speed.harness import Worker, ratio, serve  # noqa: E402
+from experiments.runs import config_of, kept  # noqa: E402
+from experiments.shakespeare.peer import EVALUATE, side_by_side  # noqa: E402
+from experiments.speed.harness import serve  # noqa: E402
 from karpjax import weights  # noqa: E402
 from karpjax.core.sharding import make_mesh  # noqa: E402
 from karpjax.run.experiment import Experiment, assemble  # noqa: E402
 from karpjax.run.workdir import device, versions  # noqa: E402
 
-STEPS, WARMUP = 500, 100
+STEPS, WARMUP, SEEDS = 500, 100, 2
 
 
-def peer(log, options, data_dir: str) -> None:
-    """Train both sides in turns, and log their losses, validation nats and times."""
-    exp = experiment(data_dir, options.quick)
+def peer(log, options, workdir, data_dir: str) -> None:
+    """Train both sides in turns from several seeds, and log losses, validation nats and times."""
+    mesh = make_mesh(devices=jax.devices()[:1])
+    for seed in range(1 if options.quick else SEEDS):
+        file = workdir / f"peer_{seed}{'' if options.torch_python else '_alone'}.json"
+        row = kept(file, functools.partial(compared, options, seed, data_dir))
+        log({"part": "peer", "seed": seed, **row, "versions": versions(), "device": device(mesh)})
+
+
+def compared(options, seed: int, data_dir: str) -> dict:
+    """Return the row of a seed, with target tokens a second of each side."""
+    exp = experiment(seed, data_dir, options.quick)
     with tempfile.TemporaryDirectory() as folder:
         tokens = write_inputs(pathlib.Path(folder), exp)
-        quick = ["--quick"] if options.quick else []
-        workers = {"ours": Worker([sys.executable, str(HERE / "peer.py"), folder, data_dir,
-                                   *quick])}
-        if options.torch_python:
-            workers["torch"] = Worker([options.torch_python, str(HERE / "torch_marian.py"), folder])
-        turns = in_turns(workers, exp.config.steps)
-        ends = {name: ended(each, pathlib.Path(folder, f"{name}.json"))
-                for name, each in workers.items()}
-    row = {"part": "peer", "target_tokens_a_step": tokens}
-    for name, end in ends.items():
-        row[name] = {"validation/nll": end["nll"], "losses": end["losses"][::LOGGED]}
-    if options.torch_python:
-        row["time_ratio"] = ratio(turns[1:], "ours", "torch")              # the first compiles
-    log({**row, "turns": turns, "versions": versions(), "device": device(exp.mesh)})
+        ours = [str(HERE / "peer.py"), folder, str(seed), data_dir, *["--quick"] * options.quick]
+        theirs = [str(HERE / "torch_marian.py"), folder]
+        row = side_by_side(pathlib.Path(folder), ours, theirs, options.torch_python,
+                           exp.config.steps)
+    sides = row["workers"]
+    middle = {name: statistics.median(turn[name] for turn in row["turns"][1:]) for name in sides}
+    return {**row, "target_tokens_a_step": tokens,
+            "target_tokens_per_s": {name: round(1000 * tokens / middle[name]) for name in sides}}
 
 
-def experiment(data_dir: str, quick: bool) -> Experiment:
+def experiment(seed: int, data_dir: str, quick: bool) -> Experiment:
     """Return the run in Marian's form, on one device."""
-    own = {"steps": STEPS, "optimizer.learning_rate.warmup_steps": WARMUP, "data.test": "",
-           "data.name": "multi30k_apart"}
+    own = {"seed": seed, "steps": STEPS, "optimizer.learning_rate.warmup_steps": WARMUP,
+           "data.test": "", "data.name": "multi30k_apart"}
     if quick:
         own |= {"steps": 4, "data.batch_size": 4, "model.layers": 1, "model.width": 16,
                 "model.heads": 2, "optimizer.learning_rate.warmup_steps": 1,
@@ -94,9 +100,9 @@ def write_inputs(folder: pathlib.Path, exp: Experiment) -> float:
     return float((inputs["target"] != vocabulary.pad).sum() / config.steps)
 
 
-def serve_ours(folder: pathlib.Path, data_dir: str, quick: bool) -> None:
+def serve_ours(folder: pathlib.Path, seed: int, data_dir: str, quick: bool) -> None:
     """Train with the shared step on the written batches, on request."""
-    exp, inputs = experiment(data_dir, quick), np.load(folder / "inputs.npz")
+    exp, inputs = experiment(seed, data_dir, quick), np.load(folder / "inputs.npz")
     state, step, losses = exp.fresh_state(), jax.jit(exp.train_step(), donate_argnums=0), []
     sides = {side: jnp.asarray(inputs[side]) for side in ("source", "target")}   # (steps, B, T)
 
@@ -119,8 +125,8 @@ def serve_ours(folder: pathlib.Path, data_dir: str, quick: bool) -> None:
             total, count = (float(sum(each)) for each in zip(*pairs, strict=True))
             (folder / "ours.json").write_text(
                 json.dumps({"nll": total / count, "losses": [float(loss) for loss in losses]}))
-    serve(run)
+    serve(run, f"jax {jax.__version__}, {os.cpu_count()} CPUs")
 
 
 if __name__ == "__main__":
-    serve_ours(pathlib.Path(sys.argv[1]), sys.argv[2], "--quick" in sys.argv)
+    serve_ours(pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], "--quick" in sys.argv)

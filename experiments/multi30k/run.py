@@ -10,7 +10,7 @@ them in the workdir. Parts, each on two cores, alone:
     short    configs/translate_multi30k.py, 2 seeds of 2,000 steps
     long     the same, one seed of 8,000 steps
     peer     configs/translate_multi30k.py:marian here and Hugging Face's MarianMTModel, same first
-             weights, batches and rates, 500 steps, in turns
+             weights, batches and rates, 2 seeds of 500 steps, in turns
 
 Choices are made on the validation captions. The checkpoint of the best validation BLEU translates
 the three test sets, once, with 5 beams. results.jsonl gets a line a run and test set.
@@ -28,7 +28,7 @@ import jax  # noqa: E402
 
 from experiments.multi30k.floor import neighbours  # noqa: E402
 from experiments.multi30k.peer import peer  # noqa: E402
-from experiments.runs import Log, command, trained  # noqa: E402
+from experiments.runs import Log, command, kept, trained  # noqa: E402
 from karpjax.core.sharding import make_mesh  # noqa: E402
 from karpjax.datasets.documents import read_lines  # noqa: E402
 from karpjax.datasets.formats import prepare  # noqa: E402
@@ -53,7 +53,7 @@ def captions(workdir: pathlib.Path, quick: bool) -> tuple[pathlib.Path, str]:
     In multi30k_en_de training captions share rows, in multi30k_apart each has its own.
     """
     folder, data_dir = workdir / "captions", workdir / "tfds"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "val", *TESTS):  # not the test of 2018, whose captions are longer
         for language in LANGUAGES:
             lines = read_lines(SHARED / "multi30k" / f"{split}.{language}.gz")
@@ -89,18 +89,28 @@ def scored(texts: list[str], references: list[str]) -> dict:
 
 def runs(log, options, workdir, part: str, seeds: tuple[int, ...], steps: int) -> None:
     """Train from several seeds, and translate the test sets with the best checkpoint of each."""
-    _, data_dir = captions(workdir, options.quick)
+    captions_in, data_dir = captions(workdir, options.quick)
     own = {"steps": steps, **(QUICK if options.quick else {}), "data.data_dir": data_dir,
            "data.test": ""}
-    mesh = make_mesh(devices=jax.devices()[:1])
     for seed in seeds[:1] if options.quick else seeds:
         folder = workdir / f"{part}_{seed}"
         log({"part": part, "seed": seed, **trained("translate_multi30k", folder, seed=seed, **own)})
         for split in TESTS[:1] if options.quick else TESTS:
-            run, name = run_with(str(folder), f"{split}[:6]" if options.quick else split, "best")
-            measured = make_evaluator(run.task, mesh).measure(run.variables, name)
-            log({"part": part, "seed": seed, "step": run.step, "test": split, **measured.metrics,
-                 **measured.tables})
+            row = kept(workdir / f"{folder.name}_{split}.json", functools.partial(
+                translated, folder, split, lines_of(captions_in, split)[1], options.quick))
+            log({"part": part, "seed": seed, "test": split, **row})
+
+
+def translated(run_folder: pathlib.Path, split: str, references: list[str], quick: bool) -> dict:
+    """Return the metrics of a split by the best checkpoint, and the scores of its translations.
+
+    The references are the captions as they were written, not as their tokens have them.
+    """
+    run, name = run_with(str(run_folder), f"{split}[:6]" if quick else split, "best")
+    mesh = make_mesh(devices=jax.devices()[:1])
+    measured = make_evaluator(run.task, mesh).measure(run.variables, name)
+    texts = run.task.source.detokenize(measured.rows["translation"])
+    return {"step": run.step, **measured.metrics, **scored(texts, references[:len(texts)])}
 
 
 PARTS = {"floor": floor,
@@ -113,7 +123,7 @@ def study(options, workdir: pathlib.Path) -> None:
     log = Log(options.log, keep=lambda row: row["part"] not in (*options.parts, "published"))
     for name in options.parts:
         if name == "peer":
-            peer(log, options, captions(workdir, options.quick)[1])
+            peer(log, options, workdir, captions(workdir, options.quick)[1])
         else:
             PARTS[name](log, options, workdir)
     log({"part": "published", "BLEU": PUBLISHED})

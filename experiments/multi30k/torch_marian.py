@@ -35,6 +35,7 @@ def model_of(size: dict, weights: dict) -> MarianMTModel:
     own = ("embed_positions", "embed_tokens", "lm_head")
     assert not unexpected and all(any(part in name for part in own) for name in missing), \
         (missing, unexpected)
+    assert model.lm_head.weight is model.model.shared.weight
     return model
 
 
@@ -51,7 +52,7 @@ def main(folder):
              for name in ("source", "target", "validation_source", "validation_target")}
     can_follow = torch.tensor(size["can_follow"])
     mass = can_follow / can_follow.sum()                                     # (V,)
-    losses = []
+    rates, losses = inputs["rates"].tolist(), []  # read once: a file of arrays is read at each look
 
     def cross_entropies(source, target):
         """Return (smoothed, plain) of the target tokens that are no padding."""
@@ -67,7 +68,7 @@ def main(folder):
     def step():
         i = len(losses)
         for group in optimizer.param_groups:
-            group["lr"] = float(inputs["rates"][i])
+            group["lr"] = rates[i]
         loss = cross_entropies(sides["source"][i], sides["target"][i])[0].mean()
         optimizer.zero_grad()
         loss.backward()
@@ -88,7 +89,8 @@ def main(folder):
             step()
         if steps < 0:
             evaluate()
-    serve(run, f"torch {torch.__version__} transformers {transformers.__version__}")
+    serve(run, f"torch {torch.__version__}, transformers {transformers.__version__}, "
+               f"{torch.get_num_threads()} threads")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@
 Both sides are processes of their own (experiments/speed/harness.py). They start from the same
 weights, train on the same batches with the same rates, and read the same test windows.
 """
+import functools
 import json
+import os
 import pathlib
 import statistics
 import sys
@@ -18,7 +20,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from experiments.runs import config_of  # noqa: E402
+from experiments.runs import config_of, kept  # noqa: E402
 from experiments.speed.harness import Worker, ratio, serve  # noqa: E402
 from karpjax.core.sharding import make_mesh  # noqa: E402
 from karpjax.core.trees import named  # noqa: E402
@@ -35,31 +37,45 @@ QUICK = {"steps": 4, "eval_every": 4, "save_every": 4, "data.batch_size": 4, "da
 
 def peer(log, options, workdir, seeds: int) -> None:
     """Train both sides in turns from several seeds, and log their losses, test nats and times."""
-    nll, ratios = {}, []
+    mesh, rows = make_mesh(devices=jax.devices()[:1]), []
     for seed in range(1 if options.quick else seeds):
-        exp = experiment(seed, options.quick)
-        with tempfile.TemporaryDirectory() as folder:
-            write_inputs(pathlib.Path(folder), exp)
-            quick = ["--quick"] if options.quick else []
-            workers = {"ours": Worker([sys.executable, str(HERE / "peer.py"), folder, str(seed),
-                                       *quick])}
-            if options.torch_python:
-                workers["torch"] = Worker([options.torch_python, str(HERE / "torch_gpt.py"),
-                                           folder])
-            turns = in_turns(workers, exp.config.steps)
-            ends = {name: ended(each, pathlib.Path(folder, f"{name}.json"))
-                    for name, each in workers.items()}
-        row = {"part": "peer", "seed": seed}
-        for name, end in ends.items():
-            nll.setdefault(name, []).append(end["nll"])
-            row[name] = {"test/nll": end["nll"], "losses": end["losses"][::LOGGED]}
-        if options.torch_python:
-            row["time_ratio"] = ratio(turns[1:], "ours", "torch")          # the first compiles
-            ratios.append(row["time_ratio"]["ratio"])
-        log({**row, "turns": turns})
+        file = workdir / f"peer_{seed}{'' if options.torch_python else '_alone'}.json"
+        rows.append(kept(file, functools.partial(compared, options, seed)))
+        log({"part": "peer", "seed": seed, **rows[-1]})
+    nll = {name: [row[name]["nll"] for row in rows] for name in ("ours", "torch") if name in rows[0]}
     means = {name: {"mean": statistics.fmean(each), "all": each} for name, each in nll.items()}
-    log({"part": "peer", "test/nll": means, "time_ratios": ratios, "versions": versions(),
-         "device": device(exp.mesh)})
+    log({"part": "peer", "test/nll": means, "versions": versions(), "device": device(mesh),
+         "time_ratios": [row["time_ratio"]["ratio"] for row in rows if "time_ratio" in row]})
+
+
+def compared(options, seed: int) -> dict:
+    """Return the row of a seed."""
+    exp = experiment(seed, options.quick)
+    with tempfile.TemporaryDirectory() as folder:
+        write_inputs(pathlib.Path(folder), exp)
+        ours = [str(HERE / "peer.py"), folder, str(seed), *["--quick"] * options.quick]
+        theirs = [str(HERE / "torch_gpt.py"), folder]
+        return side_by_side(pathlib.Path(folder), ours, theirs, options.torch_python,
+                            exp.config.steps)
+
+
+def side_by_side(folder: pathlib.Path, ours: list[str], theirs: list[str], torch_python: str,
+                 steps: int) -> dict:
+    """Train two workers in turns, and return the row of what they measured.
+
+    ours, theirs   scripts and their arguments; the second is left out without a `torch_python`
+    """
+    workers = {"ours": Worker([sys.executable, *ours])}
+    if torch_python:
+        workers["torch"] = Worker([torch_python, *theirs])
+    turns = in_turns(workers, steps)
+    row = {"turns": turns, "workers": {name: each.hello for name, each in workers.items()}}
+    for name, each in workers.items():
+        end = ended(each, folder / f"{name}.json")
+        row[name] = {"nll": end["nll"], "losses": end["losses"][::LOGGED]}
+    if torch_python:
+        row["time_ratio"] = ratio(turns[1:], "ours", "torch")              # the first compiles
+    return row
 
 
 def in_turns(workers: dict[str, Worker], steps: int) -> list[dict]:
@@ -74,7 +90,7 @@ def in_turns(workers: dict[str, Worker], steps: int) -> list[dict]:
 
 
 def ended(worker: Worker, file: pathlib.Path) -> dict:
-    """Let a worker read the test split, end it, and return what it wrote: nll and losses."""
+    """Let a worker read what it is measured on, end it, and return what it wrote: nll, losses."""
     worker.seconds(EVALUATE)
     worker.close()
     return json.loads(file.read_text())
@@ -137,7 +153,7 @@ def serve_ours(folder: pathlib.Path, seed: int, quick: bool) -> None:
             nll = exp.evaluator(exp.eval_variables(state), "test")["nll"]
             (folder / "ours.json").write_text(
                 json.dumps({"nll": nll, "losses": [float(loss) for loss in losses]}))
-    serve(run)
+    serve(run, f"jax {jax.__version__}, {os.cpu_count()} CPUs")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def runs(log, options, workdir, part: str, form: str, seeds: int) -> None:
         summaries.append(trained(f"gpt_shakespeare{form}", workdir / f"{part}_{seed}", seed=seed,
                                  **own))
         log({"part": part, "seed": seed, **summaries[-1]})
-    log({"part": part, "seeds": seeds, "metrics": over_seeds(summaries)})
+    log({"part": part, "seeds": len(summaries), "metrics": over_seeds(summaries)})
     print(f"{part}\n{seeds_table(over_seeds(summaries))}", flush=True)
 
 

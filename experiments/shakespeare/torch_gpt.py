@@ -90,11 +90,11 @@ def main(folder):
          {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0}],
         betas=(0.9, size["b2"]), eps=1e-8)
     batches = torch.from_numpy(inputs["batches"].astype(np.int64))           # (steps, B, T + 1)
-    losses = []
+    rates, losses = inputs["rates"].tolist(), []  # read once: a file of arrays is read at each look
 
     def step():
         for group in optimizer.param_groups:
-            group["lr"] = float(inputs["rates"][len(losses)])
+            group["lr"] = rates[len(losses)]
         loss = nll(model, batches[len(losses)]).mean()
         optimizer.zero_grad()
         loss.backward()
