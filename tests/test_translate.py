@@ -3,6 +3,8 @@
     Late    predicts the token that the decoder has just read
     Source  predicts the source, token by token, so that its translations are known
 """
+import types
+
 from flax import linen as nn
 from guarantees.harness import mesh_of
 from guarantees.registry import config_of
@@ -141,6 +143,12 @@ def test_scores_are_those_of_the_whole_set(monkeypatch):
     text = task.pictures(measured.totals, measured.rows, "validation")["translations.txt"]
     assert f"BLEU {expected:.2f} (" in text and "case:mixed" in text and "tok:13a" in text
     assert text.count("translation  ") == len(sources)
+
+
+def test_an_evaluation_of_one_split_alone():
+    task = types.SimpleNamespace(evaluate={"test": print})
+    with pytest.raises(UserError, match="expected a function under '', .* found test alone; add"):
+        make_evaluator(task, None).evaluate_of("validation")
 
 
 HYPOTHESES = ["the cat sat on the mat today", "a small dog runs home"]

@@ -77,7 +77,12 @@ class Evaluator:
     def evaluate_of(self, split: str) -> Callable | None:
         """Return `Task.evaluate` for a split, None for the loss."""
         evaluate = self.task.evaluate
-        return evaluate.get(split, evaluate[""]) if isinstance(evaluate, Mapping) else evaluate
+        if not isinstance(evaluate, Mapping):
+            return evaluate
+        if "" not in evaluate:
+            raise UserError(f"Task.evaluate: expected a function under '', for splits without one of "
+                            f"their own, found {listed(sorted(evaluate))} alone; add it")
+        return evaluate.get(split, evaluate[""])
 
     def of_batch(self, variables, batch, evaluate: Callable | None = None):
         """Return ((losses, means), totals, rows) of a batch: pure, jitted once."""
