@@ -147,7 +147,7 @@ def test_scores_are_those_of_the_whole_set(monkeypatch):
 
 def test_an_evaluation_of_one_split_alone():
     task = types.SimpleNamespace(evaluate={"test": print})
-    with pytest.raises(UserError, match="expected a function under '', .* found test alone; add"):
+    with pytest.raises(UserError, match=r"function under '', .* found \['test'\] alone; add"):
         make_evaluator(task, None).evaluate_of("validation")
 
 

@@ -80,8 +80,8 @@ class Evaluator:
         if not isinstance(evaluate, Mapping):
             return evaluate
         if "" not in evaluate:
-            raise UserError(f"Task.evaluate: expected a function under '', for splits without one of "
-                            f"their own, found {listed(sorted(evaluate))} alone; add it")
+            raise UserError(f"Task.evaluate: expected a function under '', for splits without one "
+                            f"of their own, found {listed(sorted(evaluate))} alone; add it")
         return evaluate.get(split, evaluate[""])
 
     def of_batch(self, variables, batch, evaluate: Callable | None = None):
