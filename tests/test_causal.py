@@ -255,7 +255,7 @@ def test_prepared_sets(tmp_path, characters):
 
 
 def test_packed_rows_without_a_token_for_padding(tmp_path):
-    """Of GPT-2's tokenizer. A mutant stored the absent token, -1, as 65535."""
+    """GPT-2's tokenizer has none. A mutant stored the absent token, -1, as 65535."""
     (tmp_path / "raw").mkdir()
     (tmp_path / "gpt2.json").write_text(gpt2_tokenizer())
     (tmp_path / "raw" / "train.txt").write_text("def")
@@ -278,7 +278,7 @@ def test_bytes_need_a_tokenizer_on_bytes():
 
 
 def test_bytes_of_tokens_that_were_added():
-    """A tokenizer stands letters for bytes, except in tokens that were added: those are text."""
+    """Letters stand for bytes, except in tokens that were added: those are text."""
     tokenizer = load_tokenizer(train_tokenizer(["a text"], 260))
     tokenizer.add_tokens(["☃é"])
     vocabulary = vocabulary_of(tokenizer.to_str())
