@@ -4,7 +4,8 @@
     python experiments/faults/inject.py --quick --log=FILE      # a sixtieth of them
 
 Commands, faults and outcomes are those of tests/guarantees/fault_cases.py, of which each commit's
-default run draws 40. A line of inject.jsonl is a case. The script fails if one went wrong.
+default run draws 40. A line of inject.jsonl is a case. The script fails if one went wrong. A second
+start goes on with the cases that the log lacks.
 """
 import collections
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import os
 import pathlib
 import random
 import sys
-import threading
+from threading import Lock
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -39,14 +40,14 @@ def cases_of(bench: Bench, share: int) -> list[Case]:
 
 def study(options, workdir) -> None:
     """Run the cases, two at a time, log each, and exit with 1 if one went wrong."""
-    log, counts, lock = Log(options.log), collections.Counter(), threading.Lock()
+    log, lock = Log(options.log, keep=lambda row: "kind" in row or "versions" in row), Lock()
     log({"versions": versions()})
+    done = {Case(*(row[field] for field in Case._fields)) for row in log.rows if "kind" in row}
 
     def work(cases: list, bench: Bench) -> None:
         for case in cases:
             outcome, said = bench.outcome(case)
             with lock:
-                counts[case.command, outcome] += 1
                 log({**case._asdict(), "outcome": outcome, "said": said})
     os.environ.update(JAX_COMPILATION_CACHE_DIR=str(workdir / "programs"),
                       JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
@@ -55,11 +56,14 @@ def study(options, workdir) -> None:
     benches = [Bench(workdir / str(i)) for i in range(2)]
     for bench in benches:
         bench.folder.mkdir()
-    cases = cases_of(benches[0], share=60 if options.quick else 1)
+    cases = [case for case in cases_of(benches[0], share=60 if options.quick else 1)
+             if case not in done]
     with ThreadPoolExecutor(2) as pool:
-        done = [pool.submit(work, cases[i::2], bench) for i, bench in enumerate(benches)]
-        for each in done:
-            each.result()
+        workers = [pool.submit(work, cases[i::2], bench) for i, bench in enumerate(benches)]
+        for worker in workers:
+            worker.result()
+    counts = collections.Counter((row["command"], row["outcome"]) for row in log.rows
+                                 if "kind" in row)
     for (command_, outcome), number in sorted(counts.items()):
         log({"command": command_, "outcome": outcome, "cases": number})
     sys.exit(any(outcome in WRONG for _, outcome in counts))
