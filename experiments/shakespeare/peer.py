@@ -42,7 +42,8 @@ def peer(log, options, workdir, seeds: int) -> None:
         file = workdir / f"peer_{seed}{'' if options.torch_python else '_alone'}.json"
         rows.append(kept(file, functools.partial(compared, options, seed)))
         log({"part": "peer", "seed": seed, **rows[-1]})
-    nll = {name: [row[name]["nll"] for row in rows] for name in ("ours", "torch") if name in rows[0]}
+    sides = [name for name in ("ours", "torch") if name in rows[0]]
+    nll = {name: [row[name]["nll"] for row in rows] for name in sides}
     means = {name: {"mean": statistics.fmean(each), "all": each} for name, each in nll.items()}
     log({"part": "peer", "test/nll": means, "versions": versions(), "device": device(mesh),
          "time_ratios": [row["time_ratio"]["ratio"] for row in rows if "time_ratio" in row]})

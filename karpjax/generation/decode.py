@@ -57,4 +57,4 @@ def check_length(length) -> None:
 
 def is_whole(value, least: int) -> bool:
     """Return whether a value is a whole number of at least `least`. True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
