@@ -29,8 +29,9 @@ class Table(nn.Module):
     vocabulary: int
 
     @nn.compact
-    def __call__(self, tokens, train=False, segments=None, cache=None, positions=None):
+    def __call__(self, tokens, train=False, segments=None, cache=None, positions=None, at=None):
         table = self.param("table", nn.initializers.normal(1.0), (self.vocabulary,) * 2)
+        tokens = tokens if at is None else jnp.take_along_axis(tokens, at, axis=1)
         logits = table[tokens]                                                         # (B, T, V)
         return logits if cache is None else (logits, cache)
 

@@ -103,6 +103,9 @@ def test_a_causal_model_sees_nothing_later(causal):
     logits, others = (apply(variables, x) for x in (tokens, np.where(np.arange(8) < 5, tokens, 7)))
     np.testing.assert_array_equal(logits[:, :5], others[:, :5])
     assert np.abs(logits[:, 5:] - others[:, 5:]).max() > 1e-3
+    at = jnp.array([[0, 7], [3, 2], [1, 1], [6, 5]])
+    np.testing.assert_allclose(apply(variables, tokens, at=at),
+                               jnp.take_along_axis(logits, at[..., None], axis=1), atol=1e-5)
 
 
 @pytest.fixture(scope="module", params=["today's", "marian",

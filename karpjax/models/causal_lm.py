@@ -8,11 +8,12 @@ It is the encoder of models/encoder.py with another mask. With GPT2 (Radford et 
 Hugging Face's weights (karpjax/weights/gpt2.py). To continue texts, a cache keeps the keys and
 values of their tokens (layers/transformer.py):
 
-    logits, cache = model.apply(variables, prompts, cache=model.empty_cache(B, L))     # (B, T, V)
-    logits, cache = model.apply(variables, tokens, cache=cache, positions=positions)   # (B, 1, V)
+    cache = model.empty_cache(B, L)
+    logits, cache = model.apply(variables, prompts, cache=cache, at=lengths[:, None] - 1)
+    logits, cache = model.apply(variables, tokens, cache=cache, positions=positions)
 
-Row b's prompt of n tokens ends at logits[b, n - 1], and its next token has position n, whatever
-stands behind it in `prompts`.
+Both logits are (B, 1, V): after each row's prompt, and after the token (B, 1) at its position. The
+first token after a prompt of n has position n, whatever follows the prompt in its row.
 """
 from flax import linen as nn
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ class CausalLM(Encoder):
     segments   (B, T), the documents that share a row: none sees another; 0 is padding
     cache      of the tokens before, with which the result is (logits, cache), a document a row
     positions  (B, T) of the tokens, with a cache; None: 0, 1, 2, ...
+    at         (B, K), the places in the row whose logits are asked for; None: all
     features   whether the result is (logits, each layer's states), without a cache
 
     Input and output share a table.
@@ -41,7 +43,7 @@ class CausalLM(Encoder):
     @nn.compact
     def __call__(self, tokens: Int[Array, "B T"], train: bool = False, segments=None,
                  cache: dict | None = None, positions: Int[Array, "B T"] | None = None,
-                 features: bool = False):
+                 at: Int[Array, "B K"] | None = None, features: bool = False):
         self.check_form(segments, cache)
         mask = causal_mask(tokens.shape[1])                                       # (1, 1, T, T)
         if segments is not None:
@@ -61,7 +63,10 @@ class CausalLM(Encoder):
             states.append(x)
         if self.norm == "pre":
             states[-1] = norm(self.eps, self.bias, "norm")(x)
-        logits = table.attend(states[-1])                                         # (B, T, V)
+        x = states[-1]                                                            # (B, T, D)
+        if at is not None:  # before the vocabulary's matmul, as in MaskedLM
+            x = jnp.take_along_axis(x, at[..., None], axis=1)                     # (B, K, D)
+        logits = table.attend(x)                                                  # (B, K, V)
         if cache is not None:
             return logits, filled
         if features:

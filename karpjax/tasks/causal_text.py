@@ -56,16 +56,14 @@ def build(config) -> kj.Task:
     @functools.partial(jax.jit, static_argnames=("steps", "options"))
     def window(variables, tokens, starts, keys, steps: int, options: tuple):
         """Return (B, steps) tokens that follow the first starts (B,) of the tokens (B, T)."""
-        def network(tokens, cache, positions=None):
-            logits, cache = model.apply(variables, tokens, cache=cache, positions=positions)
-            return jnp.where(vocabulary.can_follow, logits, -jnp.inf), cache           # (B, T, V)
+        def network(tokens, cache, **places):
+            logits, cache = model.apply(variables, tokens, cache=cache, **places)      # (B, 1, V)
+            return jnp.where(vocabulary.can_follow, logits[:, 0], -jnp.inf), cache     # (B, V)
 
         def step(tokens, positions, cache):
-            logits, cache = network(tokens[:, None], cache, positions[:, None])
-            return logits[:, 0], cache                                                 # (B, V)
-        logits, cache = network(tokens, model.empty_cache(*tokens.shape))
-        last = jnp.take_along_axis(logits, starts[:, None, None] - 1, axis=1)[:, 0]    # (B, V)
-        return generate(step, cache, last, starts, steps, sampler(*options), keys,
+            return network(tokens[:, None], cache, positions=positions[:, None])
+        logits, cache = network(tokens, model.empty_cache(*tokens.shape), at=starts[:, None] - 1)
+        return generate(step, cache, logits, starts, steps, sampler(*options), keys,
                         eos=vocabulary.sep)
 
     def continued(variables, prompts: list[list[int]], length: int, options, seed: int):
