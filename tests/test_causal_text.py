@@ -137,6 +137,7 @@ def test_bad_input_in_one_line(generate, prompt, options, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.full
 def test_a_trained_run_continues_texts(tmp_path, capsys):
     """From training to the command: a cached text is the argmax of passes without a cache."""
     (tmp_path / "corpus.txt").write_text(TEXT)

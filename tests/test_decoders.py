@@ -76,7 +76,7 @@ def differences(full, every) -> list[float]:
             for ours, cached in zip(unpacked(np.asarray(full)), np.asarray(every), strict=True)]
 
 
-@pytest.fixture(scope="module", params=["today's", "gpt2"])
+@pytest.fixture(scope="module", params=["today's", pytest.param("gpt2", marks=pytest.mark.full)])
 def causal(request):
     model, tokens = model_of("causal_lm", FORMS[request.param]), documents()
     return model, variables_of(model, tokens), tokens
@@ -108,8 +108,8 @@ def test_a_causal_model_sees_nothing_later(causal):
                                jnp.take_along_axis(logits, at[..., None], axis=1), atol=1e-5)
 
 
-@pytest.fixture(scope="module", params=["today's", "marian",
-                                        pytest.param("learned", marks=pytest.mark.full)])
+@pytest.fixture(scope="module", params=["today's", *(pytest.param(form, marks=pytest.mark.full)
+                                                      for form in ("marian", "learned"))])
 def translator(request):
     model, source, target = model_of("seq2seq", FORMS[request.param]), documents(1), documents(2)
     return model, variables_of(model, source, target), source, target
@@ -147,6 +147,7 @@ def test_a_translator_sees_its_source_and_nothing_later(translator):
     assert np.abs(logits - other).max(axis=(1, 2)).min() > 1e-3
 
 
+@pytest.mark.full
 def test_attention_is_shown():
     """Probabilities sum to 1, of the tokens that are seen alone, and say what the pass does."""
     model = model_of("seq2seq", {})
