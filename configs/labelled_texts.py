@@ -9,7 +9,8 @@ DIR holds train.jsonl and test.jsonl of lines {"text": "...", "label": "..."}. S
 some ten thousand texts. steps is five epochs of 2,000 texts: raise it with their number. A large
 vocabulary keeps words whole. With more memory than texts, config.model.ngrams=1 leaves bigrams out.
 
-What it reaches on IMDB's first 2,000 reviews, cut to 64 tokens, is not measured yet.
+On IMDB's first 2,000 reviews, cut to 64 tokens: test accuracy 70.9 % (sd 0.1, 3 seeds), TF-IDF with
+logistic regression 71.1 % (experiments/labelled_texts).
 """
 import karpjax
 

@@ -47,6 +47,7 @@ def study(options, workdir) -> None:
     def work(cases: list, bench: Bench) -> None:
         for case in cases:
             outcome, said = bench.outcome(case)
+            said = said.replace(str(bench.folder / "case"), "FOLDER")
             with lock:
                 log({**case._asdict(), "outcome": outcome, "said": said})
     os.environ.update(JAX_COMPILATION_CACHE_DIR=str(workdir / "programs"),

@@ -1,7 +1,7 @@
 """Labelled JSONL from scratch: 2,000 reviews of IMDB, cut to 64 tokens, by averaged n-grams, by
 TF-IDF and logistic regression, and by the encoder.
 
-    python experiments/labelled_texts/run.py --workdir=runs/labelled_texts      # not timed yet
+    python experiments/labelled_texts/run.py --workdir=runs/labelled_texts     # 15 minutes
     python experiments/labelled_texts/run.py --quick --log=/tmp/quick.jsonl
 
 The reviews come from the shared data ($KARPJAX_TEST_DATA, ../shared/data by default). Its first
