@@ -7,6 +7,8 @@
 
     configs/translate_multi30k.py:marian     Marian's blocks, to compare with PyTorch's
 
+Without test_2018_flickr in DIR: with it --length must be 84, and rows are longer.
+
 The encoder and decoder have 4 layers of 128, as Transformer-tiny of Wu et al. 2021 ("Good for
 misconceived reasons"), whose published 41.02 is BLEU of tokenised lowercased text: ours stand
 beside it, never in a row with it. Validation translates greedily, the test with 5 beams. The best
