@@ -31,6 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from guarantees.harness import child, children, finished, kept_in, record_of  # noqa: E402
 from guarantees.registry import TASKS  # noqa: E402
+from stand_ins import prepare_stand_ins  # noqa: E402
 
 from karpjax.core.errors import Preempted  # noqa: E402
 from karpjax.run import checkpoint  # noqa: E402
@@ -146,9 +147,12 @@ def main():
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--log", default=str(HERE / "results.jsonl"))
     options = parser.parse_args()
-    with open(options.log, "w") as file, tempfile.TemporaryDirectory() as cache:
-        os.environ.update(JAX_COMPILATION_CACHE_DIR=cache,
+    with open(options.log, "w") as file, tempfile.TemporaryDirectory() as folder:
+        os.environ.update(JAX_COMPILATION_CACHE_DIR=f"{folder}/compiled",
                           JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
+        if not os.environ.get("TFDS_DATA_DIR"):     # in a test it is there
+            os.environ["TFDS_DATA_DIR"] = f"{folder}/sets"
+            prepare_stand_ins(pathlib.Path(folder) / "sets")
 
         def log(row):
             file.write(json.dumps(row) + "\n")
