@@ -6,6 +6,7 @@ FOLDER is written by peer.py. The worker trains on request (experiments/speed/ha
 for -1 steps reads the validation captions and writes FOLDER/torch.json: nats a token, all losses.
 """
 import json
+import os
 import pathlib
 import sys
 
@@ -41,6 +42,7 @@ def model_of(size: dict, weights: dict) -> MarianMTModel:
 
 def main(folder):
     folder = pathlib.Path(folder)
+    torch.set_num_threads(os.cpu_count())  # as the other side, whatever OMP_NUM_THREADS says
     size, inputs = json.loads((folder / "size.json").read_text()), np.load(folder / "inputs.npz")
     model = model_of(size, dict(np.load(folder / "weights.npz")))
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -7,6 +7,7 @@ written by peer.py. The worker trains on request (experiments/speed/harness.py).
 steps reads the test split and writes FOLDER/torch.json: nats a character, and all losses.
 """
 import json
+import os
 import pathlib
 import sys
 
@@ -77,6 +78,7 @@ def nll(model, windows):
 
 def main(folder):
     folder = pathlib.Path(folder)
+    torch.set_num_threads(os.cpu_count())  # as the other side, whatever OMP_NUM_THREADS says
     size, inputs = json.loads((folder / "size.json").read_text()), np.load(folder / "inputs.npz")
     model = GPT(**{key: size[key] for key in ("vocabulary", "context", "layers", "width", "heads")})
     state = {}
