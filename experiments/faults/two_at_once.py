@@ -1,12 +1,12 @@
 """Start two processes of one command in one workdir, and kill and restart launchers. Compare rows.
 
     python experiments/faults/two_at_once.py            # ten times each: 14 minutes
+    python experiments/faults/two_at_once.py --only=killed_launcher
     python experiments/faults/two_at_once.py --quick --log=FILE   # once each
 
 Both are processes of their own, as a user starts them. In the end there must be the rows, the state
 and the checkpoints of a run that nothing disturbed. two_at_once.jsonl has a line for each time.
 """
-import json
 import os
 import pathlib
 import random
@@ -21,6 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from guarantees.harness import kept_in, record_of  # noqa: E402
 
 from experiments.runs import Log, command  # noqa: E402
+from karpjax.run.metrics import read_rows  # noqa: E402
 from karpjax.run.workdir import versions  # noqa: E402
 
 FLAGS = [f"--config={ROOT}/tests/tiny.py", "--config.steps=400", "--config.log_every=5",
@@ -60,25 +61,31 @@ def two_trainings(workdir, chance) -> dict:
 
 def killed_launcher(workdir, chance) -> dict:
     """Kill a launcher of two processes some moments after the first row, and start it again."""
-    delay, rows = chance.uniform(0, 5), workdir / "metrics.jsonl"
+    delay = chance.uniform(0, 5)
     first = started(LAUNCH, workdir)
-    while first.poll() is None and not rows.exists():
+    while first.poll() is None and not read_rows(workdir):
         time.sleep(0.05)
     time.sleep(delay)
     was_running = first.poll() is None
     first.send_signal(signal.SIGKILL)
-    step = json.loads(rows.read_text().splitlines()[-1])["step"]
+    step = read_rows(workdir)[-1]["step"]
     second = started(LAUNCH, workdir)
     (code, said), (other, said_too) = ended(first), ended(second)
     return {"delay": round(delay, 2), "killed": was_running, "after_step": step,
             "codes": [code, other], "said": [said, said_too], "right": other == 0}
 
 
+CASES = ((two_trainings, TRAIN), (killed_launcher, LAUNCH))
+
+
 def study(options, folder) -> None:
     """Do both ten times, log each time, and exit with 1 if one was wrong."""
-    log, right, chance = Log(options.log), True, random.Random(0)
+    cases = {case.__name__: (case, flags) for case, flags in CASES
+             if options.only in ("", case.__name__)}
+    log = Log(options.log, keep=lambda row: options.only and row.get("case", "") not in cases)
+    right, chance = True, random.Random(0)
     log({"versions": versions()})
-    for case, of_one in ((two_trainings, TRAIN), (killed_launcher, LAUNCH)):
+    for case, of_one in cases.values():
         code, said = ended(started(of_one, folder / case.__name__))
         assert code == 0, said
         expected = left_in(folder / case.__name__)
@@ -93,4 +100,5 @@ def study(options, folder) -> None:
 
 
 if __name__ == "__main__":
-    command(study, log=pathlib.Path(__file__).parent / "two_at_once.jsonl")
+    command(study, log=pathlib.Path(__file__).parent / "two_at_once.jsonl",
+            arguments=lambda parser: parser.add_argument("--only", default=""))
