@@ -15,6 +15,7 @@ import tiny_runs
 
 from karpjax import restore, UserError
 from karpjax.core.errors import Outage, outage
+from karpjax.datasets import pictures, tfds
 from karpjax.run import checkpoint, cli, metrics
 from karpjax.run.meta import sealed
 
@@ -71,11 +72,16 @@ def test_what_a_kill_left_is_deleted(tmp_path):
 
 # --------------------------------------------------------------------------- a storage that is away
 
-@pytest.mark.parametrize("number",
-                         [errno.EIO, errno.EACCES, errno.ESTALE, errno.EMFILE, errno.ENOMEM])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE, errno.EMFILE,
+                                    errno.ENOMEM, errno.ENOSPC])
 @pytest.mark.parametrize("name", ["metadata", "config.json", metrics.NAME])
 def test_an_outage_is_no_damage(run, monkeypatch, number, name):
-    """An error of Python's file system calls is an outage, in each place where a start reads."""
+    """An error of Python's file system calls is an outage, in each place where a start reads.
+
+    A full disk is no damage either, but waiting does not make room.
+    """
+    kind, fix = (UserError, "the disk is full.*make room") if number == errno.ENOSPC \
+        else (Outage, f"{os.strerror(number)}.*start the same command again")
     before, path = tree(run), type(epath.Path(run))
 
     def failing(read):
@@ -87,12 +93,11 @@ def test_an_outage_is_no_damage(run, monkeypatch, number, name):
     with monkeypatch.context() as patch:
         for method in ("read_text", "read_bytes", "open"):
             patch.setattr(path, method, failing(getattr(path, method)))
-        with pytest.raises(Outage,
-                           match=f"{os.strerror(number)}.*start the same command again") as caught:
+        with pytest.raises(kind, match=fix) as caught:
             train(run)
-        assert caught.value.code == 75
+        assert caught.value.code == kind.code == (2 if number == errno.ENOSPC else 75)
         if name == "metadata":
-            with pytest.raises(Outage):
+            with pytest.raises(kind, match=fix):
                 restore(run)
     assert tree(run) == before and not (run / "damaged").exists()
     assert train(run)["resumed"]
@@ -136,6 +141,23 @@ def test_what_is_an_outage(error, away):
     wrapped = Exception("Encountered error while reading array")
     wrapped.__cause__ = error
     assert bool(outage(error)) == bool(outage(wrapped)) == away
+
+
+def test_a_full_disk_is_no_damage_of_data():
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert isinstance(tfds.unreadable("a set", full, "prepare it again"), Outage)
+    with pytest.raises(Outage, match="No space left"), pictures.readable("cat.png"):
+        raise full
+
+
+def test_threads_that_have_not_begun(monkeypatch):
+    """threading lists them, but their join raises: a failed command once ended in a traceback."""
+    late = threading.Thread(target=lambda: None)
+    threading.Timer(0.05, late.start).start()
+    cli._leave_threads({late}, 1)
+    assert late.ident and not late.is_alive()
+    monkeypatch.setattr(cli, "THREADS_END", 0.05)
+    cli._leave_threads({threading.Thread(target=print)}, 1)
 
 
 def test_the_command_ends_with_75(monkeypatch, capsys):

@@ -44,33 +44,42 @@ class Damaged(UserError):
     """A checkpoint that cannot be read. The one before may be whole."""
 
 
-def outage(error) -> str:
-    """Return the failure of storage or machine behind an error, or "" if a file is at fault.
+def causes_of(error):
+    """Yield each error behind an error with the system's number, 0 without one.
 
-    TensorStore's errors carry the system's number, or a status of gRPC, in their text; Orbax wraps
-    them.
+    TensorStore's errors carry the number, or a status of gRPC, in their text; Orbax wraps them.
     """
-    causes = []
-    while error is not None and error not in causes:
-        causes.append(error)
-        text = str(error)
-        number = re.search(r"os_error_code='?(\d+)", text)
-        number = getattr(error, "errno", None) or int(number[1] if number else 0)
-        system = isinstance(error, OSError) and not isinstance(
-            error, (FileNotFoundError, NotADirectoryError, IsADirectoryError))
+    seen = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        number = re.search(r"os_error_code='?(\d+)", str(error))
+        yield error, getattr(error, "errno", None) or int(number[1] if number else 0)
+        error = error.__cause__ or error.__context__
+
+
+def outage(error) -> str:
+    """Return the failure of storage or machine behind an error, or "" if a file is at fault."""
+    for cause, number in causes_of(error):
+        text = str(cause)
+        system = isinstance(cause, OSError) and not isinstance(
+            cause, (FileNotFoundError, NotADirectoryError, IsADirectoryError))
         if number and number not in (*FULL, *MISSING):
             return os.strerror(number)
-        if system and not number or isinstance(error, MemoryError):
-            return f"{type(error).__name__}: {' '.join(text.split())[:200]}"
+        if system and not number or isinstance(cause, MemoryError):
+            return f"{type(cause).__name__}: {' '.join(text.split())[:200]}"
         if status := re.match(STATUSES, text):
             return status[0]
-        error = error.__cause__ or error.__context__
     return ""
+
+
+def full_disk(error) -> str:
+    """Return the system's word for a full disk behind an error, or ""."""
+    return next((os.strerror(number) for _, number in causes_of(error) if number in FULL), "")
 
 
 @contextlib.contextmanager
 def storage(where):
-    """Turn a failure of the storage or the machine into an Outage: no stored file is at fault."""
+    """Turn a failure of the storage or the machine into one line: no stored file is at fault."""
     try:
         yield
     except UserError:
@@ -79,6 +88,9 @@ def storage(where):
         if failure := outage(error):
             raise Outage(f"{where}: the storage or the machine failed ({failure}); nothing was "
                          "moved or emptied: start the same command again") from error
+        if failure := full_disk(error):
+            raise UserError(f"{where}: the disk is full ({failure}); nothing was moved or emptied: "
+                            "make room, then start the same command again") from error
         raise
 
 

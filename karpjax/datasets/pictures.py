@@ -12,7 +12,7 @@ import os
 import numpy as np
 
 from karpjax.core import files
-from karpjax.core.errors import Outage, UserError, outage
+from karpjax.core.errors import Outage, UserError, full_disk, outage
 from karpjax.core.trees import first_line
 
 GREY = ("1", "L", "LA", "I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -49,7 +49,7 @@ def readable(picture):
     except Exception as error:  # Pillow raises all kinds
         # its OSErrors of a damaged file have no number, unlike the system's
         if getattr(error, "errno", None) or isinstance(error, MemoryError):
-            if failure := outage(error):
+            if failure := outage(error) or full_disk(error):
                 raise Outage(f"{picture}: the storage or the machine failed ({failure}); start the "
                              "same command again") from error
         raise Unreadable(f"{picture}: this picture cannot be read ({type(error).__name__}: "

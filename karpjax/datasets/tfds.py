@@ -12,7 +12,7 @@ import pathlib
 from etils import epath
 import numpy as np
 
-from karpjax.core.errors import Outage, UserError, outage
+from karpjax.core.errors import Outage, UserError, full_disk, outage
 from karpjax.core.trees import first_line
 from karpjax.datasets.content import MANIFEST, check_whole, is_whole
 from karpjax.datasets.pictures import decoders_of
@@ -90,7 +90,7 @@ def unreadable(what: str, error: Exception, fix: str) -> UserError:
         return error
     # Pillow's error for a damaged picture is an OSError too, without the system's number.
     of_pillow = isinstance(error, OSError) and error.errno is None
-    if not of_pillow and (failure := outage(error)):
+    if not of_pillow and (failure := outage(error) or full_disk(error)):
         return Outage(f"{what}: the storage failed ({failure}); start the same command again")
     text = " ".join(str(error).split())[:200]
     return UserError(f"{what} cannot be read ({type(error).__name__}: {text}); "

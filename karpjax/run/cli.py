@@ -122,14 +122,18 @@ def _leave_threads(threads, code: int) -> None:
     """
     until = time.monotonic() + THREADS_END
     for thread in threads:
-        if not thread.daemon:
+        if thread.daemon:
+            continue
+        while thread.ident is None and time.monotonic() < until:
+            time.sleep(0.01)  # it is about to begin: until then a join raises
+        if thread.is_alive():
             # Orbax's own join raises
             threading.Thread.join(thread, max(0.0, until - time.monotonic()))
-            if thread.is_alive():
-                sys.stdout.flush()
-                sys.stderr.flush()
-                atexit._run_exitfuncs()
-                os._exit(code)
+        if thread.is_alive():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            atexit._run_exitfuncs()
+            os._exit(code)
 
 
 def _quiet_libraries() -> None:

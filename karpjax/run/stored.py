@@ -5,7 +5,7 @@ from etils import epath
 import numpy as np
 import orbax.checkpoint as ocp
 
-from karpjax.core.errors import Outage, UserError, storage
+from karpjax.core.errors import UserError, storage
 from karpjax.core.trees import first_line
 from karpjax.run.meta import read_meta
 
@@ -16,7 +16,7 @@ def read_part(folder, item: dict, restore_args: dict) -> dict:
         with storage(folder):
             return read_state(folder, ocp.PyTreeCheckpointHandler(), ocp.args.PyTreeRestore(
                 item=item, restore_args=restore_args, partial_restore=True))
-    except Outage:
+    except UserError:  # an outage, a full disk
         raise
     except Exception as error:  # Orbax and TensorStore report damage and shapes in many ways
         raise UserError(f"{folder}: cannot be loaded ({first_line(error)}); it is damaged, or of a "
