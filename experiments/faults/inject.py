@@ -1,6 +1,6 @@
 """Let a file operation of a command fail, or kill the command there, and run the command again.
 
-    python experiments/faults/inject.py            # 1,080 cases: an hour on two cores
+    python experiments/faults/inject.py            # over 1,000 cases: half an hour
     python experiments/faults/inject.py --quick --log=FILE      # a sixtieth of them
 
 Commands, faults and outcomes are those of tests/guarantees/fault_cases.py, of which each commit's
@@ -47,7 +47,7 @@ def study(options, workdir) -> None:
     def work(cases: list, bench: Bench) -> None:
         for case in cases:
             outcome, said = bench.outcome(case)
-            said = said.replace(str(bench.folder / "case"), "FOLDER")
+            said = said.replace(str(bench.folder / "case"), "FOLDER").replace(f"{ROOT}/", "")
             with lock:
                 log({**case._asdict(), "outcome": outcome, "said": said})
     os.environ.update(JAX_COMPILATION_CACHE_DIR=str(workdir / "programs"),

@@ -57,7 +57,7 @@ class Shuffled(Source):
     def __init__(self, counts: dict[str, int], batch_size: int, *,
                  preprocess: Callable | None = None, view: Callable | None = None,
                  augment: Callable | None = None, mix: Callable | None = None):
-        self.counts, self.batch_size = counts, batch_size
+        self._counts, self.batch_size = counts, batch_size
         self.num_examples, self.splits = counts["train"], tuple(counts)[1:]
         self._preprocess, self._view = preprocess or unchanged, view or unchanged
         self._augment, self._mix = augment, mix
@@ -94,7 +94,7 @@ class Shuffled(Source):
         return self._view(self._preprocess(batch))
 
     def eval_batches(self, split):
-        n = self.counts[split]
+        n = self._counts[split]
         for start in range(0, n, self.batch_size):
             index = np.arange(start, start + self.batch_size)[local_rows(self.batch_size)]
             yield {**self.rows(split, np.minimum(index, n - 1)), "index": index.astype(np.uint32),
