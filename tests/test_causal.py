@@ -93,7 +93,7 @@ def test_mutant_the_last_window_dropped(tmp_path):
     source = source_of(tmp_path)
     windows, tokens = source.records["test"], corpora.split_corpus(corpora.tokens_of(TEXT)[0])
     source.records["test"] = WindowRecords(windows.row, windows.size, 7, windows.starts[:-1])
-    source.counts["test"] -= 1
+    source._counts["test"] -= 1
     assert len(counted(source, "test")) < len(tokens["test"]) - 1
 
 
