@@ -1,6 +1,6 @@
 """Kill runs with SIGKILL, many times, and compare bitwise with a run that was never stopped.
 
-    python experiments/kill_resume/run.py  # 20 kills a task: about 25 minutes on 2 cores
+    python experiments/kill_resume/run.py  # 20 kills of each task, 3 to 5 minutes a task
     python experiments/kill_resume/run.py --kills=2 --steps=12 --tasks=poly --log=/tmp/quick.jsonl
     python experiments/kill_resume/run.py --processes=2 --tasks=digits,ppo \
         --log=experiments/kill_resume/two_processes.jsonl
