@@ -2,7 +2,11 @@
 moments.
 
     python experiments/pods/save_stall.py --log=experiments/pods/save_stall.jsonl  # 4 GB of disk
+    python experiments/pods/save_stall.py --before=DIR --log=experiments/pods/save_stall_in_turns.jsonl
     python experiments/pods/save_stall.py --quick --log=FILE
+
+With --before, another version's checkout and this one take turns, three each, so that a machine
+that slows down slows both. Every row then has its turn and version.
 
 The state is that of configs/mlm_tiny.py's encoder, 14 layers of 768. The study takes some minutes.
 A row for each save has seconds: until `save` returns (the loop stands still), until the checkpoint
@@ -11,8 +15,10 @@ threads and is not counted.
 """
 import argparse
 import json
+import os
 import pathlib
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +27,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent))
 
 import jax  # noqa: E402
 
-from experiments.runs import config_of  # noqa: E402
+from experiments.runs import ROOT, config_of  # noqa: E402
 from karpjax.run.checkpoint import Checkpoints  # noqa: E402
 from karpjax.run.experiment import assemble  # noqa: E402
 from karpjax.run.workdir import checkpoint_meta, device, versions  # noqa: E402
@@ -40,11 +46,8 @@ def restored(folder: str, abstract):
     return state
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--log", required=True)
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
+def measure(options) -> None:
+    """Time the saves and restores of this version."""
     size = dict(layers=1, width=32,
                 heads=2) if options.quick else dict(layers=14, width=768, heads=12)
     exp = assemble(*config_of("mlm_tiny",
@@ -75,5 +78,25 @@ def main():
         saves.close()
 
 
+def in_turns(options) -> None:
+    """Run each version's own script in turns, and join their logs."""
+    trees = {"before": pathlib.Path(options.before).resolve(), "now": ROOT}
+    order = ["before", "now"] if options.quick else ["before", "now", "now", "before"] * 2
+    with open(options.log, "w") as log, tempfile.TemporaryDirectory() as folder:
+        for turn, version in enumerate(order[:6], 1):
+            own, tree = pathlib.Path(folder, f"{turn}.jsonl"), trees[version]
+            quick = ["--quick"] if options.quick else []
+            subprocess.run([sys.executable, "experiments/pods/save_stall.py", f"--log={own}",
+                            *quick], cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)},
+                           check=True)
+            for line in own.read_text().splitlines():
+                log.write(json.dumps({"turn": turn, "code": version, **json.loads(line)}) + "\n")
+
+
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--log", required=True)
+    parser.add_argument("--before", default="", help="a checkout of another version")
+    parser.add_argument("--quick", action="store_true")
+    chosen = parser.parse_args()
+    (in_turns if chosen.before else measure)(chosen)
