@@ -77,8 +77,8 @@ def test_report_draws_again(made):
     assert json.loads(result.stdout) == {"rows": rows, "file": str(made[0] / "curves.png")}
 
 
-COMMANDS = {"train", "evaluate", "sweep", "prepare", "convert", "export", "report", "play", "knn",
-            "slices", "precompile",
+COMMANDS = {"train", "evaluate", "sweep", "prepare", "convert", "export", "generate", "report",
+            "play", "knn", "slices", "precompile",
             "launch", "games.record"}
 
 

@@ -105,6 +105,14 @@ def test_a_loss_without_a_gradient(tmp_path, values):
         jax.config.update("jax_debug_nans", False)
 
 
+def test_the_lines_are_those_of_the_text_that_runs(tmp_path):
+    """Another text of the same path, loaded between two runs of one, has other lines there."""
+    line = "nll = jnp.ones(3) + nll"
+    said = refusal(tmp_path, in_the_loss(line))
+    module_from_text("mine.py", f"import math\n{TEXT}")
+    assert refusal(tmp_path, in_the_loss(line)) == said and said.endswith(f"in loss: {line}")
+
+
 def test_a_slip_below_the_loss(tmp_path):
     """The lines that led to it come first. A network's axis_name is a collective too."""
     text = refusal(tmp_path, ("use_running_average=not train", "use_running_average=not train, "

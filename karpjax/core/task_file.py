@@ -50,12 +50,12 @@ def module_from_text(path: str, text: str):
     It runs with your rights: restore only checkpoints you trust.
     """
     name = "karpjax_task_" + hashlib.sha256(text.encode()).hexdigest()[:12]
+    # So that tracebacks show the lines, and not those of another text that came from this path.
+    linecache.cache[path] = (len(text), None, text.splitlines(True), path)
     if name in sys.modules:
         return sys.modules[name]
     module = types.ModuleType(name)
     module.__file__ = path
-    # So that tracebacks show the lines.
-    linecache.cache[path] = (len(text), None, text.splitlines(True), path)
     try:
         code = compile(text, path, "exec")
     except SyntaxError as error:
