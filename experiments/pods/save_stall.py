@@ -2,7 +2,7 @@
 moments.
 
     python experiments/pods/save_stall.py --log=experiments/pods/save_stall.jsonl  # 4 GB of disk
-    python experiments/pods/save_stall.py --before=DIR --log=experiments/pods/save_stall_in_turns.jsonl
+    python experiments/pods/save_stall.py --before=DIR --log=FILE                        # in turns
     python experiments/pods/save_stall.py --quick --log=FILE
 
 With --before, another version's checkout and this one take turns, three each, so that a machine
