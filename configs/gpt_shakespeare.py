@@ -19,10 +19,10 @@ import karpjax
 # nanoGPT's numbers are those of its config/train_shakespeare_char.py and README.
 FORMS = {
     # Today's blocks, 0.8M parameters. A short training ends best at a rate of 0. A step is 23
-    # GFLOP: 2,200 take 15 to 20 minutes (0.42 to 0.55 s each on two cores that are not ours alone).
+    # GFLOP: 2,200 take 20 minutes at 0.55 s each.
     "": dict(model=dict(layers=4, width=128, heads=4), length=128, batch_size=32, steps=2200,
              rate=3e-3, last_rate=0.0),
-    # 2.7M parameters see the characters 17 times: they need dropout. A step takes 3.0 to 3.5 s.
+    # 2.7M parameters see the characters 18 times: they need dropout. At 3.4 s a step.
     "long": dict(model=dict(layers=6, width=192, heads=6, dropout=0.1), length=256, batch_size=32,
                  steps=2100, rate=2e-3, last_rate=0.0),
     # GPT-2's blocks without biases, as nanoGPT's bias=False. No dropout.

@@ -81,9 +81,9 @@ def measure(options) -> None:
 def in_turns(options) -> None:
     """Run each version's own script in turns, and join their logs."""
     trees = {"before": pathlib.Path(options.before).resolve(), "now": ROOT}
-    order = ["before", "now"] if options.quick else ["before", "now", "now", "before"] * 2
+    order = ["before", "now", "now", "before", "before", "now"][:2 if options.quick else None]
     with open(options.log, "w") as log, tempfile.TemporaryDirectory() as folder:
-        for turn, version in enumerate(order[:6], 1):
+        for turn, version in enumerate(order, 1):
             own, tree = pathlib.Path(folder, f"{turn}.jsonl"), trees[version]
             quick = ["--quick"] if options.quick else []
             subprocess.run([sys.executable, "experiments/pods/save_stall.py", f"--log={own}",
