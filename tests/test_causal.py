@@ -63,6 +63,22 @@ def test_shakespeare_comes_with_the_package():
     assert (np.concatenate(list(splits.values())) == tokens).all()
 
 
+@pytest.mark.parametrize("held_out, sizes", [
+    (0.05, {"train": 953661, "validation": 50193, "test": 111540}),
+    (0.2, {"train": 803083, "validation": 200771, "test": 111540}),
+    (0, {"train": 1003854, "test": 111540})])
+def test_the_part_held_out_of_training(held_out, sizes):
+    """With 0 the training part is nanoGPT's, whole, and nothing is left to choose by."""
+    data = ConfigDict(dict(corpus="shakespeare", held_out=held_out, length=64, batch_size=2))
+    source = kj.sources.causal(data)
+    row = {name: records.row for name, records in source.records.items()}
+    assert {name: len(part) for name, part in row.items()} == sizes
+    assert (np.concatenate(list(row.values())) ==
+            corpora.tokens_of(corpora.read_corpus("shakespeare"))[0]).all()
+    assert sum(len(counted(source, split)) + 1 for split in row if split != "train") == \
+        1115394 - sizes["train"]
+
+
 # ------------------------------------------------------------------------------------------ windows
 
 @pytest.mark.parametrize("on_device", ["yes", "no"])
@@ -109,6 +125,9 @@ def test_bytes_are_those_of_the_targets_that_count(tmp_path):
 @pytest.mark.parametrize("change, says", [
     (dict(corpus="shakespear"), "expected shakespeare or a text file, found no such file"),
     (dict(length=500), "split 'train': expected more than config.data.length = 500 tokens, found"),
+    (dict(held_out=1.0), "config.data.held_out: expected the part of the training text that is kept "
+                         "for validation, at least 0 and below 1, found 1.0"),
+    (dict(held_out=-0.1), "config.data.held_out: expected"),
     (dict(on_device="maybe"), "config.data.on_device: expected one of 'auto', 'yes', 'no'"),
     (dict(name="imdb"), "config.data.name: no such key")])
 def test_bad_corpora(tmp_path, change, says):

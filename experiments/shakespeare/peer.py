@@ -30,6 +30,7 @@ from karpjax.run.workdir import device, versions  # noqa: E402
 BLOCK = 100      # steps of a turn
 EVALUATE = -1    # the request, in place of a number of steps, to read the test split
 LOGGED = 20      # every so manieth loss
+ALL = {"data.held_out": 0.0}  # train on nanoGPT's training part, whole
 QUICK = {"steps": 4, "eval_every": 4, "save_every": 4, "data.batch_size": 4, "data.length": 512,
          "model.layers": 1, "model.width": 16, "model.heads": 2,
          "optimizer.learning_rate.warmup_steps": 1}
@@ -100,7 +101,7 @@ def ended(worker: Worker, file: pathlib.Path) -> dict:
 def experiment(seed: int, quick: bool) -> Experiment:
     """Return the run of nanoGPT's CPU set-up, on one device."""
     own = {**QUICK, "model.context": QUICK["data.length"]} if quick else {}
-    config, task_file = config_of("gpt_shakespeare:nano_cpu", seed=seed, **own)
+    config, task_file = config_of("gpt_shakespeare:nano_cpu", seed=seed, **ALL, **own)
     return assemble(config, task_file, make_mesh(devices=jax.devices()[:1]))
 
 

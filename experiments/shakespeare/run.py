@@ -12,8 +12,9 @@ Parts, each on two cores, alone:
     twenty   configs/gpt_shakespeare.py, 3 seeds of 20 minutes
     long     configs/gpt_shakespeare.py:long, one seed of 2 hours
 
-Choices are made on the last 5 % of nanoGPT's training part. Its validation part, our test split, is
-read whole, once a run, at its end. results.jsonl gets a line a run, then means and deviations.
+These runs train on nanoGPT's training part, whole. Choices were made before, on its last 5 %, with
+runs that did not train on it. nanoGPT's validation part, our test split, is read whole, once a run,
+at its end. results.jsonl gets a line a run, then means and deviations.
 PyTorch may live in another Python.
 """
 import functools
@@ -25,7 +26,7 @@ sys.path.insert(0, str(HERE.parent.parent))
 
 from experiments.runs import Log, command, trained  # noqa: E402
 from experiments.shakespeare.ngram import nats_per_character  # noqa: E402
-from experiments.shakespeare.peer import QUICK, peer  # noqa: E402
+from experiments.shakespeare.peer import ALL, QUICK, peer  # noqa: E402
 from karpjax.datasets.corpora import read_corpus  # noqa: E402
 from karpjax.run.seeds import over_seeds, seeds_table  # noqa: E402
 
@@ -51,7 +52,7 @@ def runs(log, options, workdir, part: str, form: str, seeds: int) -> None:
     for seed in range(1 if options.quick else seeds):
         own = QUICK if options.quick else {}
         summaries.append(trained(f"gpt_shakespeare{form}", workdir / f"{part}_{seed}", seed=seed,
-                                 **own))
+                                 **ALL, **own))
         log({"part": part, "seed": seed, **summaries[-1]})
     log({"part": part, "seeds": len(summaries), "metrics": over_seeds(summaries)})
     print(f"{part}\n{seeds_table(over_seeds(summaries))}", flush=True)

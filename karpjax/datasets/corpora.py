@@ -40,13 +40,16 @@ def tokens_of(text: str) -> tuple[np.ndarray, Characters]:
     return ids.astype(np.min_scalar_type(vocabulary.size)), vocabulary
 
 
-def split_corpus(tokens: np.ndarray) -> dict[str, np.ndarray]:
+def split_corpus(tokens: np.ndarray, held_out: float = 0.05) -> dict[str, np.ndarray]:
     """Return the parts of a corpus, in its order.
 
     test is the last 10 %, which is nanoGPT's validation part: read once, at the end. validation is
-    the last 5 % of the rest: choices are made there.
+    the part `held_out` of the rest, its end: choices are made there. With 0 all the rest trains.
     """
+    if isinstance(held_out, bool) or not 0 <= held_out < 1:
+        raise UserError("config.data.held_out: expected the part of the training text that is "
+                        f"kept for validation, at least 0 and below 1, found {held_out}")
     test = int(0.9 * len(tokens))
-    validation = int(0.95 * test)
-    return {"train": tokens[:validation], "validation": tokens[validation:test],
-            "test": tokens[test:]}
+    train = int((1 - held_out) * test)
+    splits = {"train": tokens[:train], "validation": tokens[train:test], "test": tokens[test:]}
+    return splits if train < test else {name: splits[name] for name in ("train", "test")}

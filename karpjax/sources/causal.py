@@ -29,7 +29,7 @@ from karpjax.sources.text import (
 )
 from karpjax.sources.windows import windows
 
-CORPUS = ("corpus", "length", "batch_size", "on_device", "described")
+CORPUS = ("corpus", "held_out", "length", "batch_size", "on_device", "described")
 TOKENS = (*PREPARED, "length")
 
 
@@ -38,8 +38,8 @@ def causal(data) -> Source:
 
     data is config.data, a dict of one of these:
 
-    corpus ("shakespeare" or a text file), length, batch_size, on_device     characters, in splits
-        by karpjax.datasets.corpora.split_corpus
+    corpus ("shakespeare" or a text file), length, batch_size, on_device     characters. test is
+        the last tenth, validation the part `held_out` (0.05) before it, none with 0
     name, data_dir, train, validation, test, batch_size, on_device           as of texts (text.py)
     the same and length                                                      files of tokens, in
         device memory if train fits there, else mapped to the host's
@@ -75,8 +75,9 @@ def of_windows(read: Callable, data) -> Source:
 def corpus(data) -> tuple[dict, dict]:
     """Return ({"train": tokens, ...}, spec) of a corpus of characters."""
     tokens, vocabulary = tokens_of(read_corpus(data.corpus))
-    return split_corpus(tokens), {"length": data.length, "classes": 0,
-                                  "tokenizer": vocabulary.json, "content": hash_bytes(tokens)}
+    return split_corpus(tokens, data.get("held_out", 0.05)), {
+        "length": data.length, "classes": 0, "tokenizer": vocabulary.json,
+        "content": hash_bytes(tokens)}
 
 
 def token_files(data) -> tuple[dict, dict]:
