@@ -125,8 +125,8 @@ def test_bytes_are_those_of_the_targets_that_count(tmp_path):
 @pytest.mark.parametrize("change, says", [
     (dict(corpus="shakespear"), "expected shakespeare or a text file, found no such file"),
     (dict(length=500), "split 'train': expected more than config.data.length = 500 tokens, found"),
-    (dict(held_out=1.0), "config.data.held_out: expected the part of the training text that is kept "
-                         "for validation, at least 0 and below 1, found 1.0"),
+    (dict(held_out=1.0), "config.data.held_out: expected the part of the training text that is "
+                         "kept for validation, at least 0 and below 1, found 1.0"),
     (dict(held_out=-0.1), "config.data.held_out: expected"),
     (dict(on_device="maybe"), "config.data.on_device: expected one of 'auto', 'yes', 'no'"),
     (dict(name="imdb"), "config.data.name: no such key")])
