@@ -8,7 +8,7 @@ from guarantees.forks import Fork
 import jax
 import numpy as np
 import pytest
-from test_lock import text_of
+from test_lock import text_of, until
 
 from karpjax import restore
 from karpjax.core import sharding
@@ -40,6 +40,8 @@ def test_a_second_run_is_refused_and_writes_nothing(tmp_path, mutant, monkeypatc
 
     def again(step, row):
         if step == 3 and not refusals:
+            # Without a checkpoint the second would be refused, lock or not: rows are there.
+            until(lambda: (tmp_path / "run" / "checkpoints" / "2").exists())
             try:
                 refusals.append(train(tmp_path / "run"))
             except UserError as error:
