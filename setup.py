@@ -20,6 +20,7 @@ extras = {
     "text": ["tokenizers>=0.19"],                  # sets of texts; older lack encode_special_tokens
     "convert": ["safetensors"],                    # weights of other projects
     "translate": ["sacrebleu", "sentencepiece"],   # scores, and Marian's tokens
+    "detect": ["faster-coco-eval", "pillow"],      # average precision, pictures
     "gymnax": ["gymnax>=1.0", "six"],              # six: gymnax imports it and does not say so
     "brax": ["brax"],
     # games of two players, and a search; older mctx breaks on jax 0.10
@@ -31,7 +32,8 @@ extras = {
     "atari": ["gymnasium>=1.0", "ale-py", "opencv-python-headless"],
     "notebook": ["nbclient", "ipykernel"],
 }
-also = ("precompile", "images", "text", "convert", "translate", "notebook", "gymnasium", "pgx")
+also = ("precompile", "images", "text", "convert", "translate", "detect", "notebook", "gymnasium",
+        "pgx")
 extras["test"] = ["pytest", "pytest-xdist", "beartype", "tensorboardX", "ruff",
                   "import-linter>=2.6", "build", "setuptools>=70.1",   # builds wheels itself
                   *(requirement for name in also for requirement in extras[name])]

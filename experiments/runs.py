@@ -16,9 +16,13 @@ import pathlib
 import tempfile
 
 from etils import epath
+import jax
 
-from karpjax.core import settings
 from karpjax import load_config
+from karpjax.core import settings
+from karpjax.core.sharding import make_mesh
+from karpjax.evaluate import run_with
+from karpjax.run.evaluator import make_evaluator
 from karpjax.run.loop import fit
 from karpjax.run.workdir import finished
 
@@ -44,6 +48,14 @@ def trained(name: str, workdir, **overrides) -> dict:
     config, task_file = config_of(name, **overrides)
     config = settings.canonical(config)
     return finished(epath.Path(workdir), config) or fit(config, workdir, task_file=task_file)
+
+
+def measured(folder: pathlib.Path, split: str) -> dict:
+    """Return the metrics and tables of a split by a run's best checkpoint."""
+    run, name = run_with(str(folder), split, "best")
+    of_split = make_evaluator(run.task, make_mesh(devices=jax.devices()[:1])).measure(
+        run.variables, name)
+    return {"split": split, "step": run.step, **of_split.metrics, **of_split.tables}
 
 
 def kept(file: pathlib.Path, make: Callable[[], dict]) -> dict:

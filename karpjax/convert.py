@@ -8,7 +8,8 @@ The first makes a workdir that holds weights and no data, for karpjax.restore an
 of a published architecture (karpjax/weights/archs.py), with its input's mean and std. What arrays
 do not say is read from config.json beside the file, and what is assumed is printed.
 
-    --arch=NAME         resnet50, wide_resnet50_2, vit, vit_timm, vit_mae, bert, roberta, gpt2, ...
+    --arch=NAME         resnet50, wide_resnet50_2, vit, vit_timm, vit_mae, bert, roberta, gpt2,
+                        fcos_resnet50_fpn, fcn_resnet50, deeplabv3_resnet50, ...
     --to=DIR            the new workdir
     --heads=N           of a width that is none of the published (--decoder_heads=N, of a MAE)
     --tokenizer=JSON    for texts; left out, tokenizer.json beside the file (for marian: source.spm,

@@ -7,12 +7,17 @@
     karpjax prepare --format=text --from=DIR --name=imdb --length=256 --vocabulary=8192
     karpjax prepare --format=pairs --from=DIR --name=multi30k --languages=en,de --length=64
     karpjax prepare --format=tokens --from=DIR --name=news --vocabulary=32768
+    karpjax prepare --format=coco --from=DIR --name=bccd             # instances_train.json, train/
+    karpjax prepare --format=yolo --from=DIR --name=bees             # images/train/, labels/train/
+    karpjax prepare --format=voc --from=DIR --name=voc2007           # JPEGImages/, Annotations/
+    karpjax prepare --format=masks --from=DIR --name=camvid --classes=sky,road,...
+                                                                     # train/, train_masks/
 
     --data_dir=DIR     where to ("": $TFDS_DATA_DIR, or TFDS's default)
-    --classes=a,b,c    names of the classes, for idx, cifar and npz
+    --classes=a,b,c    names of the classes, for idx, cifar, npz, yolo, voc and masks
     --overwrite        replace a set of that name
     --strict           whatever would be left out or changed is an error
-    --skip_broken      leave out pictures of an ImageFolder that cannot be read
+    --skip_broken      leave out pictures in files that cannot be read
 
 For text (karpjax/datasets/text.py), from train.jsonl or train.txt, or with --from=tfds:imdb_reviews
 from a set that TFDS has prepared in --data_dir:
@@ -39,8 +44,8 @@ For pairs (karpjax/datasets/pairs.py), from train.en and train.de, or from train
     --pack             as many pairs in a row of train as fit: less padding to compute on
 
 The set is written in TFDS's format, except files of tokens. Rows keep the files' order, so that
-train[:54000] are the first 54,000 images; those of an ImageFolder and of texts are shuffled, alike
-every time.
+train[:54000] are the first 54,000 images; those of an ImageFolder, of texts, and of pictures with
+boxes or masks are shuffled, alike every time.
 Also as python -m karpjax.prepare.
 """
 
@@ -55,7 +60,8 @@ OF_TEXTS = dict(length=0, vocabulary=0, tokenizer="", lowercase=False, character
                 without="", languages="")
 # Options that mean something for some formats alone.
 OWN = {**dict.fromkeys(("idx", "cifar", "npz"), ("classes",)),
-       "imagefolder": ("classes", "skip_broken"),
+       **dict.fromkeys(("imagefolder", "yolo", "voc", "masks"), ("classes", "skip_broken")),
+       "coco": ("skip_broken",),
        "text": tuple(name for name in OF_TEXTS if name != "languages"),
        "tokens": ("vocabulary", "tokenizer", "lowercase", "characters", "without"),
        "pairs": ("length", "vocabulary", "tokenizer", "pack", "languages")}

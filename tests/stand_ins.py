@@ -13,7 +13,7 @@ from PIL import Image
 
 from karpjax.core import files
 from karpjax import models, weights
-from karpjax.datasets import pairs
+from karpjax.datasets import coco, masks, pairs
 from karpjax.datasets import text as corpora
 from karpjax.datasets.images import ImageRows, ImageSet
 from karpjax.datasets.write import write_dataset
@@ -45,6 +45,7 @@ def prepare_stand_ins(data_dir) -> None:
             texts = corpora.import_texts(pathlib.Path(folder), length=32, vocabulary=300, pack=pack)
             write_dataset(name, texts, data_dir)
     sentence_pairs(data_dir)
+    boxes_and_masks(data_dir)
     pictures(pathlib.Path(data_dir) / "pictures")
     recorded_games(pathlib.Path(data_dir) / "games.npz")
     pretrained(pathlib.Path(data_dir))
@@ -65,6 +66,35 @@ def sentence_pairs(data_dir) -> None:
         both = pairs.import_pairs(pathlib.Path(folder), length=32, vocabulary=300, pack=True,
                                   languages=["en", "de"])
         write_dataset("multi30k_en_de", both, data_dir)
+
+
+def boxes_and_masks(data_dir) -> None:
+    """Write pictures of noise with a box in each, and with a class at each pixel."""
+    rng, (H, W) = np.random.default_rng(0), (24, 32)
+    for name, splits in (("bccd", ("train", "val", "test")), ("coco", ("train", "val"))):
+        with tempfile.TemporaryDirectory() as folder:
+            for split in splits:
+                noise_files(rng, pathlib.Path(folder, split), 8, (H, W, 3))
+                images = [{"id": i, "file_name": f"{i}.png"} for i in range(8)]
+                objects = [{"image_id": i, "category_id": 1 + i % 3, "bbox": [i, 2, 12, 16]}
+                           for i in range(8)]
+                categories = [{"id": 1 + i, "name": each} for i, each in enumerate("abc")]
+                pathlib.Path(folder, f"instances_{split}.json").write_text(json.dumps(
+                    {"images": images, "annotations": objects, "categories": categories}))
+            write_dataset(name, coco.import_coco(pathlib.Path(folder)), data_dir)
+    with tempfile.TemporaryDirectory() as folder:
+        for split in ("train", "val", "test"):
+            noise_files(rng, pathlib.Path(folder, split), 8, (H, W, 3))
+            noise_files(rng, pathlib.Path(folder, f"{split}_masks"), 8, (H, W), 11)
+        streets = masks.import_masks(pathlib.Path(folder), [str(i) for i in range(11)])
+        write_dataset("camvid", streets, data_dir)
+
+
+def noise_files(rng, folder: pathlib.Path, n: int, shape: tuple, values: int = 256) -> None:
+    """Write n pictures of noise, 0.png, 1.png, ..."""
+    folder.mkdir()
+    for i in range(n):
+        Image.fromarray(rng.integers(0, values, shape, np.uint8)).save(folder / f"{i}.png")
 
 
 def pictures(folder: pathlib.Path) -> None:

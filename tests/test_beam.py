@@ -17,7 +17,7 @@ import karpjax as kj
 from karpjax import UserError, weights
 from karpjax.core.sharding import batch_sharding
 from karpjax.generation import beam, beam_search, generate, greedy
-from karpjax.generation.largest import largest
+from karpjax.models.layers.largest import largest
 from karpjax.precompile.hlo import collectives
 
 GOLDEN = pathlib.Path(__file__).parent / "data" / "goldens" / "beam.npz"

@@ -172,6 +172,8 @@ STUDIES = {
     "experiments/imdb/run.py": ["--quick", "--size=tiny", "--shares", "10"],
     "experiments/shakespeare/run.py": ["--quick", "--parts", "floor", "peer", "twenty"],
     "experiments/multi30k/run.py": ["--quick", "--parts", "floor", "short", "peer"],
+    "experiments/detection/run.py": ["--quick"],
+    "experiments/segmentation/run.py": ["--quick"],
     "experiments/mae/run.py": ["--quick"],
     "experiments/pictures/run.py": ["--quick"],
     "experiments/masked_ablation/run.py": ["--quick"],
@@ -204,7 +206,8 @@ NEEDS = {  # module, and the package it comes in
 QUICK = ("experiments/toys/run.py",)  # in the default run
 READ_SHARED_DATA = ("experiments/published_weights/run.py", "experiments/imdb/run.py",
                     "experiments/finetune/run.py", "experiments/labelled_texts/run.py",
-                    "experiments/multi30k/run.py")
+                    "experiments/multi30k/run.py", "experiments/detection/run.py",
+                    "experiments/segmentation/run.py")
 
 
 @pytest.mark.parametrize("script", [script if script in QUICK

@@ -86,6 +86,15 @@ def test_language_notebook(tmp_path, kernel):
     assert "ROMEO:" in text and len(pictures) == 2
 
 
+@pytest.mark.full
+def test_detection_notebook(tmp_path, kernel):
+    """It finds digits where they are, and the truth scores 1."""
+    text, pictures = executed("detection", tmp_path, kernel)
+    assert number(r"test/AP50 ([\d.]+)", text) > 0.1
+    assert "moved by 0: AP 1.000, AP50 1.000" in text
+    assert number(r"moved by 2: AP ([\d.]+)", text) < 0.8 and len(pictures) == 2
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_stored_without_outputs(path):
     cells = nbformat.read(path, as_version=4).cells

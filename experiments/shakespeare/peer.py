@@ -74,7 +74,7 @@ def side_by_side(folder: pathlib.Path, ours: list[str], theirs: list[str], torch
     row = {"turns": turns, "workers": {name: each.hello for name, each in workers.items()}}
     for name, each in workers.items():
         end = ended(each, folder / f"{name}.json")
-        row[name] = {"nll": end["nll"], "losses": end["losses"][::LOGGED]}
+        row[name] = {**end, "losses": end["losses"][::LOGGED]}
     if torch_python:
         row["time_ratio"] = ratio(turns[1:], "ours", "torch")              # the first compiles
     return row

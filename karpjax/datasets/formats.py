@@ -4,13 +4,18 @@ import pathlib
 from karpjax.core import files
 from karpjax.core.errors import UserError, did_you_mean
 from karpjax.datasets import images, pairs, text, token_files
+from karpjax.datasets.coco import import_coco
 from karpjax.datasets.imagefolder import import_imagefolder
+from karpjax.datasets.masks import import_masks
 from karpjax.datasets.tfds import prepared_builder
+from karpjax.datasets.voc import import_voc
 from karpjax.datasets.write import local_data_dir, recover_killed, write_dataset
+from karpjax.datasets.yolo import import_yolo
 
 FORMATS = {"imagefolder": import_imagefolder, "idx": images.import_idx,
            "cifar": images.import_cifar, "npz": images.import_npz, "text": text.import_texts,
-           "pairs": pairs.import_pairs, "tokens": token_files.import_tokens}
+           "pairs": pairs.import_pairs, "tokens": token_files.import_tokens, "coco": import_coco,
+           "yolo": import_yolo, "voc": import_voc, "masks": import_masks}
 TFDS = "tfds:"
 
 

@@ -236,6 +236,11 @@ def add_choices(account: Account, pictures: dict, classes: list[str], grey: bool
         account.choices.append("three channels (RGB)")
         account.leave_out("grey pictures become RGB",
                           *(each.file.name for each in listed if each.grey))
-    for each in listed:
+    count_oddities(account, listed)
+
+
+def count_oddities(account: Account, pictures: list[Picture]) -> None:
+    """Account for what is converted or dropped in pictures."""
+    for each in pictures:
         for oddity in each.oddities:
             account.leave_out(f"pictures {oddity}", each.file.name)

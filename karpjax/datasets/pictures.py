@@ -56,6 +56,12 @@ def readable(picture):
                          f"{first_line(error)}); replace or remove it") from error
 
 
+def size_of(file: os.PathLike) -> tuple[int, int]:
+    """Return (H, W) of a picture's file, of which only the head is read."""
+    with readable(file), load_pillow().open(file) as opened:
+        return opened.height, opened.width
+
+
 def pixels_of(picture, channels: int) -> np.ndarray:
     """Return the bytes (H, W, C) of a file or a picture of PIL's, with that many channels."""
     if isinstance(picture, (str, os.PathLike)):

@@ -69,7 +69,10 @@ def find_builder(name: str, data_dir: str):
     """Return TFDS's builder of a set on disk, or of a name that TFDS knows."""
     import tensorflow_datasets as tfds
     # As it is on disk, with the features that it was written with: TFDS's own class of that name
-    # may have others.
+    # may have others, or configs, as its "coco" has, beside which it would not see ours.
+    ours = epath.Path(data_dir) / name / VERSION
+    if (ours / MANIFEST).exists():
+        return tfds.core.read_only_builder.builder_from_directory(ours)
     try:
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError:

@@ -24,7 +24,7 @@ import numpy as np
 
 from karpjax.core.errors import UserError
 from karpjax.generation.decode import check_length, is_whole
-from karpjax.generation.largest import largest, pick
+from karpjax.models.layers.largest import largest, pick
 
 
 class Beams(NamedTuple):

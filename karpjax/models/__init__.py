@@ -18,19 +18,23 @@ from karpjax.models.encoder import BERT as BERT
 from karpjax.models.encoder import ROBERTA as ROBERTA
 from karpjax.models.encoder import MaskedLM, TextClassifier
 from karpjax.models.fasttext import FastText
+from karpjax.models.fcos import FCOS
+from karpjax.models.fcos import FCOS_COCO as FCOS_COCO
 from karpjax.models.layers import Natural
 from karpjax.models.policy import ActorCritic
 from karpjax.models.resnet import ResNet
 from karpjax.models.resnet_cifar import CifarResNet
+from karpjax.models.segment import FCN, DeepLab, SemanticFPN
 from karpjax.models.seq2seq import MARIAN as MARIAN
 from karpjax.models.seq2seq import Seq2Seq
 from karpjax.models.value_propagation import ValuePropagation
 from karpjax.models.vit import MAE, ViT
 
 MODELS = {"actor_critic": ActorCritic, "airbench": Airbench, "board": Board,
-          "causal_lm": CausalLM, "cnn": CNN, "efficientnet_lite0": EfficientNetLite0,
-          "fasttext": FastText, "mae": MAE, "masked_lm": MaskedLM,
-          "resnet": ResNet, "resnet_cifar": CifarResNet, "seq2seq": Seq2Seq,
+          "causal_lm": CausalLM, "cnn": CNN, "deeplab": DeepLab,
+          "efficientnet_lite0": EfficientNetLite0, "fasttext": FastText, "fcn": FCN, "fcos": FCOS,
+          "mae": MAE, "masked_lm": MaskedLM, "resnet": ResNet, "resnet_cifar": CifarResNet,
+          "semantic_fpn": SemanticFPN, "seq2seq": Seq2Seq,
           "text_classifier": TextClassifier, "value_propagation": ValuePropagation, "vit": ViT}
 
 
@@ -64,7 +68,22 @@ def make_model(options, **given):
             raise UserError(f"config.model.{key} is missing, which {name} needs; give it, or "
                             "choose another config.model.name")
     check_fields(options, fields)
+    if "backbone" in options:
+        options["backbone"] = make_backbone(options["backbone"])
     return MODELS[name](**options)
+
+
+def make_backbone(options):
+    """Return the model of config.model.backbone, without its head."""
+    if not hasattr(options, "keys") or "classes" in options:
+        raise UserError("config.model.backbone: expected a dict as of config.model, with a name "
+                        f"and without classes, found {options!r}")
+    known = MODELS.get(options.get("name", ""))
+    if known and not hasattr(known, "levels"):
+        fitting = [name for name, model in MODELS.items() if hasattr(model, "levels")]
+        raise UserError(f"config.model.backbone.name = {options['name']!r}: expected a network of "
+                        f"images with maps of several strides, one of {', '.join(fitting)}")
+    return make_model(options, classes=0)
 
 
 def check_fields(options: dict, fields: dict) -> None:

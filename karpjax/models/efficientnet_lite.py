@@ -9,6 +9,7 @@ weights have a top-1 accuracy of 75.1 % on ImageNet, from images of 224 x 224 pi
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from karpjax.models.layers import Natural
 from karpjax.models.layers.conv import Conv
 from karpjax.models.resnet import kaiming
 
@@ -25,7 +26,7 @@ class EfficientNetLite0(nn.Module):
     drop_connect  chance in training that an example skips the last block; less for earlier blocks,
                   in proportion to their depth (Huang et al. 2016, "Stochastic depth")
     """
-    classes: int
+    classes: Natural           # 0: the backbone alone, whose result is the features of the stages
     dropout: float = 0.2
     drop_connect: float = 0.2
 
@@ -44,12 +45,21 @@ class EfficientNetLite0(nn.Module):
                 x = block(x, train)                                           # (B, H/s, W/s, width)
                 index += 1
             states[f"stage{stage}"] = x
+        if not self.classes:
+            return states
         x = Conv(1280, (1, 1), use_bias=False, kernel_init=kaiming, name="top")(x)
         x = nn.relu6(norm(train, "top_norm")(x))                           # (B, H/32, W/32, 1280)
         states["pooled"] = x = x.mean((1, 2))                              # (B, 1280)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         logits = nn.Dense(self.classes, name="head")(x)                    # (B, classes)
         return (logits, states) if features else logits
+
+    def levels(self, images: Float[Array, "B H W C"],
+               train: bool = False) -> dict[int, Float[Array, "B h w F"]]:
+        """Return maps by their strides, the last of each: what a pyramid is built on."""
+        states = self(images, train, features=True)
+        return {4: states["stage2"], 8: states["stage3"], 16: states["stage5"],
+                32: states["stage7"]}
 
 
 class MBConv(nn.Module):

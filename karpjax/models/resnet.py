@@ -13,6 +13,7 @@ import jax
 from jaxtyping import Array, Float
 
 from karpjax.core.errors import UserError
+from karpjax.models.layers import Natural
 from karpjax.models.layers.conv import Conv
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3),
@@ -42,11 +43,14 @@ class ResNet(nn.Module):
                      2017, section 5.1): steadier with large batches. Off, as in torchvision
     width_per_group  of a bottleneck's inner convolutions in the first stage, torchvision's name;
                      128 in wide ResNets (Zagoruyko & Komodakis 2016), whose outputs are no wider
+    dilated          the last stages whose 3x3 convolutions spread in place of a stride (Chen et al.
+                     2017, arXiv:1706.05587): with 2 the last maps are of stride 8
     """
-    classes: int
+    classes: Natural           # 0: the backbone alone, whose result is the features
     depth: int = 50
     zero_init: bool = False
     width_per_group: int = 64
+    dilated: Natural = 0
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W C"], train: bool = False,
@@ -63,21 +67,32 @@ class ResNet(nn.Module):
         states = {"stem": x}
         for stage, blocks in enumerate(BLOCKS[self.depth], start=1):
             for i in range(blocks):
-                stride = 2 if stage > 1 and i == 0 else 1
-                block = self.block(stage, stride, f"stage{stage}_block{i}")
+                block = self.block(stage, i, f"stage{stage}_block{i}")
                 x = block(x, train)                                # (B, H/2^(s+1), W/2^(s+1), F)
             states[f"stage{stage}"] = x
         states["pooled"] = x = x.mean((1, 2))                                 # (B, 512 or 2048)
+        if not self.classes:
+            return states
         logits = nn.Dense(self.classes, name="head")(x)                       # (B, classes)
         return (logits, states) if features else logits
 
-    def block(self, stage: int, stride: int, name: str):
+    def block(self, stage: int, index: int, name: str):
         """Return a block of a stage, 1 to 4."""
         double = 2 ** (stage - 1)
+        stride = 2 if stage > 1 and index == 0 else 1
+        dilation = 2 ** max(0, stage - 4 + self.dilated)
+        if dilation > 1:  # the first block still sees what its neighbours before it did
+            stride, dilation = 1, dilation // 2 if index == 0 else dilation
         if self.depth < 50:
-            return Block(64 * double, stride, self.zero_init, name=name)
+            return Block(64 * double, stride, self.zero_init, dilation, name=name)
         return Bottleneck(self.width_per_group * double, stride, self.zero_init, 256 * double,
-                          name=name)
+                          dilation, name=name)
+
+    def levels(self, images: Float[Array, "B H W C"],
+               train: bool = False) -> dict[int, Float[Array, "B h w F"]]:
+        """Return maps by their strides, the last of each: what a pyramid is built on."""
+        states, coarsest = self(images, train, features=True), 2 ** (5 - self.dilated)
+        return {min(2 ** (stage + 1), coarsest): states[f"stage{stage}"] for stage in (1, 2, 3, 4)}
 
 
 class Block(nn.Module):
@@ -85,12 +100,14 @@ class Block(nn.Module):
     width: int
     stride: int
     zero_init: bool
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w F"]:
         scale = 1.0 - self.zero_init
-        y = nn.relu(norm(train, "norm1")(conv(self.width, 3, self.stride, "conv1")(x)))
-        y = norm(train, "norm2", scale)(conv(self.width, 3, 1, "conv2")(y))   # (B, H/s, W/s, F)
+        y = conv(self.width, 3, self.stride, "conv1", self.dilation)(x)
+        y = nn.relu(norm(train, "norm1")(y))                                  # (B, H/s, W/s, F)
+        y = norm(train, "norm2", scale)(conv(self.width, 3, 1, "conv2", self.dilation)(y))
         return nn.relu(y + shortcut(x, self.width, self.stride, train))
 
 
@@ -103,20 +120,22 @@ class Bottleneck(nn.Module):
     stride: int
     zero_init: bool
     outputs: int = 0
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w F"]:
         scale, outputs = 1.0 - self.zero_init, self.outputs or 4 * self.width
         y = nn.relu(norm(train, "norm1")(conv(self.width, 1, 1, "conv1")(x)))  # (B, H, W, width)
-        y = nn.relu(norm(train, "norm2")(conv(self.width, 3, self.stride, "conv2")(y)))
+        y = conv(self.width, 3, self.stride, "conv2", self.dilation)(y)
+        y = nn.relu(norm(train, "norm2")(y))                                  # (B, H/s, W/s, width)
         y = norm(train, "norm3", scale)(conv(outputs, 1, 1, "conv3")(y))
         return nn.relu(y + shortcut(x, outputs, self.stride, train))     # (B, H/s, W/s, F)
 
 
-def conv(width: int, size: int, stride: int, name: str):
+def conv(width: int, size: int, stride: int, name: str, dilation: int = 1):
     """Return a square convolution, padded to keep the size at stride 1."""
-    return Conv(width, (size, size), (stride, stride), padding=size // 2, use_bias=False,
-                kernel_init=kaiming, name=name)
+    return Conv(width, (size, size), (stride, stride), padding=size // 2 * dilation,
+                kernel_dilation=dilation, use_bias=False, kernel_init=kaiming, name=name)
 
 
 def shortcut(x: Float[Array, "B H W C"], width: int, stride: int,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from karpjax.core.errors import UserError
+from karpjax.models.layers import Natural
 from karpjax.models.layers.conv import Conv
 from karpjax.models.resnet import conv, kaiming, norm
 
@@ -22,7 +23,7 @@ class CifarResNet(nn.Module):
 
     depth  20, 32, 44, 56, 110: 0.27, 0.46, 0.66, 0.85, 1.7 million parameters
     """
-    classes: int
+    classes: Natural           # 0: the backbone alone, whose result is the features
     depth: int = 20
 
     @nn.compact
@@ -41,8 +42,16 @@ class CifarResNet(nn.Module):
                 x = block(x, train)                                      # (B, H/s, W/s, width)
             states[f"stage{stage}"] = x
         states["pooled"] = x = x.mean((1, 2))                                   # (B, 64)
+        if not self.classes:
+            return states
         logits = nn.Dense(self.classes, kernel_init=kaiming, name="head")(x)    # (B, classes)
         return (logits, states) if features else logits
+
+    def levels(self, images: Float[Array, "B H W C"],
+               train: bool = False) -> dict[int, Float[Array, "B h w F"]]:
+        """Return maps by their strides, the last of each: what a pyramid is built on."""
+        states = self(images, train, features=True)
+        return {1: states["stage1"], 2: states["stage2"], 4: states["stage3"]}
 
 
 class CifarBlock(nn.Module):

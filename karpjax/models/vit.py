@@ -101,8 +101,9 @@ class ViT(Patches):
                their norm, then the norm, as MAE is fine-tuned (timm's fc_norm)
     distilled  DeiT's form (Touvron et al. 2021, section 3): a second token with a head of its own,
                and the mean of both heads
+    classes    0: the backbone alone, whose result is the states
     """
-    classes: int = 0
+    classes: Natural = 0
     pool: str = "cls"
     distilled: bool = False
 
@@ -117,6 +118,9 @@ class ViT(Patches):
         check_choice(self.pool, POOLS, "config.model.pool")
         late = self.pool == "norm_of_mean"
         states = self.encode(images, train, normed=not late)
+        by_layer = {f"state{i}": state for i, state in enumerate(states)}
+        if not self.classes:
+            return by_layer
         x = states[-1]                                                            # (B, F + N, D)
         patches = x[:, len(self.first):]                                          # (B, N, D)
         pooled = x[:, 0] if self.pool == "cls" else patches.mean(1)               # (B, D)
@@ -125,8 +129,15 @@ class ViT(Patches):
         logits = Dense(self.classes, name="head")(pooled)                         # (B, classes)
         if self.distilled:
             logits = (logits + Dense(self.classes, name="head_dist")(x[:, 1])) / 2
-        by_layer = {f"state{i}": state for i, state in enumerate(states)}
         return (logits, {"pooled": pooled, **by_layer}) if features else logits
+
+    def levels(self, images: Float[Array, "B H W C"],
+               train: bool = False) -> dict[int, Float[Array, "B h w D"]]:
+        """Return the map of the last layer's patches by its stride: what a pyramid is built on."""
+        B, H, W, _ = images.shape
+        last = self(images, train, features=True)[f"state{self.layers}"]          # (B, F + N, D)
+        grid = last[:, len(self.first):].reshape(B, H // self.patch, W // self.patch, -1)
+        return {self.patch: grid}
 
 
 class MAE(Patches):

@@ -7,6 +7,8 @@ Variables are matched by name. Two mismatches are repaired and reported: a head 
 of classes is reinitialised, and a model may `adapt` an array, as positions of another grid of
 patches. Any other mismatch is an error that lists it, unless its name matches config.init_skip.
 
+Weights of a network serve as those of the same network in another's config.model.backbone.
+
 Keys that the config leaves out of model and input (mean, std) are the checkpoint's: weights mean
 nothing to an input that was prepared otherwise.
 """
@@ -31,8 +33,9 @@ from karpjax.run import checkpoint
 from karpjax.run.meta import evaluated
 from karpjax.run.restore import check_tokens, on_default_device
 from karpjax.weights.beside import told_of
+from karpjax.weights.fcos import IDS, without_gaps
 
-HEAD = r"head(_\w+)?/.*"
+HEAD = r"head(_\w+)?/.*|class_head/class/.*|auxiliary_head/logits/.*"
 RECIPE = ("mean", "std")  # keys of config.data: how the network's input is normalised
 # Keys of config.model that no shape shows.
 FORM = ("heads", "decoder_heads", "eps", "norm", "mlp", "pool", "positions", "offset", "lora_alpha",
@@ -49,26 +52,60 @@ class Weights:
     load    {name: leaf of its shape and sharding} -> {name: array}
     meta    the checkpoint's; {} if another project wrote the file
     notes   lines about what was left out of the file
+    part    "backbone": they are of a model's backbone alone, and their names begin with it
     """
     where: Any
     shapes: dict[str, tuple]
     load: Callable
     meta: dict
     notes: tuple[str, ...] = ()
+    part: str = ""
 
 
 def weights_at(path, model) -> Weights:
     """Return the weights at `path`, arrays of a checkpoint not loaded yet.
 
-    model  says what the names of another project's file mean
+    model  says what the names of another project's file mean. Those of its backbone will do
     """
-    return foreign_weights(path, model) if is_foreign(path) else own_weights(path)
+    backbone = getattr(model, "backbone", None)
+    if is_foreign(path):
+        arrays = weights.read_arrays(path)
+        bare = backbone is not None and weights.knows_more(backbone, model, arrays)
+        given = foreign_weights(path, arrays, backbone if bare else model)
+    else:
+        given = own_weights(path)
+        bare = backbone is not None and not any(map(is_of_backbone, given.shapes))
+    return of_backbone(given) if bare else given
 
 
-def foreign_weights(path, model) -> Weights:
-    """Return the weights in another project's file, under our names."""
+def of_backbone(given: Weights) -> Weights:
+    """Return weights under the names that they have in a model whose backbone they are of."""
+    names = {in_backbone(name): name for name in given.shapes}
+
+    def load(wanted):
+        loaded = given.load({names[name]: leaf for name, leaf in wanted.items()})
+        return {name: loaded[names[name]] for name in wanted}
+    return dataclasses.replace(given, load=load, part="backbone", shapes={
+        name: given.shapes[own] for name, own in names.items()})
+
+
+def in_backbone(name: str) -> str:
+    """Return the name of a network's variable in a model whose backbone it is."""
+    rest = name.removeprefix("batch_stats/")
+    return f"{name.removesuffix(rest)}backbone/{rest}"
+
+
+def is_of_backbone(name: str) -> bool:
+    """Return whether a model's variable is of its backbone."""
+    return name.removeprefix("batch_stats/").startswith("backbone/")
+
+
+def foreign_weights(path, arrays: dict, model) -> Weights:
+    """Return the arrays of another project's file under our names."""
     told_of(path, model)  # or raises
-    named = weights.name_arrays(model, weights.read_arrays(path), path)
+    named = weights.name_arrays(model, arrays, path)
+    if getattr(model, "classes", 0) != IDS:
+        named.arrays, _ = without_gaps(named.arrays)
     arrays = weights.translated(model, named.arrays, path)
 
     def load(wanted):
@@ -138,9 +175,11 @@ def differences(config: ConfigDict) -> list[str]:
         return []
     fields = fields_of(config.model.name)
     sizes = {name: 1 for name in ("classes", "vocabulary") if name in fields}
-    told = told_of(config.init_from, make_model(config.model, **sizes))
+    model = make_model(config.model, **sizes)
+    told = told_of(config.init_from, getattr(model, "backbone", model))
     lines = [*differences_from(dataclasses.asdict(told), config), *told.unread]
-    if "mean" not in config.data and config.task in ("classify", "masked_image"):
+    of_pictures = config.task in ("classify", "masked_image", "detect", "segment")
+    if "mean" not in config.data and of_pictures:
         learned = [f"{name} = {told.data[name]}" for name in RECIPE if name in told.data]
         lines.append("config.data has no mean and std; " + (
             f"these weights learned with {', '.join(learned)}" if learned else
@@ -155,12 +194,18 @@ def differences_from(theirs: dict, config: ConfigDict) -> list[str]:
     """
     lines = []
     for part, keys in (("data", RECIPE), ("model", FORM)):
-        ours, other = (with_defaults(values.get(part, {}))
+        ours, other = (with_defaults(backbone_of(values.get(part, {})))
                        for values in (config.to_dict(), theirs))
         lines += [f"config.{part}.{key} = {ours[key]}, but these weights learned with "
                   f"{other[key]}" for key in keys
                   if key in ours and key in other and not same(ours[key], other[key])]
     return lines
+
+
+def backbone_of(values: dict) -> dict:
+    """Return the part of config.model on the backbone, if it has one: weights may be of that alone.
+    """
+    return values.get("backbone", values)
 
 
 def with_defaults(values: dict) -> dict:
@@ -197,10 +242,28 @@ def plan(given: Weights, like: dict, model, skip=()) -> tuple[dict, list[str]]:
             load[name] = jax.ShapeDtypeStruct(stored, leaf.dtype)
             notes.append(f"{name} {stored} -> {shape} resized")
     known = {*load, *skipped, *fresh}
+    if given.part:  # all else begins anew, and their own head has no place here
+        anew = {name for name in wanted if not is_of_backbone(name)}
+        left = given.shapes.keys() - wanted.keys()
+        check_depth(left, wanted, given.where)
+        known |= {*anew, *left}
+        notes.append(f"of the backbone; {len(anew)} others drawn anew"
+                     + f", left out {trees.listed(sorted(left))}" * bool(left))
     trees.check_names({name: leaf for name, leaf in wanted.items() if name not in known},
                       {name: shape for name, shape in given.shapes.items() if name not in known},
                       given.where)
     return load, notes
+
+
+def check_depth(left, wanted, where) -> None:
+    """Raise a UserError if a layer is left over whose like the backbone has: it is of a deeper one.
+    """
+    def kind(name: str) -> str:
+        return re.sub(r"\d+", "#", name)
+    kinds = set(map(kind, wanted))
+    if deeper := sorted(name for name in left if kind(name) in kinds):
+        raise UserError(f"{where}: expected the layers of config.model.backbone, found more: "
+                        f"{trees.listed(deeper, 3)}; give the backbone their depth")
 
 
 def adapts(model, name: str, stored: tuple, shape: tuple) -> bool:

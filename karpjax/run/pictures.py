@@ -138,6 +138,73 @@ def gallery(images, captions: list[str], title: str, columns: int = 6):
     return figure
 
 
+# ---------------------------------------------------------------- of detection and segmentation
+
+def boxes(images, truth: list[dict], found: list[dict], names: list[str]):
+    """Return a figure of pictures (N, H, W, 3) in 0 to 1: the truth above, what is found below.
+
+    truth, found   {"boxes": (M, 4), "labels": (M,)} a picture, with "scores" of what is found
+    """
+    figure, grid = panels(images, ("truth", "found"))
+    for line, listed in zip(grid, (truth, found), strict=True):
+        for axes, image, objects in zip(line, images, listed, strict=True):
+            axes.imshow(image)
+            scores = objects.get("scores", [None] * len(objects["labels"]))
+            for (x1, y1, x2, y2), label, score in zip(objects["boxes"], objects["labels"], scores,
+                                                      strict=True):
+                colour = colour_of(label)
+                # a pixel's middle is a whole number to matplotlib
+                axes.plot([x1 - .5, x2 - .5, x2 - .5, x1 - .5, x1 - .5],
+                          [y1 - .5, y1 - .5, y2 - .5, y2 - .5, y1 - .5], color=colour, linewidth=1)
+                text = names[label] if score is None else f"{names[label]} {score:.2f}"
+                axes.text(x1, y1, text, fontsize=6, color="black", va="bottom",
+                          bbox=dict(facecolor=colour, edgecolor="none", pad=0.5))
+    return figure
+
+
+def masks(images, truth, predicted, names: list[str]):
+    """Return a figure of pictures (N, H, W, 3) in 0 to 1: alone, with the truth, as predicted.
+
+    truth, predicted   (N, H, W) of classes; a pixel beyond the names has none and is black
+    """
+    figure, grid = panels(images, ("picture", "truth", "predicted"))
+    colours = np.array([*map(colour_of, range(len(names))), (0, 0, 0)])                # (K + 1, 3)
+
+    def coloured(classes):
+        return colours[np.minimum(classes, len(names))]
+    for line, shown in zip(grid, (images, coloured(truth), coloured(predicted)), strict=True):
+        for axes, image in zip(line, shown, strict=True):
+            axes.imshow(image, interpolation="nearest")
+    there = np.unique(np.concatenate([truth.ravel(), predicted.ravel()]))
+    for place, label in enumerate(there[there < len(names)]):
+        figure.text(0.01 + 0.98 * place / max(1, len(there)), 0.005, names[label], fontsize=8,
+                    bbox=dict(facecolor=colour_of(label), edgecolor="none", pad=1))
+    return figure
+
+
+def panels(images, titles: tuple[str, ...]):
+    """Return a figure and its axes: a line a title, a column a picture (N, H, W, 3)."""
+    from matplotlib.figure import Figure
+    (N, H, W), lines = np.shape(images)[:3], len(titles)
+    side = 2.6 / max(H, W)                                                 # inches a pixel
+    figure = Figure(figsize=(N * W * side + 0.3, lines * H * side + 0.4))
+    grid = figure.subplots(lines, N, squeeze=False)
+    figure.subplots_adjust(left=0.3 / figure.get_figwidth(), right=1, top=1, wspace=0.03,
+                           bottom=0.3 / figure.get_figheight(), hspace=0.03)
+    for title, line in zip(titles, grid, strict=True):
+        for axes in line:
+            axes.set(xticks=[], yticks=[])
+        line[0].set_ylabel(title)
+    return figure, grid
+
+
+def colour_of(label: int) -> tuple[float, float, float]:
+    """Return the colour of a class, in which neighbours by number differ most."""
+    import colorsys
+    return colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.55 + 0.35 * (label % 2),
+                               0.95 - 0.25 * (label % 3 == 2))
+
+
 # --------------------------------------------------------------------------------- of language
 
 def attention(panels: list[tuple]):

@@ -17,12 +17,12 @@ from karpjax.core.trees import by_name, check_names, first_match, variable_name
 from karpjax.models.encoder import Encoder
 from karpjax.models.vit import ViT
 from karpjax.weights.files import SUFFIXES, is_weights, read_arrays
-from karpjax.weights.named import Named, name_arrays, nearest
+from karpjax.weights.named import Named, knows_more, name_arrays, nearest
 from karpjax.weights.names import ours_of, places
 from karpjax.weights.tables import covers, tables_of
 
-__all__ = ["SUFFIXES", "Named", "is_weights", "name_arrays", "read_arrays", "to_karpjax",
-           "to_pytorch", "translated", "without_padding"]
+__all__ = ["SUFFIXES", "Named", "is_weights", "knows_more", "name_arrays", "read_arrays",
+           "to_karpjax", "to_pytorch", "translated", "without_padding"]
 
 
 def to_karpjax(model, like: dict, arrays: dict, where, anew=()) -> dict:

@@ -20,7 +20,9 @@ from karpjax.datasets.characters import stored_vocabulary
 from karpjax.models import MODELS, make_model
 from karpjax.models.causal_lm import GPT2
 from karpjax.models.encoder import BERT, ROBERTA
+from karpjax.models.fcos import FCOS_COCO
 from karpjax.models.seq2seq import MARIAN
+from karpjax.weights import fcos, segment
 from karpjax.weights.beside import Told
 from karpjax.weights.named import network_in
 
@@ -48,6 +50,8 @@ class Arch:
              are not given, or 0, are looked up
     recipe   of the input: mean and std
     size     of the square images, if the arrays do not say
+    data     other keys of config.data, of pictures in a letterbox
+    names    {number of classes: their names} of the published files
     unseen   fields of config.model that arrays do not show
     """
     task: str
@@ -55,6 +59,8 @@ class Arch:
     shapes: Callable | None = None
     recipe: dict = dataclasses.field(default_factory=dict)
     size: int = 224
+    data: dict = dataclasses.field(default_factory=dict)
+    names: dict = dataclasses.field(default_factory=dict)
     unseen: tuple[str, ...] = ()
 
 
@@ -112,7 +118,15 @@ def published_heads(known: dict, width: int, flag: str = "--heads") -> int:
     return known[width]
 
 
+def of_head(arrays: dict, heads: dict) -> dict:
+    """Return whether a segmenter's file has the auxiliary head."""
+    return dict(auxiliary=any(name.startswith("auxiliary_head/") for name in arrays))
+
+
 VIT = dict(unseen=("heads", "eps", "mlp", "pool"))
+DILATED = dict(name="resnet", depth=50, dilated=2)
+# torchvision scales the shorter side to 520. A letterbox of this size does so for pictures of 4:3.
+SEGMENTER = dict(recipe=IMAGENET, data=dict(size=(520, 696)), names={21: segment.VOC})
 TEXT = dict(unseen=("heads", "eps", "mlp"))
 ARCHS = {
     # torchvision's, timm's and Hugging Face's files
@@ -126,6 +140,13 @@ ARCHS = {
                                     recipe=IMAGENET, size=32)
        for depth in (20, 32, 44, 56, 110)},
     "efficientnet_lite0": Arch("classify", dict(name="efficientnet_lite0"), recipe=LITE),
+    # torchvision's, whose shorter side is 800, for pictures of up to 5:3
+    "fcos_resnet50_fpn": Arch(
+        "detect", dict(name="fcos", backbone=dict(name="resnet", depth=50), **FCOS_COCO),
+        recipe=IMAGENET, data=dict(size=(800, 1344), objects=100), names={80: fcos.COCO}),
+    "fcn_resnet50": Arch("segment", dict(name="fcn", backbone=DILATED), of_head, **SEGMENTER),
+    "deeplabv3_resnet50": Arch("segment", dict(name="deeplab", backbone=DILATED), of_head,
+                               **SEGMENTER),
     # Hugging Face's
     "vit": Arch("classify", dict(name="vit", eps=1e-12), of_vit, HALF, **VIT),
     "vit_timm": Arch("classify", dict(name="vit"), of_vit, HALF, **VIT),
@@ -144,7 +165,9 @@ ARCHS = {
 # Parts of ours that a file of the encoder alone lacks, by the task.
 HEADS = {"classify": ("head/.*",), "masked_image": ("decoder.*", "mask"),
          "masked_text": ("transform/.*", "norm_transform/.*", "bias"), "causal_text": (),
-         "translate": ("bias",)}
+         "translate": ("bias",), "detect": ("class_head/class/.*",), "segment": ("head/logits/.*",)}
+# Our names of the biases that have one number a class.
+CLASSES = ("head/bias", "class_head/class/bias", "head/logits/bias")
 # The norms' epsilon in the code of a ViT's project, whose names a file has.
 EPS = {"huggingface": 1e-12, "timm": 1e-6, "facebook": 1e-6}
 # MAE's published decoder, for a file that has none.
@@ -172,6 +195,8 @@ def bare_model(arch: str, names=()):
     fields = MODELS[form["name"]].__dataclass_fields__
     if "pool" in fields and any(re.search(r"\bfc_norm\.weight$", name) for name in names):
         form["pool"] = "norm_of_mean"
+    if "auxiliary" in fields:
+        form["auxiliary"] = any("aux_classifier." in name for name in names)
     model = make_model(form, **({"classes": 1} if "classes" in fields else {}))
     project, copies = network_in(model, names)
     return model.clone(eps=EPS[project]) if copies[0].ours and project in EPS and "eps" in fields \
@@ -218,7 +243,7 @@ def config_for(arch: str, arrays: dict, model, told: Told, heads: dict | None = 
         data |= pixels
         assumed = {name: pixels[name] for name in ("mean", "std") if name not in told.data}
         if "position" not in arrays and "size" not in told.data:
-            assumed["size"] = pixels["resize"][0]
+            assumed["size"] = pixels["size"] if "size" in pixels else pixels["resize"][0]
     assumed |= {name: fields.get(name, getattr(model, name)) for name in known.unseen
                 if name not in told.model and name not in given}
     values = config(task=known.task, model=fields, data={**data, "described": spec}, best="",
@@ -278,17 +303,20 @@ def input_of(known: Arch, arrays: dict, fields: dict, told: Told) -> tuple[dict,
         size = side * fields["patch"]
     first = next((arrays[name] for name in ("patch/kernel", "stem/kernel") if name in arrays), None)
     channels = 3 if first is None else first.shape[2]
-    classes = arrays["head/bias"].shape[0] if "head/bias" in arrays else 1
+    classes = next((arrays[name].shape[0] for name in CLASSES if name in arrays), 1)
     recipe = {name: for_channels(told.data.get(name, values), channels)
               for name, values in known.recipe.items()}
-    spec = dict(classes=classes, shape=[size, size, channels])
+    shape = [*known.data.get("size", (size, size)), channels]
+    spec = dict(classes=classes, shape=shape)
+    if classes in known.names:
+        spec["names"] = list(known.names[classes])
     if told.names:
         if len(told.names) == classes:
             spec["names"] = told.names
         else:
             told.unread.append(f"config.json's {len(told.names)} names of classes are not read, as "
                                f"the head has {classes}")
-    return dict(resize=[size, size], **recipe), spec
+    return dict(**known.data or dict(resize=[size, size]), **recipe), spec
 
 
 def for_channels(values: list[float], channels: int) -> list[float]:

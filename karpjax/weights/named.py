@@ -67,6 +67,19 @@ def network_in(model, names) -> tuple[str, list[Copy]]:
     return project, copies[project] or [Copy("", "", {})]
 
 
+def knows_more(model, other, names) -> bool:
+    """Return whether a model's tables know more of a file's names than those of another model.
+
+    A model without tables knows least.
+    """
+    def known(network) -> int:
+        try:
+            return len(network_in(network, names)[1][0].ours)
+        except UserError:
+            return -1
+    return known(model) > known(other)
+
+
 def read_copy(copy: Copy, copies: list[Copy], arrays: dict, where) -> tuple[dict, set]:
     """Return ({the table's name: array} of a copy and of what no copy has, the names in the file).
     """

@@ -3,17 +3,21 @@ from karpjax.core.errors import UserError
 from karpjax.models.causal_lm import CausalLM
 from karpjax.models.efficientnet_lite import EfficientNetLite0
 from karpjax.models.encoder import Encoder, MaskedLM
+from karpjax.models.fcos import FCOS
 from karpjax.models.resnet import ResNet
 from karpjax.models.resnet_cifar import CifarResNet
+from karpjax.models.segment import FCN, DeepLab
 from karpjax.models.seq2seq import Seq2Seq
 from karpjax.models.vit import MAE, Patches, ViT
-from karpjax.weights import bert, efficientnet_lite, gpt2, marian, resnet, resnet_cifar, vit
+from karpjax.weights import (
+    bert, efficientnet_lite, fcos, gpt2, marian, resnet, resnet_cifar, segment, vit)
 from karpjax.weights.names import places
 
 # We write by the first of each.
 TABLES = {CifarResNet: {"akamaster": resnet_cifar.TABLE},
           EfficientNetLite0: {"lukemelas": efficientnet_lite.TABLE},
           ResNet: {"torchvision": resnet.TORCHVISION, "huggingface": resnet.HUGGINGFACE},
+          FCN: {"torchvision": segment.FCN}, DeepLab: {"torchvision": segment.DEEPLAB},
           Encoder: {"bert": bert.BERT, "roberta": bert.ROBERTA, "gpt2": gpt2.TABLE},
           Seq2Seq: {"marian": marian.TABLE},
           ViT: {"huggingface": vit.HUGGINGFACE, "timm": vit.TIMM},
@@ -27,6 +31,9 @@ def tables_of(model) -> dict[str, list]:
         return {form: {**TABLES[Encoder], **TABLES[Seq2Seq]}[form]}
     if isinstance(model, ViT) and model.pool == "norm_of_mean":
         return {**TABLES[ViT], "timm": vit.TIMM_FC_NORM}
+    if isinstance(model, FCOS):
+        backbone = next(iter(tables_of(model.backbone).values()))
+        return {"torchvision": fcos.table(backbone, model.strides)}
     for architecture, tables in TABLES.items():
         if isinstance(model, architecture):
             return tables

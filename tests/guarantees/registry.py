@@ -33,6 +33,7 @@ class Entry:
 
 
 TINY_TEXT = {"model.width": 32, "model.layers": 1, "model.heads": 2, "data.batch_size": 16}
+TINY_BACKBONE = dict(name="resnet_cifar", depth=8)
 TINY_ROLLOUT = {"data.minibatches": 2, "steps_per_dispatch": 4, "data.eval_episodes": 20}
 TINY_GAME = {**TINY_ROLLOUT, "data.num_envs": 16, "data.epochs": 2,
              "data.pool.size": 2, "data.pool.every": 1,
@@ -74,6 +75,18 @@ TASKS = {
     # of many lengths share rows: micro-batches and devices have unequal numbers of tokens.
     "translate": Entry("translate_multi30k.py", {**TINY_TEXT, "model.dropout": 0.1, "beams": 2},
                        {"model.dropout": 0.0}),
+    # Pictures with no, few or many objects, a pyramid, and a score over the whole split that is no
+    # mean. 45 pictures: no batch divides them.
+    "detect": Entry("detect_scenes.py", {
+        "model.backbone": TINY_BACKBONE, "model.width": 32, "model.depth": 1,
+        "data.batch_size": 16, "data.validation": 45, "data.test": 45,
+        "augment": [dict(name="scale_jitter", size=(64, 64), scale=(0.8, 1.2))]},
+        {"frozen_statistics": True}),
+    "segment": Entry("segment_scenes.py", {
+        "model.backbone": TINY_BACKBONE, "model.width": 32, "data.batch_size": 16,
+        "data.validation": 45, "data.test": 45,
+        "augment": [dict(name="scale_jitter", size=(64, 64), scale=(0.8, 1.2))]},
+        {"frozen_statistics": True}),
     "classify_text": Entry("imdb_sentiment.py", {**TINY_TEXT, "model.drop_path": 0.1},
                            {"model.dropout": 0.0, "model.drop_path": 0.0}),
     "masked_image": Entry("cifar10_mae.py", {

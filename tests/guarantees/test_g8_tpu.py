@@ -32,6 +32,7 @@ LARGE = ["", "--config.data.name=imdb_packed", "--config.data.train=train+unsup"
          "--config.data.validation=", "--config.model.layers=2"]
 FLAGS = {"connect_four_supervised.py": ["", "--config.data.file={data}/games.npz"],
          "connect_four_value.py": ["", "--config.data.file={data}/games.npz"],
+         "detect_coco_pod.py": ["", "--config.data.batch_size=16"],
          "finetune_imagefolder.py": [":resnet50", "--config.data.dir={data}/pictures"],
          "gpt_124m_pod.py": [*LARGE, "--config.data.batch_size=32"],
          "image_folder.py": ["", "--config.data.dir={data}/pictures"],
@@ -150,7 +151,6 @@ def compiled(request):
     def flags_of(name):
         return [flag.format(data=os.environ["TFDS_DATA_DIR"])
                 for flag in FLAGS.get(name, [""])]
-
     jobs = {name: [f"--config=configs/{name}{flags_of(name)[0]}", *flags_of(name)[1:]]
             for name in CONFIGS if not missing(name)}
     jobs |= {name: MICRO_BATCHES for name in MICRO}

@@ -17,11 +17,22 @@ from karpjax.sources.augment.images import (PAD_MODES, alternating_flip, cutout,
 from karpjax.sources.augment.mixing import cutmix, mixup, targets
 from karpjax.sources.augment.warp import letterbox, scale_jitter, warp
 
-__all__ = ["EACH", "PAD_MODES", "TOGETHER", "letterbox", "make", "targets", "warp"]
+__all__ = ["EACH", "PAD_MODES", "TOGETHER", "check_moves", "letterbox", "make", "targets", "warp"]
 
 EACH = {f.__name__: f for f in (pad_crop, flip, alternating_flip, random_resized_crop, cutout,
                                 scale_jitter)}
 TOGETHER = {f.__name__: f for f in (mixup, cutmix)}
+MOVES = ("scale_jitter", "cutout")  # they move boxes and masks along, or leave them in place
+
+
+def check_moves(specs):
+    """Return config.augment of a task whose pictures have boxes or masks, if they stay right."""
+    for spec in specs:
+        if (name := dict(spec).get("name", "")) in EACH | TOGETHER and name not in MOVES:
+            raise UserError(f"config.augment: {name} moves the picture alone, and its boxes or "
+                            f"masks would be wrong; expected one of {', '.join(MOVES)}: "
+                            "scale_jitter also mirrors and crops")
+    return specs
 
 
 def make(specs, **known):
