@@ -113,6 +113,14 @@ def test_tables_of_a_detector_on_a_transformer():
     assert weights.knows_more(model.backbone, model, theirs)
 
 
+def test_frozen_statistics_of_nothing():
+    """BatchNorm that keeps what it begins with is said."""
+    for frozen in (False, True):
+        config, _ = config_of("segment", frozen_statistics=frozen)
+        assert [line[:33] for line in differences(config)] == [
+            "warning: config.frozen_statistics"] * frozen
+
+
 def test_layers_of_a_backbone_that_has_none():
     config, task_file = config_of("segment", **{"optimizer.layer_decay": 0.5})
     with pytest.raises(UserError, match="expected a backbone with layers, a vit, found Cifar"):

@@ -168,6 +168,10 @@ def inherited(config: ConfigDict, saved: dict | None = None) -> ConfigDict:
 
 def differences(config: ConfigDict) -> list[str]:
     """Return a line for each setting of input or model that no shape shows and that differs."""
+    if not config.init_from:
+        return ["warning: config.frozen_statistics without config.init_from: BatchNorm keeps the "
+                "mean of 0 and the variance of 1 that it begins with"
+                ] * bool(config.get("frozen_statistics"))
     if not is_foreign(config.init_from):
         theirs = checkpoint.read_meta(checkpoint.find(config.init_from))["config"]
         return [f"note: {line}" for line in differences_from(theirs, config)]

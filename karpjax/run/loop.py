@@ -166,10 +166,7 @@ def start_fresh(exp: Experiment) -> tuple[TrainState, Start]:
     state, notes = exp.fresh_state(), []
     if config.init_from:
         state, notes = init_from.load_weights(config.init_from, state, exp.task, config.init_skip)
-        notes += init_from.differences(config)
-    elif config.get("frozen_statistics"):
-        notes = ["warning: config.frozen_statistics without config.init_from: BatchNorm keeps the "
-                 "mean of 0 and the variance of 1 that it begins with"]
+    notes += init_from.differences(config)
     return state, Start(0, False, {}, {}, [parameter_table(exp.abstract.params), *notes])
 
 
