@@ -180,7 +180,7 @@ def test_padded_rows_have_no_detections():
     task, variables = task_of("detect")
     measured = make_evaluator(task, mesh_of(1)).measure(variables, "validation")
     assert measured.rows["found"]["boxes"].shape == (45, 100, 4)
-    assert measured.rows["truth"]["boxes"].shape == (45, 5, 4)
+    assert measured.rows["truth"]["boxes"].shape == (45, 4, 4)
     rows = task.source.preprocess(task.source.rows("validation", range(45)))
     np.testing.assert_array_equal(measured.rows["truth"]["labels"], rows["labels"])
 
@@ -190,7 +190,7 @@ def test_detections_are_in_the_pictures_own_pixels(tmp_path):
     task, variables = task_of("detect", **{"score": 0.0})
     scene = task.source.pixels(task.source.preprocess(task.source.rows("test", [0]))["image"])[0]
     twice = np.rint(255 * scene).astype(np.uint8).repeat(2, 0).repeat(2, 1)
-    once, _ = letterbox(twice, (64, 64), 0)                  # what the network sees of both
+    once, _ = letterbox(twice, scene.shape[:2], 0)           # what the network sees of both
     for name, picture in (("once", once), ("twice", twice)):
         Image.fromarray(picture).save(tmp_path / f"{name}.png")
     once, twice = task.methods["detect"](
