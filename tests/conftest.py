@@ -7,6 +7,7 @@ nothing for them.
 """
 import atexit
 import fcntl
+import functools
 import gc
 import importlib.metadata
 import os
@@ -64,7 +65,7 @@ import three_runs  # noqa: E402
 gc.set_threshold(20_000, 20)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@functools.cache
 def embedded_sets():
     """Prepare the embedded data sets, and noise in place of those that are downloaded, once for all
     workers.
@@ -113,6 +114,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
+    embedded_sets()    # no fixture: it would be a cost of the first test's
     COSTS.start()
 
 

@@ -32,12 +32,13 @@ def test_batch_statistics_are_per_device_under_pmap():
     assert differences({"loss": pmap["loss"]}, {"loss": jit}) != []
 
 
-def test_mutant_gradients_not_summed(monkeypatch):
+@pytest.mark.parametrize("name", ["masked_text"])
+def test_mutant_gradients_not_summed(name, monkeypatch):
     """A pmap step that forgets its psum is caught."""
     from karpjax.core import step
     monkeypatch.setattr(step.lax, "psum", lambda tree, axis: tree)
-    jit = reference("masked_text", exact=True)
-    pmap = run(*config_of("masked_text", exact=True, parallel="pmap"), mesh_of(8), change=uneven)
+    jit = reference(name, exact=True)
+    pmap = run(*config_of(name, exact=True, parallel="pmap"), mesh_of(8), change=uneven)
     assert differences(pmap.state, jit.state) != []
 
 
