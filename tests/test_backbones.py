@@ -43,7 +43,7 @@ def run(name: str, folder, **overrides):
 def test_a_published_file():
     """Its classifier is left out, and all that is ours alone is drawn."""
     start = "{data}/resnet8.npz"
-    variables, line, exp = started("detect", start)
+    variables, line, exp = started("segment", start)
     found = of_backbone(variables)
     model = kj.models.make_model(dict(name="resnet_cifar", depth=8), classes=10)
     theirs = weights.read_arrays(exp.config.init_from)
@@ -59,7 +59,8 @@ def test_a_masked_autoencoder(tmp_path):
     fields = {key: VIT[key] for key in ("patch", "layers", "width", "heads")}
     before = run("masked_image", tmp_path / "mae",
                  **{f"model.{key}": value for key, value in fields.items()})
-    decay = {"model.backbone": VIT, "model.strides": (4, 8), "optimizer.layer_decay": 0.5}
+    decay = {"model.backbone": VIT, "model.strides": (4, 8), "optimizer.layer_decay": 0.5,
+             "augment": []}                          # a position for each patch of a scene
     variables, line, exp = started("segment", tmp_path / "mae", **decay)
     found, theirs = of_backbone(variables), by_name({"params": before.params})
     assert found["position"].shape == (65, 16) and theirs["position"].shape == (17, 16)
