@@ -13,6 +13,7 @@ from karpjax.models.board import Board
 from karpjax.models.causal_lm import GPT2 as GPT2
 from karpjax.models.causal_lm import CausalLM
 from karpjax.models.cnn import CNN
+from karpjax.models.dit import DiT
 from karpjax.models.efficientnet_lite import EfficientNetLite0
 from karpjax.models.encoder import BERT as BERT
 from karpjax.models.encoder import ROBERTA as ROBERTA
@@ -31,7 +32,7 @@ from karpjax.models.value_propagation import ValuePropagation
 from karpjax.models.vit import MAE, ViT
 
 MODELS = {"actor_critic": ActorCritic, "airbench": Airbench, "board": Board,
-          "causal_lm": CausalLM, "cnn": CNN, "deeplab": DeepLab,
+          "causal_lm": CausalLM, "cnn": CNN, "deeplab": DeepLab, "dit": DiT,
           "efficientnet_lite0": EfficientNetLite0, "fasttext": FastText, "fcn": FCN, "fcos": FCOS,
           "mae": MAE, "masked_lm": MaskedLM, "resnet": ResNet, "resnet_cifar": CifarResNet,
           "semantic_fpn": SemanticFPN, "seq2seq": Seq2Seq,

@@ -14,8 +14,10 @@ import numpy as np
 
 from karpjax.core.errors import UserError, check_choice
 from karpjax.core.trees import by_name, check_names, first_match, variable_name
+from karpjax.models.dit import DiT
 from karpjax.models.encoder import Encoder
 from karpjax.models.vit import ViT
+from karpjax.weights.dit import with_copies
 from karpjax.weights.files import SUFFIXES, is_weights, read_arrays
 from karpjax.weights.named import Named, knows_more, name_arrays, nearest
 from karpjax.weights.names import ours_of, places
@@ -83,8 +85,9 @@ def to_pytorch(model, variables: dict, names: str = "") -> dict:
     else:
         complete = [each for each, table in tables.items() if covers(table, ours)]
         names = (complete or list(tables))[0]
-    return {name: array for our, place in places(tables[names], ours).items()
-            for name, array in place.theirs(np.asarray(ours[our])).items()}
+    theirs = {name: array for our, place in places(tables[names], ours).items()
+              for name, array in place.theirs(np.asarray(ours[our])).items()}
+    return with_copies(theirs, model.layers) if isinstance(model, DiT) else theirs
 
 
 def without_padding(model, like: dict, named: Named) -> tuple[dict, list[str]]:

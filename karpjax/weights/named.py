@@ -108,14 +108,14 @@ def place_of(name: str, copies: list[Copy], part: str) -> str:
 
 def untied(theirs: dict, where) -> dict:
     """Return arrays without those that copy another one, as an output embedding does."""
-    differ = [f"{copy} from {name}" for copy, name in TIED
-              if copy in theirs and name in theirs
-              and not np.array_equal(theirs[copy], theirs[name])]
+    pairs = [(name, match.expand(other)) for pattern, other in TIED for name in theirs
+             if (match := re.fullmatch(pattern, name))]
+    differ = [f"{copy} from {name}" for copy, name in pairs
+              if name in theirs and not np.array_equal(theirs[copy], theirs[name])]
     if differ:
         raise UserError(f"{where}: {', '.join(differ)} differs, but the model has one array for "
                         "both; expected tied weights")
-    copies = {copy for copy, _ in TIED}
-    return {name: array for name, array in theirs.items() if name not in copies}
+    return {name: array for name, array in theirs.items() if name not in dict(pairs)}
 
 
 def check_numbers(theirs: dict, where) -> None:

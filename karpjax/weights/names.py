@@ -31,15 +31,16 @@ OTHER_TASKS = r"(bert|roberta|vit|resnet)\.pooler\..*|cls\.seq_relationship\..*"
 # Other names of the same arrays: BERT's first files; MAE as transformers 5 saves it.
 RENAMED = [(r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"),
            (r"\bdecoder\.decoder_encoder\.layer\.", "decoder.decoder_layers.")]
-# Copies of other arrays, which files may hold or leave out: ours is one array.
-TIED = [("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
-        ("cls.predictions.decoder.bias", "cls.predictions.bias"),
-        ("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight"),
-        ("lm_head.decoder.bias", "lm_head.bias"),
-        ("lm_head.weight", "transformer.wte.weight"), ("lm_head.weight", "model.shared.weight"),
-        ("model.encoder.embed_tokens.weight", "model.shared.weight"),
-        ("model.decoder.embed_tokens.weight", "model.shared.weight"),
-        ("decoder.embed_tokens.weight", "model.shared.weight")]  # of a file without the head
+# Copies of other arrays, which files may hold or leave out: ours is one array. Pairs of (regular
+# expression on the copy's name, the other's).
+TIED = [(r"cls\.predictions\.decoder\.weight", "bert.embeddings.word_embeddings.weight"),
+        (r"cls\.predictions\.decoder\.bias", "cls.predictions.bias"),
+        (r"lm_head\.decoder\.weight", "roberta.embeddings.word_embeddings.weight"),
+        (r"lm_head\.decoder\.bias", "lm_head.bias"),
+        (r"lm_head\.weight", "transformer.wte.weight"), (r"lm_head\.weight", "model.shared.weight"),
+        # of a file without the head, too
+        (r"(model\.(en|de)coder|decoder)\.embed_tokens\.weight", "model.shared.weight"),
+        (r"transformer_blocks\.[1-9]\d*\.norm1\.emb\.(.*)", r"transformer_blocks.0.norm1.emb.\1")]
 
 
 @dataclasses.dataclass

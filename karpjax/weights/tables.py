@@ -1,6 +1,7 @@
 """The tables of names that a model has: one for each project whose files it takes."""
 from karpjax.core.errors import UserError
 from karpjax.models.causal_lm import CausalLM
+from karpjax.models.dit import DiT
 from karpjax.models.efficientnet_lite import EfficientNetLite0
 from karpjax.models.encoder import Encoder, MaskedLM
 from karpjax.models.fcos import FCOS
@@ -10,13 +11,14 @@ from karpjax.models.segment import FCN, DeepLab
 from karpjax.models.seq2seq import Seq2Seq
 from karpjax.models.vit import MAE, Patches, ViT
 from karpjax.weights import (
-    bert, efficientnet_lite, fcos, gpt2, marian, resnet, resnet_cifar, segment, vit)
+    bert, dit, efficientnet_lite, fcos, gpt2, marian, resnet, resnet_cifar, segment, vit)
 from karpjax.weights.names import places
 
 # We write by the first of each.
 TABLES = {CifarResNet: {"akamaster": resnet_cifar.TABLE},
           EfficientNetLite0: {"lukemelas": efficientnet_lite.TABLE},
           ResNet: {"torchvision": resnet.TORCHVISION, "huggingface": resnet.HUGGINGFACE},
+          DiT: {"diffusers": dit.TABLE},
           FCN: {"torchvision": segment.FCN}, DeepLab: {"torchvision": segment.DEEPLAB},
           Encoder: {"bert": bert.BERT, "roberta": bert.ROBERTA, "gpt2": gpt2.TABLE},
           Seq2Seq: {"marian": marian.TABLE},

@@ -90,6 +90,10 @@ TASKS = {
         **TINY_SCENES, "model.backbone": TINY_BACKBONE, "model.width": 32,
         "augment": [dict(name="scale_jitter", size=(24, 24), scale=(0.8, 1.2))]},
         {"frozen_statistics": True}),
+    # Noise, times and dropped classes are keyed. Gates begin at 0, and open within a few steps.
+    "flow": Entry("flow_digits.py", {
+        "model.width": 16, "model.layers": 1, "model.heads": 2, "model.dropout": 0.1,
+        "data.batch_size": 16}, {"model.dropout": 0.0}),
     "classify_text": Entry("imdb_sentiment.py", {**TINY_TEXT, "model.drop_path": 0.1},
                            {"model.dropout": 0.0, "model.drop_path": 0.0}),
     "masked_image": Entry("cifar10_mae.py", {

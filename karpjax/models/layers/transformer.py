@@ -44,7 +44,8 @@ class Block(nn.Module):
     """Attention and MLP, each with its norm and residual. A translator's has cross-attention too.
 
     Arguments of a decoder: `cache` is described above, and with it the block returns (x, cache).
-    `memory` is (keys, values, mask) of the texts to translate, see CrossAttention.
+    `memory` is (keys, values, mask) of the texts to translate, see CrossAttention. With a
+    `condition` the block is DiT's, see `Modulation`.
     """
     heads: int
     norm: str = "pre"          # "post": after the residual sum, as in BERT
@@ -60,7 +61,8 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "#B 1 T T"] | None = None,
                  positions: Int[Array, "B T"] | None = None, train: bool = False,
-                 cache: dict | None = None, memory: tuple | None = None):
+                 cache: dict | None = None, memory: tuple | None = None,
+                 condition: Float[Array, "B D"] | None = None):
         check_choice(self.norm, NORMS, "config.model.norm")
         check_choice(self.mlp, MLPS, "config.model.mlp")
         attention = Attention(self.heads, self.bias, self.rotary, self.lora, self.lora_alpha,
@@ -73,14 +75,22 @@ class Block(nn.Module):
 
         def to_memory(x):
             return CrossAttention(self.heads, self.bias, name="cross")(x, *memory)
-        x = self.residual(to_row, "attention", x, train)
+        parts = [] if condition is None else Modulation(6, name="modulation")(condition)
+        x = self.residual(to_row, "attention", x, train, parts[:3])
         if memory is not None:
             x = self.residual(to_memory, "cross", x, train)
-        x = self.residual(MLP(self.mlp, self.bias, name="mlp"), "mlp", x, train)
+        x = self.residual(MLP(self.mlp, self.bias, name="mlp"), "mlp", x, train, parts[3:])
         return x if cache is None else (x, cache)
 
-    def residual(self, branch, name: str, x, train: bool) -> Float[Array, "B T D"]:
-        """Add a branch to its input, with the norm before it or after the sum."""
+    def residual(self, branch, name: str, x, train: bool, parts=()) -> Float[Array, "B T D"]:
+        """Add a branch to its input, with the norm before it or after the sum.
+
+        parts  shift, scale and gate of a condition
+        """
+        if parts:
+            shift, scale, gate = parts
+            normed = norm(self.eps, False, f"norm_{name}", scale=False)
+            return x + gate * self.skip(branch(normed(x) * (1 + scale) + shift), train)
         normed = norm(self.eps, self.bias, f"norm_{name}")
         if self.norm == "pre":
             return x + self.skip(branch(normed(x)), train)
@@ -90,6 +100,21 @@ class Block(nn.Module):
         """Apply dropout, and leave the whole branch out of some rows."""
         y = nn.Dropout(self.dropout, deterministic=not train)(y)
         return nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not train)(y)
+
+
+class Modulation(nn.Module):
+    """The effect of a condition on branches: shift, scale and gate of each, which begin at 0.
+
+    So a gated branch begins as left out ("adaLN-Zero", Peebles & Xie 2023, section 3.2).
+    """
+    parts: int
+
+    @nn.compact
+    def __call__(self, condition: Float[Array, "B D"]) -> list[Float[Array, "B 1 D"]]:
+        D = condition.shape[-1]
+        zeros = nn.initializers.zeros
+        y = nn.Dense(self.parts * D, kernel_init=zeros, name="dense")(nn.silu(condition))
+        return jnp.split(y[:, None], self.parts, axis=-1)
 
 
 def block_class(remat: bool):
@@ -261,10 +286,11 @@ def layer_of(name: str, embeddings) -> int | None:
     return int(block[1]) + 1 if block else None
 
 
-def norm(eps: float, bias: bool, name: str) -> nn.LayerNorm:
+def norm(eps: float, bias: bool, name: str, scale: bool = True) -> nn.LayerNorm:
     """Return a LayerNorm that is as exact as PyTorch's."""
     # Flax's fast variance, E[x^2] - E[x]^2, loses digits.
-    return nn.LayerNorm(epsilon=eps, use_bias=bias, use_fast_variance=False, name=name)
+    return nn.LayerNorm(epsilon=eps, use_bias=bias, use_scale=scale, use_fast_variance=False,
+                        name=name)
 
 
 def rotate(x: Float[Array, "B T H C"],

@@ -1,0 +1,27 @@
+"""Flow matching on the UCI digits (1,797 images of 8 x 8, embedded, no download).
+
+    python -m karpjax.train --config=configs/flow_digits.py --workdir=runs/flow
+
+A DiT of 4 layers, 128 wide, on patches of 2 x 2. Not measured yet.
+"""
+import karpjax
+
+
+def get_config():
+    return karpjax.config(
+        task="flow",
+        steps=1000,
+        model=dict(name="dit", patch=2, layers=4, width=128, heads=4),
+        data=dict(name="digits", train="train", validation="validation", test="test",
+                  batch_size=128, mean=[8.0], std=[8.0]),    # pixels are 0 to 16
+        augment=[],
+        target="picture",
+        no_class=0.1,
+        times=(0.0, 1.0),
+        scores={},                   # of samples, by other runs' networks: tasks/flow_scores.py
+        optimizer=dict(name="adamw", weight_decay=0.0, b2=0.99, clip=1.0, learning_rate=dict(
+            name="warmup_cosine_decay_schedule", init_value=0.0, peak_value=1e-3, warmup_steps=50)),
+        ema_decay=0.99,
+        log_every=20, eval_every=250, save_every=250,
+        best="min validation/loss",
+    )

@@ -1,0 +1,223 @@
+"""Flow matching: the loss by hand, its keys, samples on any devices, scores, refusals."""
+import pathlib
+
+from guarantees.harness import mesh_of
+from guarantees.registry import config_of
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import karpjax as kj
+from karpjax.core.task_file import build_task, load_task_module
+from karpjax.generation.pictures import Sampler, table, to_bytes
+from karpjax.run.evaluator import make_evaluator
+from karpjax.tasks import flow
+from karpjax.tasks.flow_scores import pooled
+
+DIGITS = pathlib.Path(__file__).parent / "data" / "checkpoint_v2"  # a classifier of the digits
+
+
+def task_of(**changes):
+    """Return the task and its variables, whose network returns 0 everywhere."""
+    config, _ = config_of("flow", **changes)
+    task = build_task(config, load_task_module("flow")[0])
+    return task, task.init(jax.random.key(0))
+
+
+def evaluated(task, variables):
+    batch = task.source.preprocess({**task.source.rows("validation", range(32)),
+                                    "index": np.arange(32, dtype=np.uint32),
+                                    "weight": np.ones(32, np.float32)})
+    losses, _, _ = jax.jit(task.loss)(variables["params"], {}, batch, None)
+    return batch, float(losses["flow"][0] / losses["flow"][1])
+
+
+@pytest.mark.parametrize("target", ["picture", "velocity"])
+def test_the_loss_of_a_network_that_returns_0(target):
+    """Its error is x1 - x0 as a velocity; as a picture, (x1 - z) / (1 - t), but for late times."""
+    task, variables = task_of(target=target)
+    batch, found = evaluated(task, variables)
+    x1 = np.asarray(batch["image"])
+    assert -1 <= x1.min() < -0.9 and 0.9 < x1.max() <= 1
+    noisy = [flow.add_noise((0.0, 1.0), {"image": image}, jax.random.fold_in(jax.random.key(0), i))
+             for i, image in enumerate(x1)]
+    x0, t = (np.stack([each[name] for each in noisy]) for name in ("noise", "t"))
+    time = t[:, None, None, None]
+    z = (1 - time) * x0 + time * x1
+    np.testing.assert_allclose((x1 - z) / (1 - time), x1 - x0, atol=1e-4)   # the same velocity
+    wanted = x1 - x0 if target == "velocity" else (x1 - z) / np.maximum(1 - time, 0.05)
+    off = wanted if target == "velocity" else wanted + z / np.maximum(1 - time, 0.05)
+    assert found == pytest.approx((off**2).mean(), rel=1e-5)
+
+
+def test_noise_is_each_examples_own():
+    """Times and noise are drawn an example, not a batch."""
+    task, _ = task_of()
+    source = task.source
+    arrays = source.arrays
+    state, chunk = source.advance(arrays, source.init(jax.random.key(0)), {})
+    batch = source.batch(arrays, chunk, 0)
+    assert len(np.unique(batch["t"])) == len(batch["t"]) == 16
+    assert batch["noise"].shape == batch["image"].shape == (16, 8, 8, 1)
+    assert not np.array_equal(batch["noise"][0], batch["noise"][1])
+
+
+def test_classes_are_dropped_in_training_alone():
+    task, _ = task_of(**{"no_class": 0.5, "data.batch_size": 64})
+    source = task.source
+    _, chunk = source.advance(source.arrays, source.init(jax.random.key(0)), {})
+    labels = np.concatenate([source.batch(source.arrays, chunk, i)["label"]
+                             for i in range(source.steps_per_chunk)])
+    assert 0.3 < (labels == 10).mean() < 0.7 and labels.max() == 10
+    assert source.rows("validation", range(32))["label"].max() < 10
+
+
+def moved(variables):
+    """Return variables of a network that returns more than 0."""
+    leaves, tree = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(7), len(leaves))
+    return jax.tree.unflatten(tree, [leaf + 0.2 * jax.random.normal(key, leaf.shape)
+                                     for leaf, key in zip(leaves, keys, strict=True)])
+
+
+def test_a_sample_is_the_same_in_any_company():
+    """Of three pictures, of 70 among other classes, and drawn two at a time in another order."""
+    task, variables = task_of()
+    generate, variables = task.methods["generate"], moved(variables)
+    few = generate(variables, n=3, label=4, steps=3)
+    labels = np.arange(70) % 10
+    labels[:3] = 4
+    many = generate(variables, n=70, label=labels, steps=3)
+    assert few.shape == (3, 8, 8, 1) and few.dtype == np.uint8
+    np.testing.assert_array_equal(few, many[:3])
+    assert not np.array_equal(many[64:], generate(variables, n=6, label=labels[64:], steps=3))
+    sampler, some = generate.__self__, np.array([66, 1], np.uint32)
+    drawn = sampler.draw(variables, jax.random.key(0), some, labels[some].astype(np.int32),
+                         steps=3)
+    assert np.abs(to_bytes(np.asarray(drawn)).astype(int) - many[some]).max() <= 1
+    assert not np.array_equal(few, generate(variables, n=3, label=5, steps=3))
+    assert not np.array_equal(few, generate(variables, n=3, label=4, steps=3, seed=1))
+    assert not np.array_equal(few, generate(variables, n=3, label=4, steps=3, guidance=3.0))
+
+
+@pytest.mark.parametrize("method", ["euler", "heun"])
+@pytest.mark.parametrize("steps", [5, 100])
+def test_a_perfect_network_arrives(method, steps):
+    """Samples of one that knows the picture are that picture, without a rest of noise."""
+    picture = jnp.linspace(-1, 1, 64).reshape(8, 8, 1)
+
+    def velocity(variables, x, t, label):
+        return flow.towards(picture, x, t)
+    sampler = Sampler(velocity, (8, 8, 1), classes=10, knows_none=True)
+    made = sampler.draw({}, jax.random.key(0), np.arange(4, dtype=np.uint32),
+                        np.zeros(4, np.int32), steps=steps, method=method)
+    np.testing.assert_allclose(made, jnp.broadcast_to(picture, made.shape), atol=1e-4)
+
+
+def test_dropout_is_off_in_samples():
+    task, variables = task_of(**{"model.dropout": 0.9})
+    generate, variables = task.methods["generate"], moved(variables)
+    without, _ = task_of(**{"model.dropout": 0.0})
+    np.testing.assert_array_equal(generate(variables, n=2, steps=2),
+                                  without.methods["generate"](variables, n=2, steps=2))
+
+
+SCORES = {"features": str(DIGITS), "judge": str(DIGITS), "steps": 3, "samples": 2}
+
+
+def test_scores_on_any_mesh():
+    """Of samples on 1 and on 8 devices, in a split that no batch divides."""
+    task, variables = task_of(scores=SCORES)
+    variables = moved(variables)
+    one, eight = (make_evaluator(task, mesh_of(n)).measure(variables, "test") for n in (1, 8))
+    count = len(one.rows["made"]["data"])
+    assert one.rows["made"]["pictures"].shape == (count, 2, 8, 8, 1) and count % 16
+    off = np.abs(one.rows["made"]["pictures"].astype(int) - eight.rows["made"]["pictures"])
+    assert off.max() <= 1 and (off > 0).mean() < 1e-3      # of 16 grey levels, at a rounding
+    assert {"FD", "precision", "recall", "distance_to_training", "class_agreement"} <= \
+        set(one.metrics)
+    for name, value in one.metrics.items():
+        assert eight.metrics[name] == pytest.approx(value, rel=0.01, abs=0.01), name
+    features = one.rows["made"]["features"].shape[2]
+    assert one.tables["scored"] == {"samples": 2 * count, "reference": 1297,
+                                    "compared": 2 * count, "features": features}
+    assert "FD" not in make_evaluator(task, mesh_of(1))(variables, "validation")
+
+
+def test_data_itself_scores_best():
+    """Training pictures in place of samples: no distance, and nearer than the data ever is."""
+    task, variables = task_of(scores={**SCORES, "samples": 1})
+    scored = task.summarize.__self__
+    reference, seen = scored.reference
+    n = 200
+    rows = {"made": {"pictures": seen[:n].reshape(n, 1, 8, 8, 1), "features": reference[:n, None],
+                     "data": scored.source.rows("test", range(100))["image"]}}
+    copies = scored.summarize({}, rows)
+    assert copies["distance_to_training"] == 0 and copies["precision"] > 0.8
+    noise = np.random.default_rng(0).integers(0, 17, (n, 1, 8, 8, 1)).astype(np.uint8)
+    features = np.asarray(pooled(scored.extractor, jnp.asarray(noise[:, 0])))
+    of_noise = {"made": {**rows["made"], "pictures": noise, "features": features[:, None]}}
+    far = scored.summarize({}, of_noise)
+    assert far["FD"] > 10 * copies["FD"] > 0 and far["precision"] < 0.3
+    assert far["distance_to_training"] > 1.5
+
+
+def test_bytes_and_tables():
+    """Clipped, then rounded; ten pictures of 2 x 3 in rows of five, enlarged to about 512."""
+    np.testing.assert_array_equal(to_bytes(np.array([-3, -1, 0, 0.004, 1, 2])),
+                                  [0, 0, 128, 128, 255, 255])
+    pictures = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((2, 3, 1), np.uint8)
+    shown = table(pictures, 5)
+    assert shown.shape == (2 * 2 * 34, 5 * 3 * 34, 3)
+    np.testing.assert_allclose(shown[::68, ::102, 0] * 255, np.arange(10).reshape(2, 5))
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (dict(label=10), "label = 10: expected a class from 0 to 9"),
+    (dict(n=3, label=[1, 2]), "one for each of 3 pictures"),
+    (dict(n=0), "n = 0: expected at least one picture"),
+    (dict(guidance=2.0), "guidance = 2.0: expected a label"),
+    (dict(steps=0), "steps = 0: expected a whole number of at least 1"),
+    (dict(label=[[1], [1, 2]]), "expected a class"),
+    (dict(label=1, guidance=2.0, interval=(0.9, 0.1)), "interval = .*a later one"),
+    (dict(method="rk4"), "rk4")])
+def test_refused_samples(arguments, said):
+    task, variables = task_of()
+    with pytest.raises(kj.UserError, match=said):
+        task.methods["generate"](variables, **arguments)
+
+
+def test_guidance_of_a_run_that_knows_all_classes():
+    task, variables = task_of(no_class=0.0)
+    for arguments in (dict(label=1, guidance=2.0), dict()):
+        with pytest.raises(kj.UserError, match="config.no_class above 0"):
+            task.methods["generate"](variables, **arguments)
+    with pytest.raises(kj.UserError, match="config.no_class above 0"):
+        task_of(no_class=0.0, scores={**SCORES, "guidance": 2.0})
+
+
+def test_a_network_that_has_diverged():
+    task, variables = task_of()
+    with pytest.raises(kj.UserError, match="not finite"):
+        task.methods["generate"](jax.tree.map(lambda leaf: leaf * np.nan, variables), steps=2)
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"target": "noise"}, "config.target"),
+    ({"no_class": 1.0}, "config.no_class: expected a share"),
+    ({"times": (0.0,)}, "config.times: expected the mean and deviation"),
+    ({"augment": [dict(name="mixup", alpha=0.2)]}, "mixup and cutmix mix pictures"),
+    ({"model.patch": 3}, "config.model.patch = 3"),
+    ({"times": 5}, "config.times: expected the mean and deviation"),
+    ({"data.mean": [4.88], "data.std": [6.02]}, "expected pictures in -1 to 1, found -0.8"),
+    ({"scores": {"judge": "x"}}, "config.scores"),
+    ({"scores": {"features": ""}}, "config.scores.features: expected the workdir"),
+    ({"scores": {**SCORES, "samples": 0}}, "config.scores.samples = 0"),
+    ({"scores": {**SCORES, "steps": 2.5}}, "config.scores.steps = 2.5"),
+    ({"scores": {**SCORES, "method": "rk4"}}, "config.scores.method"),
+    ({"scores": SCORES, "data.crop": 6}, "expected whole pictures of uint8"),
+    ({"scores": SCORES, "data.channels": 3}, "is of pictures")])
+def test_refused_configs(changes, said):
+    with pytest.raises(kj.UserError, match=said):
+        task_of(**changes)
