@@ -61,7 +61,8 @@ def guided(velocity: Callable, label: Int[Array, "N"], none: int, guidance: floa
     interval  the times from and before which samples are guided
     """
     if len(interval) != 2 or not interval[0] < interval[1]:
-        raise UserError(f"interval = {interval}: expected the first time and a later one, as (0, 1)")
+        raise UserError(f"interval = {interval}: expected the first time and a later one, as "
+                        "(0, 1)")
     low, high = interval
 
     def both(a, b):

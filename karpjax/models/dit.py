@@ -20,7 +20,8 @@ from karpjax.models.layers.transformer import (Dense, Modulation, block_class, i
                                                norm)
 from karpjax.models.vit import images_of, sines
 
-TIMES = 1000     # times from 0 to 1 are embedded as from 0 to 1000. Published networks' end in noise
+# times from 0 to 1 are embedded as from 0 to 1000; published networks' begin at the picture
+TIMES = 1000
 WAVES = 256      # sines and cosines of a time
 
 
@@ -55,8 +56,8 @@ class DiT(nn.Module):
             raise UserError(f"config.model.patch = {P}: expected a divisor of the images' sides, "
                             f"{H} x {W}")
         if H != W or D % 4:
-            raise UserError(f"config.model: a dit has positions of square pictures, of a width that "
-                            f"4 divides; found {H} x {W}, width = {D}")
+            raise UserError("config.model: a dit has positions of square pictures, of a width "
+                            f"that 4 divides; found {H} x {W}, width = {D}")
         t = jnp.zeros(B) if t is None else t
         label = jnp.full(B, self.classes) if label is None else label
         x = nn.Conv(D, (P, P), (P, P), padding="VALID", kernel_init=init, name="patch")(images)

@@ -37,7 +37,7 @@ from karpjax.sources.source import example_keys
 from karpjax.tasks.flow_scores import scores
 
 TARGETS = ("picture", "velocity")
-LAST = 0.05          # in the loss, 1 - t, by which a picture's velocity is divided, is at least that
+LAST = 0.05          # least 1 - t by which a picture's velocity is divided, in the loss
 COLUMNS, STEPS, GUIDANCE = 8, 30, 2.0     # of samples.png
 
 
