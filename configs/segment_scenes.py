@@ -2,7 +2,7 @@
 
     python -m karpjax.train --config=configs/segment_scenes.py --workdir=runs/segment_scenes
 
-Semantic FPN on a ResNet-20 of its own. 5 minutes of two CPU cores. Not measured yet.
+Semantic FPN on a ResNet-20 of its own. Not measured yet; the aim is 0.8 mIoU in 5 minutes.
 """
 import karpjax
 
