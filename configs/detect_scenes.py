@@ -2,7 +2,7 @@
 
     python -m karpjax.train --config=configs/detect_scenes.py --workdir=runs/detect_scenes
 
-FCOS on a ResNet-20 of its own. Not measured yet; the aim is an AP of 0.6 in 10 minutes of two cores.
+FCOS on a ResNet-20 of its own. Not measured yet; the aim is an AP of 0.6 in 10 minutes.
 """
 import karpjax
 
