@@ -1,16 +1,21 @@
 """Processes that do not meet, or come with different inputs, are refused in time, with one line,
 and train nothing."""
+import atexit
+import json
 import os
 import subprocess
 import sys
 import time
 
 from command import ROOT, python_path
+from guarantees.forks import Fork
+from guarantees.harness import finished
 import pytest
 
 from karpjax import train
 from karpjax.core.errors import UserError
 from karpjax.launch.local import free_port
+from karpjax.run import cli, distributed
 
 DIGITS = [f"--config={ROOT}/configs/digits_cnn.py", "--config.model.width=4"]
 BYTES = [f"--config={ROOT}/configs/mlm_tiny.py", "--config.data.path=novel.txt",
@@ -47,6 +52,26 @@ def test_another_config_is_named(tmp_path, monkeypatch):
     for process in [start(0, port, *common), start(1, port, *common, "--config.seed=7")]:
         refused(process, "process 1 has config.seed: 0 -> 7")
     assert not (tmp_path / "run").exists()
+
+
+def process(argv):
+    """Print when this process of two has come to its end, and when it begins to close."""
+    options = cli.parse(argv, __doc__, coordinator=str, process=0)
+    cli.start_jax(1, options.coordinator, 2, options.process)
+    distributed.gather(options.process)
+    time.sleep(options.process)
+    end = time.time()
+    atexit.register(lambda: print(json.dumps([end, time.time()]), flush=True))  # before jax's own
+    return 0
+
+
+def test_the_first_to_end_waits_for_the_others():
+    """Once "Gloo AllGather failed: Connection reset by peer" ended a process near its end."""
+    flag = f"--coordinator=localhost:{free_port()}"
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    both = [Fork(process, [flag, f"--process={i}"], env) for i in range(2)]
+    (early, closes), (late, _) = [json.loads(finished(each).splitlines()[-1]) for each in both]
+    assert early + 0.5 < late <= closes
 
 
 @pytest.mark.full

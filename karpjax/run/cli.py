@@ -40,10 +40,11 @@ from karpjax.core.errors import (
 )
 from karpjax.run.chips import check_platform
 from karpjax.run.config_file import add_data_key, load_config
-from karpjax.run.distributed import join
+from karpjax.run.distributed import join, leave
 from karpjax.run.streams import lasting
 
 HELP = {"-h", "--help", "--helpfull"}
+OTHERS_END, OTHERS_END_BADLY = 60.0, 2.0  # seconds that the other processes of a run have
 THREADS_END = 5.0  # seconds that threads have at an end that is not a good one
 
 
@@ -54,7 +55,11 @@ def run(main) -> None:
     """
     before = threading.enumerate()
     with lasting() as failures:
-        code = _exit_code(main)
+        code = 1
+        try:
+            code = _exit_code(main)
+        finally:  # the others may not know of an error
+            leave(OTHERS_END if code in (None, 0, Preempted.code) else OTHERS_END_BADLY)
         sys.stdout.flush()
         if failures:
             print(f"karpjax: error: the output could not be written ({', '.join(failures)})",

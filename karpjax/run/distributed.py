@@ -10,6 +10,7 @@ import time
 import zlib
 
 import jax
+from jax._src import distributed as _distributed  # its barrier has no public name
 from jax.experimental import multihost_utils
 import numpy as np
 
@@ -48,6 +49,16 @@ def join(coordinator: str = "", processes: int = 0, process: int = 0, seconds: i
             raise UserError("--distributed: jax finds no other processes in the environment "
                             f"({error}); give --coordinator=HOST:PORT --processes=N --process=I") \
                 from error
+
+
+def leave(seconds: float) -> None:
+    """Wait, at most so many seconds, until every process of the run has come to its end."""
+    # At exit jax first closes its connections, which throws away what the others have not read
+    # ("Connection reset by peer"), and waits for them only then.
+    client = _distributed.global_state.client
+    if client is not None:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # one ended otherwise, or long ago
+            client.wait_at_barrier("karpjax/leave", round(1000 * seconds))
 
 
 def keep_from_proxies(coordinator: str) -> None:
