@@ -3,7 +3,7 @@
     x = integrate(field, noise(key, numbers, shape), steps=50)
 
 The field is a function (x (N, ...), t ()) -> velocity (N, ...). Sample i starts from noise that is
-keyed by its number, so it is the same whatever else is drawn beside it, and on any device.
+keyed by its number, so it is the same whatever else is drawn beside it, on any device.
 
 Sources: flow matching, Lipman et al. 2023, arXiv:2210.02747; guidance, Ho & Salimans 2022,
 arXiv:2207.12598, and its interval, Kynkaanniemi et al. 2024, arXiv:2404.07724.
@@ -18,7 +18,6 @@ from jaxtyping import Array, Float, Int, Integer
 from karpjax.core.errors import UserError, check_choice
 
 METHODS = ("euler", "heun")
-EVALUATIONS = {"euler": lambda steps: steps, "heun": lambda steps: 2 * steps - 1}
 
 
 def noise(key, numbers: Integer[Array, "N"], shape: tuple) -> Float[Array, "N ..."]:

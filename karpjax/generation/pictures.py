@@ -1,6 +1,8 @@
-"""Pictures from a flow: numbered samples of a class, the same on any machine and in any company.
+"""Pictures from a flow: numbered samples of a class, from noise that is each sample's own.
 
-A flow lives in -1 to 1. What leaves here as bytes is clipped first, then rounded.
+A sample is the same in any company. Other machines and numbers of devices change it by roundings,
+seldom by a grey level. A flow lives in -1 to 1. What leaves here as bytes is clipped first, then
+rounded.
 """
 from collections.abc import Callable
 import dataclasses
