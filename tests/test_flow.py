@@ -1,15 +1,21 @@
 """Flow matching: the loss by hand, its keys, samples on any devices, scores, refusals."""
+import functools
+import gc
 import pathlib
+import weakref
 
 from guarantees.harness import mesh_of
 from guarantees.registry import config_of
 import jax
 import jax.numpy as jnp
+from matplotlib.image import imread
 import numpy as np
 import pytest
 
 import karpjax as kj
+from karpjax import generate as generate_command
 from karpjax.core.task_file import build_task, load_task_module
+from karpjax.generation import pictures
 from karpjax.generation.pictures import Sampler, table, to_bytes
 from karpjax.run.evaluator import make_evaluator
 from karpjax.tasks import flow
@@ -93,8 +99,8 @@ def test_a_sample_is_the_same_in_any_company():
     np.testing.assert_array_equal(few, many[:3])
     assert not np.array_equal(many[64:], generate(variables, n=6, label=labels[64:], steps=3))
     sampler, some = generate.__self__, np.array([66, 1], np.uint32)
-    drawn = sampler.draw(variables, jax.random.key(0), some, labels[some].astype(np.int32),
-                         steps=3)
+    drawn = jax.jit(functools.partial(sampler.draw, steps=3))(
+        variables, jax.random.key(0), some, labels[some].astype(np.int32))
     assert np.abs(to_bytes(np.asarray(drawn)).astype(int) - many[some]).max() <= 1
     assert not np.array_equal(few, generate(variables, n=3, label=5, steps=3))
     assert not np.array_equal(few, generate(variables, n=3, label=4, steps=3, seed=1))
@@ -110,8 +116,8 @@ def test_a_perfect_network_arrives(method, steps):
     def velocity(variables, x, t, label):
         return flow.towards(picture, x, t)
     sampler = Sampler(velocity, (8, 8, 1), classes=10, knows_none=True)
-    made = sampler.draw({}, jax.random.key(0), np.arange(4, dtype=np.uint32),
-                        np.zeros(4, np.int32), steps=steps, method=method)
+    made = sampler.draw({}, jax.random.key(0), jnp.arange(4), jnp.zeros(4, int), steps=steps,
+                        method=method)
     np.testing.assert_allclose(made, jnp.broadcast_to(picture, made.shape), atol=1e-4)
 
 
@@ -121,6 +127,66 @@ def test_dropout_is_off_in_samples():
     without, _ = task_of(**{"model.dropout": 0.0})
     np.testing.assert_array_equal(generate(variables, n=2, steps=2),
                                   without.methods["generate"](variables, n=2, steps=2))
+
+
+def test_pictures_to_look_at():
+    """Samples, their path from noise on, and at each one's right the training picture nearest."""
+    task, variables = task_of()
+    shown = task.show(moved(variables), {})
+    n, steps = 10 * pictures.EACH, pictures.SHOWN["steps"]
+    labels = np.repeat(np.arange(10), pictures.EACH)
+    made = task.methods["generate"](moved(variables), n, labels, guidance=2.0)
+    np.testing.assert_array_equal(shown["samples.png"], table(made, pictures.EACH))
+    frames = shown["trajectory.gif"]
+    np.testing.assert_array_equal(frames[steps], shown["samples.png"])
+    assert len(frames) == 2 * (steps + 1) and not np.array_equal(frames[0], frames[steps])
+    times = shown["nearest.png"].shape[1] // (2 * pictures.EACH * 8)
+    pairs = shown["nearest.png"][::times, ::times, 0].reshape(10, 8, pictures.EACH, 2, 8)
+    pairs = (pairs.transpose(0, 2, 3, 1, 4).reshape(n, 2, 8, 8) * 255).round()
+    np.testing.assert_array_equal(pairs[:, 0], made[..., 0])
+    data = to_bytes(np.asarray(task.source.preprocess(
+        {"image": task.source.rows("train", range(1297))["image"]})["image"]))[..., 0]
+    assert all((data == right).all((1, 2)).any() for right in pairs[:, 1])
+
+
+def test_the_nearest_training_picture():
+    """Of two noisy copies, in other blocks of the data, it is the original."""
+    task, _ = task_of()
+    some = [5, pictures.BLOCK + 40]
+    original = np.asarray(task.source.preprocess(
+        {"image": task.source.rows("train", some)["image"]})["image"])
+    noisy = original + 0.05 * np.random.default_rng(0).standard_normal(original.shape)
+    np.testing.assert_array_equal(pictures.nearest_training(task.source, noisy), original)
+
+
+def test_a_sampler_is_not_kept():
+    task, variables = task_of()
+    sampler = task.methods["generate"].__self__
+    sampler.generate(variables, n=1, steps=1)
+    gone = weakref.ref(sampler)
+    del task, sampler
+    gc.collect()
+    assert gone() is None
+
+
+def test_the_command(tmp_path, capsys):
+    config, task_file = config_of("flow", steps=3)
+    kj.fit(config, tmp_path / "run", task_file=task_file)
+    capsys.readouterr()
+    given = [f"--workdir={tmp_path / 'run'}", "--steps=2"]
+    generate_command.main([*given, "--n=5", "--label=3", f"--to={tmp_path / 'five.png'}"])
+    assert capsys.readouterr().out == f"5 pictures: {tmp_path / 'five.png'}\n"
+    made = kj.restore(tmp_path / "run").generate(n=5, label=3, steps=2)
+    shown = (imread(tmp_path / "five.png")[..., :3] * 255).round()
+    np.testing.assert_array_equal(shown, (table(made, 3) * 255).round())
+    for wrong, said in ([], "--to=... is missing"), ([f"--to={tmp_path}/x.jpg"], "NAME.png"), \
+            ([f"--to={tmp_path}/no/x.png"], "no folder"), \
+            ([f"--to={tmp_path}/x.png", "--label=10"], "expected a class from 0 to 9"), \
+            ([f"--to={tmp_path}/x.png", "--n=0"], "at least one picture"), \
+            ([f"--to={tmp_path}/x.png", "--prompt=three"], "--prompt: .* makes pictures"):
+        with pytest.raises(kj.UserError, match=said):
+            generate_command.main([*given, *wrong])
+    assert not (tmp_path / "x.png").exists()
 
 
 SCORES = {"features": str(DIGITS), "judge": str(DIGITS), "steps": 3, "samples": 2}
@@ -170,6 +236,7 @@ def test_bytes_and_tables():
     pictures = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((2, 3, 1), np.uint8)
     shown = table(pictures, 5)
     assert shown.shape == (2 * 2 * 34, 5 * 3 * 34, 3)
+    assert table(pictures, 4).shape[0] == 3 * 2 * 42 and table(pictures, 4)[-1, -1].min() == 1
     np.testing.assert_allclose(shown[::68, ::102, 0] * 255, np.arange(10).reshape(2, 5))
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from karpjax import UserError
-from karpjax.generation.ode import guided, integrate, noise
+from karpjax.generation.ode import guided, integrate, noise, trajectory
 
 # A mixture of two normals, and of noise: the field is known.
 KEY = jax.random.key(0)
@@ -47,6 +47,21 @@ def test_no_field_is_asked_at_the_end(method, evaluations):
     jax.effects_barrier()
     assert min(asked) == 0 and max(asked) < 0.95
     assert len(asked) == evaluations
+
+
+@pytest.mark.parametrize("method", ["euler", "heun"])
+def test_the_path_of_a_sample(method):
+    """It begins with the noise, and each point is that of fewer steps of the same size."""
+    x = noise(KEY, jnp.arange(4), (3,))
+    path = trajectory(lambda x, t: jnp.cos(x + t), x, 5, method)
+    np.testing.assert_array_equal(path[0], x)
+    end = integrate(lambda x, t: jnp.cos(x + t), x, 5, method)
+    np.testing.assert_allclose(path[-1], end, atol=1e-6)
+    assert path.shape == (6, 4, 3)
+    if method == "euler":
+        np.testing.assert_allclose(np.diff(path, axis=0)[2] * 5, np.cos(path[2] + 0.4), atol=1e-5)
+    one = trajectory(lambda x, t: jnp.cos(x + t), x, 1, method)
+    np.testing.assert_allclose(one, jnp.stack([x, x + jnp.cos(x)]), atol=1e-6)
 
 
 def test_a_sample_does_not_depend_on_the_others():

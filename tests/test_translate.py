@@ -203,7 +203,7 @@ def test_a_trained_run_translates_texts(tmp_path):
     ids = np.asarray(run.predict({"source": rows}))
     texts = texts_of(run.task.source.vocabulary, rows)
     assert run.predict(texts) == texts_of(run.task.source.vocabulary, ids)
-    with pytest.raises(UserError, match="expected a run that continues texts, found the task 'tr"):
+    with pytest.raises(UserError, match="continues texts or makes pictures, found the task 'tr"):
         generate_command.main([f"--workdir={tmp_path}", "--prompt=to be"])
 
 

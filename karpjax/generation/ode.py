@@ -34,20 +34,33 @@ def integrate(field: Callable, x: Float[Array, "N *S"], steps: int,
             Its last step is Euler's, and its order stays: so no field is asked at time 1, where a
             network that predicts pictures has none
     """
+    euler, advance = steppers(field, steps, method)
+    x = jax.lax.fori_loop(0, steps - 1, lambda i, x: advance(x, i), x)
+    return euler(x, steps - 1)
+
+
+def trajectory(field: Callable, x: Float[Array, "N *S"], steps: int,
+               method: str = "heun") -> Float[Array, "T N *S"]:
+    """Return x at all times from 0 to 1, as `integrate` passes them: T is steps + 1."""
+    euler, advance = steppers(field, steps, method)
+    last, passed = jax.lax.scan(lambda x, i: (advance(x, i), x), x, jnp.arange(steps - 1))
+    return jnp.concatenate([passed, jnp.stack([last, euler(last, steps - 1)])])
+
+
+def steppers(field: Callable, steps: int, method: str) -> tuple[Callable, Callable]:
+    """Return Euler's and the method's (x, i) -> x after step i."""
     check_choice(method, METHODS, "method")
     if not isinstance(steps, Integral) or steps < 1:
         raise UserError(f"steps = {steps!r}: expected a whole number of at least 1")
     h = 1 / steps
 
     def euler(x, i):
-        return x + h * field(x, i * h), None
+        return x + h * field(x, i * h)
 
     def heun(x, i):
         v = field(x, i * h)
-        return x + h / 2 * (v + field(x + h * v, (i + 1) * h)), None
-    first = steps if method == "euler" else steps - 1
-    x, _ = jax.lax.scan(euler if method == "euler" else heun, x, jnp.arange(first))
-    return x if method == "euler" else euler(x, first)[0]
+        return x + h / 2 * (v + field(x + h * v, (i + 1) * h))
+    return euler, heun if method == "heun" else euler
 
 
 def guided(velocity: Callable, label: Int[Array, "N"], none: int, guidance: float,

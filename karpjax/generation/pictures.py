@@ -13,10 +13,14 @@ import jax
 import numpy as np
 
 from karpjax.core.errors import UserError
-from karpjax.generation.ode import guided, integrate, noise
+from karpjax.generation.fidelity import nearest
+from karpjax.generation.ode import guided, integrate, noise, trajectory
 
 BATCH = 64  # samples made at once
 WIDE = 512  # pixels of a table, about
+CLASSES, EACH = 10, 6                     # of samples.png, at most; so many samples of each
+SHOWN = dict(steps=50, guidance=2.0, method="heun", interval=(0.0, 1.0))
+COMPARED, BLOCK = 60_000, 1024            # training pictures for nearest.png, in blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +37,22 @@ class Sampler:
     classes: int
     knows_none: bool
 
-    @functools.partial(jax.jit, static_argnums=0,
-                       static_argnames=("steps", "guidance", "method", "interval"))
     def draw(self, variables, key, numbers, label, steps: int = 50, guidance: float = 1.0,
-             method: str = "heun", interval: tuple = (0.0, 1.0)):
-        """Return samples (N, H, W, C) with these numbers, of these classes (N,)."""
+             method: str = "heun", interval: tuple = (0.0, 1.0), path: bool = False):
+        """Return samples (N, H, W, C) with these numbers, of these classes (N,). Pure.
+
+        path   return them at all times, from noise on: (steps + 1, N, H, W, C)
+        """
         field = guided(functools.partial(self.velocity, variables), label, self.classes, guidance,
                        interval)
-        return integrate(field, noise(key, numbers, self.shape), steps, method)
+        walk = trajectory if path else integrate
+        return walk(field, noise(key, numbers, self.shape), steps, method)
+
+    @functools.cached_property
+    def _program(self):
+        # of this sampler: a cache of the class's would keep it, and its network, for ever
+        return jax.jit(self.draw, static_argnames=("steps", "guidance", "method", "interval",
+                                                   "path"))
 
     def generate(self, variables, n: int = 16, label=None, steps: int = 50, guidance: float = 1.0,
                  seed: int = 0, method: str = "heun", interval=(0.0, 1.0)) -> np.ndarray:
@@ -54,18 +66,22 @@ class Sampler:
         """
         labels = self.checked_labels(n, label)
         self.check_none(guidance, label is None)
-        pictures, key = [], jax.random.key(seed)
-        for start in range(0, n, BATCH):
+        return to_bytes(self.made(variables, labels, seed, steps=steps, guidance=float(guidance),
+                                  method=method, interval=tuple(interval)))
+
+    def made(self, variables, labels, seed: int = 0, path: bool = False, **options) -> np.ndarray:
+        """Return pictures (n, H, W, C) about -1 to 1, of these classes (n,), or their path."""
+        pictures, key, axis = [], jax.random.key(seed), 1 if path else 0
+        for start in range(0, len(labels), BATCH):
             numbers = np.arange(start, start + BATCH, dtype=np.uint32)
             batch = np.resize(labels[start:start + BATCH], BATCH)  # one program; the rest is cut
-            pictures.append(jax.device_get(self.draw(
-                variables, key, numbers, batch, steps=steps, guidance=float(guidance),
-                method=method, interval=tuple(interval))))
-        made = np.concatenate(pictures)[:n]
+            pictures.append(jax.device_get(self._program(variables, key, numbers, batch, path=path,
+                                                         **options)))
+        made = np.concatenate(pictures, axis).take(range(len(labels)), axis)
         if not np.isfinite(made).all():
             raise UserError("the network's pictures are not finite: the run has diverged; take an "
                             "earlier checkpoint, or train at a lower rate")
-        return to_bytes(made)
+        return made
 
     def check_none(self, guidance: float, unlabelled: bool) -> None:
         """Raise a UserError if pictures of no class are needed, and the network knows none."""
@@ -100,10 +116,36 @@ def to_bytes(pictures: np.ndarray) -> np.ndarray:
 def table(pictures: np.ndarray, columns: int) -> np.ndarray:
     """Return pictures (N, H, W, C) of uint8 in rows of `columns`, (h, w, 3) in 0 to 1.
 
-    Small ones are enlarged, each pixel to a square.
+    Small ones are enlarged, each pixel to a square. Places without a picture are white.
     """
     N, H, W, C = pictures.shape
+    white = np.full((-N % columns, H, W, C), 255, np.uint8)
+    pictures = np.concatenate([pictures, white])
     grid = pictures.reshape(-1, columns, H, W, C).swapaxes(1, 2).reshape(-1, columns * W, C)
     grid = np.broadcast_to(grid / 255, (*grid.shape[:2], 3))
     times = max(1, WIDE // grid.shape[1])
     return grid.repeat(times, 0).repeat(times, 1)
+
+
+def to_look_at(sampler: Sampler, variables, source) -> dict:
+    """Return samples, a class a row, guided if the network can be: how they came, what is near."""
+    labels = np.repeat(np.arange(min(sampler.classes, CLASSES)), EACH).astype(np.int32)
+    options = SHOWN if sampler.knows_none else {**SHOWN, "guidance": 1.0}
+    path = sampler.made(variables, labels, path=True, **options)             # (T, N, H, W, C)
+    pairs = np.stack([path[-1], nearest_training(source, path[-1])], 1)      # (N, 2, H, W, C)
+    frames = [table(to_bytes(made), EACH) for made in path]
+    return {"samples.png": frames[-1], "trajectory.gif": frames + frames[-1:] * len(frames),
+            "nearest.png": table(to_bytes(pairs.reshape(-1, *sampler.shape)), 2 * EACH)}
+
+
+def nearest_training(source, made: np.ndarray) -> np.ndarray:
+    """Return each picture's nearest by pixels, of the first COMPARED to train on (N, H, W, C)."""
+    best, found = np.full(len(made), np.inf), np.zeros_like(made)
+    last = min(source.num_examples, COMPARED)
+    for start in range(0, last, BLOCK):
+        raw = source.rows("train", range(start, min(start + BLOCK, last)))["image"]
+        images = np.asarray(source.preprocess({"image": raw})["image"])
+        distance, number = nearest(made, images)
+        closer = distance < best
+        best, found[closer] = np.where(closer, distance, best), images[number[closer]]
+    return found

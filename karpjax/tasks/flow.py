@@ -18,6 +18,8 @@ time 0.95, of the velocity times (1 - t) / 0.05); with scores also
     run = karpjax.restore("runs/flow")
     run.generate(n=64, label=3, steps=50, guidance=2.0)       # (64, H, W, C), 0 to 255
 
+The workdir gets samples.png, trajectory.gif (the same, from noise on) and nearest.png (each sample
+and, at its right, the training picture that is nearest by pixels).
 Evaluation and samples take the moving average, where config.ema_decay makes one.
 What to expect: configs/flow_digits.py.
 """
@@ -31,14 +33,13 @@ import karpjax as kj
 from karpjax.core.errors import check_choice
 from karpjax.core.settings import check_own_keys
 from karpjax.core.trees import split_variables
-from karpjax.generation.pictures import Sampler, table
+from karpjax.generation.pictures import Sampler, to_look_at
 from karpjax.sources import augment
 from karpjax.sources.source import example_keys
 from karpjax.tasks.flow_scores import scores
 
 TARGETS = ("picture", "velocity")
 LAST = 0.05          # least 1 - t by which a picture's velocity is divided, in the loss
-COLUMNS, STEPS, GUIDANCE = 8, 30, 2.0     # of samples.png
 
 
 def build(config) -> kj.Task:
@@ -83,13 +84,6 @@ def build(config) -> kj.Task:
     sampler = Sampler(lambda variables, *at: velocity(*split_variables(variables), *at)[0],
                       source.example["image"].shape[1:], source.classes, no_class > 0)
 
-    def show(variables, batch):
-        """Return a grid of samples, a class a row, guided if the run can be."""
-        rows = min(source.classes, 10)
-        made = sampler.generate(variables, rows * COLUMNS, np.repeat(np.arange(rows), COLUMNS),
-                                STEPS, GUIDANCE if no_class else 1.0)
-        return {"samples.png": table(made, COLUMNS)}
-
     scored = scores(config.scores, source, sampler, to_stored(config.data)) \
         if config.get("scores") else None
 
@@ -100,7 +94,8 @@ def build(config) -> kj.Task:
     def evaluate_test(variables, batch):
         return {**evaluate(variables, batch), **scored.evaluate(variables, batch)}
 
-    return kj.Task(model, source, loss, show=show, methods={"generate": sampler.generate},
+    return kj.Task(model, source, loss, methods={"generate": sampler.generate},
+                   show=lambda variables, batch: to_look_at(sampler, variables, source),
                    evaluate={"": evaluate, "test": evaluate_test} if scored else evaluate,
                    summarize=scored.summarize if scored else None,
                    predict="a flow has no outputs for a picture: make some with run.generate(n=16)")
