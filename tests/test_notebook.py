@@ -95,6 +95,17 @@ def test_detection_notebook(tmp_path, kernel):
     assert number(r"moved by 2: AP ([\d.]+)", text) < 0.8 and len(pictures) == 2
 
 
+@pytest.mark.full
+def test_generation_notebook(tmp_path, kernel):
+    """Samples do not depend on their company, guidance makes them alike, and none is a copy."""
+    text, pictures = executed("generation", tmp_path, kernel)
+    assert number(r"alone differ by at most (\d+) of 255", text) <= 1
+    one, four = (number(rf"guidance {w}: deviation of a pixel ([\d.]+)", text) for w in (1.0, 4.0))
+    assert four < one and len(pictures) == 6
+    assert abs(number(r"at time 0: ([\d.]+)", text) - 1) < 0.1
+    assert number(r"samples ([\d.]+), validation", text) > 0.5
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_stored_without_outputs(path):
     cells = nbformat.read(path, as_version=4).cells
