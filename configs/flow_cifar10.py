@@ -10,7 +10,7 @@ Batch, rate, clipping and moving average are those with which torchcfm reports a
 import karpjax
 
 MODELS = {
-    "": dict(name="unet", width=128, multiples=(1, 2, 2, 2), blocks=2, attention=(1,), dropout=0.1),
+    "": dict(name="unet", width=128, multiples=(1, 2, 2, 2), blocks=2, attention=(2,), dropout=0.1),
     "dit": dict(name="dit", patch=2, layers=12, width=384, heads=6)}
 
 

@@ -187,6 +187,7 @@ STUDIES = {
     "experiments/games/run.py": ["--quick"],
     "experiments/games/speed.py": ["--quick"],
     "experiments/generation/run.py": ["--quick"],
+    "experiments/flow/run.py": ["--quick"],
     "experiments/highway/run.py": ["--quick"],
     "experiments/brax/run.py": ["--quick", "--robots", "reacher"],
     "experiments/start/run.py": ["--quick"],
