@@ -125,7 +125,7 @@ class UNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions that know a condition, and a shortcut; then attention, if it has heads.
+    """Two 3x3 convolutions that know a condition, beside a shortcut, and attention if it has heads.
 
     The second convolution begins at 0, so that a new block without attention is its shortcut.
     """
