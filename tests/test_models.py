@@ -183,7 +183,8 @@ def test_inputs_that_a_model_cannot_read(options, given, shape, says):
 @pytest.mark.parametrize("name, key, value, least", [
     ("cnn", "width", 0, 1), ("cnn", "width", -1, 1), ("cnn", "width", 8.0, 1),
     ("cnn", "width", "8", 1), ("vit", "patch", 0, 1), ("vit", "layers", -1, 0),
-    ("vit", "lora", -1, 0), ("airbench", "widths", (0, 8, 8), 1)])
+    ("vit", "lora", -1, 0), ("airbench", "widths", (0, 8, 8), 1),
+    ("airbench", "widths", 8, 1)])
 def test_sizes_that_are_none(name, key, value, least):
     """Flax would divide by them."""
     with pytest.raises(kj.UserError) as refused:

@@ -28,6 +28,7 @@ from karpjax.models.resnet_cifar import CifarResNet
 from karpjax.models.segment import FCN, DeepLab, SemanticFPN
 from karpjax.models.seq2seq import MARIAN as MARIAN
 from karpjax.models.seq2seq import Seq2Seq
+from karpjax.models.unet import UNet
 from karpjax.models.value_propagation import ValuePropagation
 from karpjax.models.vit import MAE, ViT
 
@@ -36,7 +37,8 @@ MODELS = {"actor_critic": ActorCritic, "airbench": Airbench, "board": Board,
           "efficientnet_lite0": EfficientNetLite0, "fasttext": FastText, "fcn": FCN, "fcos": FCOS,
           "mae": MAE, "masked_lm": MaskedLM, "resnet": ResNet, "resnet_cifar": CifarResNet,
           "semantic_fpn": SemanticFPN, "seq2seq": Seq2Seq,
-          "text_classifier": TextClassifier, "value_propagation": ValuePropagation, "vit": ViT}
+          "text_classifier": TextClassifier, "unet": UNet,
+          "value_propagation": ValuePropagation, "vit": ViT}
 
 
 def make_model(options, **given):
@@ -92,7 +94,8 @@ def check_fields(options: dict, fields: dict) -> None:
     for key, value in options.items():
         kind = fields[key].type
         least = 0 if fields[key].default == 0 or kind == Natural else 1
-        sizes = {int: [value], Natural: [value], Sequence[int]: value}.get(kind, ())
+        several = value if isinstance(value, Sequence) else [None]
+        sizes = {int: [value], Natural: [value], Sequence[int]: several}.get(kind, ())
         if not all(isinstance(size, Integral) and size >= least for size in sizes):
             raise UserError(f"config.model.{key} = {value!r}: expected whole numbers of at least "
                             f"{least}")

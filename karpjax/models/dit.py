@@ -88,9 +88,12 @@ class DiT(nn.Module):
         return layer_of(name, ("patch", "time0", "time1", "label"))
 
 
-def waves(t: Float[Array, "B"]) -> Float[Array, "B F"]:
-    """Return WAVES cosines and sines of times, of wave lengths from 2 pi to 20,000 pi."""
-    half = WAVES // 2
-    frequency = jnp.exp(-math.log(10_000) * jnp.arange(half) / (half - 1))
+def waves(t: Float[Array, "B"], size: int = WAVES, shift: int = 1) -> Float[Array, "B F"]:
+    """Return `size` cosines and sines of times, of wave lengths from 2 pi to 20,000 pi.
+
+    shift  1: the last is the longest; 0: it is one step shorter
+    """
+    half = size // 2
+    frequency = jnp.exp(-math.log(10_000) * jnp.arange(half) / (half - shift))
     angle = t[:, None] * frequency                                                # (B, F / 2)
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)

@@ -39,7 +39,7 @@ HEAD = r"head(_\w+)?/.*|class_head/class/.*|auxiliary_head/logits/.*"
 RECIPE = ("mean", "std")  # keys of config.data: how the network's input is normalised
 # Keys of config.model that no shape shows.
 FORM = ("heads", "decoder_heads", "eps", "norm", "mlp", "pool", "positions", "offset", "lora_alpha",
-        "scale_embedding", "ngrams", "agent", "sweeps")
+        "scale_embedding", "ngrams", "agent", "sweeps", "head_width", "groups")
 ADAPTERS = r".*/lora_[ab]"  # may be missing in the weights: they start at 0
 
 

@@ -1,7 +1,7 @@
 """Image generation by flow matching: noise becomes pictures (Lipman et al. 2023, arXiv:2210.02747).
 
-    config.task = "flow"; config.model (name="dit"), config.data (karpjax/sources/images.py, with
-    mean and std such that pictures lie in -1 to 1), config.augment
+    config.task = "flow"; config.model (name="dit" or "unet"); config.augment
+    config.data         see karpjax/sources/images.py; mean and std lay pictures in -1 to 1
     config.target       "velocity", or "picture" (Li & He 2025, arXiv:2511.13720): what the network
                         returns. The loss is the velocity's, of a picture at times after 0.95 less
     config.no_class     0.1: the share of examples that are seen without their class, for guidance
