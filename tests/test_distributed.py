@@ -12,10 +12,10 @@ from guarantees.forks import Fork
 from guarantees.harness import finished
 import pytest
 
-from karpjax import train
+from karpjax import load_config, train
 from karpjax.core.errors import UserError
 from karpjax.launch.local import free_port
-from karpjax.run import cli, distributed
+from karpjax.run import cli, distributed, loop
 
 DIGITS = [f"--config={ROOT}/configs/digits_cnn.py", "--config.model.width=4"]
 BYTES = [f"--config={ROOT}/configs/mlm_tiny.py", "--config.data.path=novel.txt",
@@ -72,6 +72,40 @@ def test_the_first_to_end_waits_for_the_others():
     both = [Fork(process, [flag, f"--process={i}"], env) for i in range(2)]
     (early, closes), (late, _) = [json.loads(finished(each).splitlines()[-1]) for each in both]
     assert early + 0.5 < late <= closes
+
+
+def own_script(argv):
+    """Print when this process of two has trained, and when karpjax.fit returns."""
+    options = cli.parse(argv, __doc__, coordinator=str, process=0, workdir=str)
+    cli.start_jax(1, options.coordinator, 2, options.process)
+    right, ends = loop.train, []
+
+    def train_and_wait(exp, workdir, *arguments):
+        summary = right(exp, workdir, *arguments)
+        done = workdir / "done"
+        if options.process == 0:
+            done.touch()
+        while not done.exists():
+            time.sleep(0.01)
+        time.sleep(options.process)
+        ends.append(time.time())
+        return summary
+    loop.train = train_and_wait
+    config, task_file = load_config("digits_cnn", {
+        "model.width": 4, "data.batch_size": 16, "steps": 2, "eval_every": 2, "save_every": 2,
+        "optimizer.learning_rate.warmup_steps": 1})
+    loop.fit(config, options.workdir, task_file=task_file)
+    print(json.dumps([*ends, time.time()]), flush=True)
+    return 0
+
+
+def test_fit_waits_for_the_others(tmp_path):
+    """A script of several processes that calls it has no command around it to wait."""
+    flags = [f"--coordinator=localhost:{free_port()}", f"--workdir={tmp_path}/run"]
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    both = [Fork(own_script, [*flags, f"--process={i}"], env) for i in range(2)]
+    (_, returns), (late, _) = [json.loads(finished(each).splitlines()[-1]) for each in both]
+    assert late <= returns
 
 
 @pytest.mark.full

@@ -40,11 +40,11 @@ from karpjax.core.errors import (
 )
 from karpjax.run.chips import check_platform
 from karpjax.run.config_file import add_data_key, load_config
-from karpjax.run.distributed import join, leave
+from karpjax.run.distributed import OTHERS_END, join, leave
 from karpjax.run.streams import lasting
 
 HELP = {"-h", "--help", "--helpfull"}
-OTHERS_END, OTHERS_END_BADLY = 60.0, 2.0  # seconds that the other processes of a run have
+OTHERS_END_BADLY = 2.0  # seconds that the other processes of a run have at such an end
 THREADS_END = 5.0  # seconds that threads have at an end that is not a good one
 
 

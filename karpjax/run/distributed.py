@@ -20,6 +20,7 @@ from karpjax.core.trees import named
 from karpjax.datasets.content import hash_bytes
 
 SAMPLE = 64  # rows
+OTHERS_END = 60.0  # seconds that the other processes of a run have to come to a good end
 
 
 def join(coordinator: str = "", processes: int = 0, process: int = 0, seconds: int = 300) -> None:
@@ -51,7 +52,7 @@ def join(coordinator: str = "", processes: int = 0, process: int = 0, seconds: i
                 from error
 
 
-def leave(seconds: float) -> None:
+def leave(seconds: float = OTHERS_END) -> None:
     """Wait, at most so many seconds, until every process of the run has come to its end."""
     # At exit jax first closes its connections, which throws away what the others have not read
     # ("Connection reset by peer"), and waits for them only then.
@@ -59,6 +60,13 @@ def leave(seconds: float) -> None:
     if client is not None:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # one ended otherwise, or long ago
             client.wait_at_barrier("karpjax/leave", round(1000 * seconds))
+
+
+@contextlib.contextmanager
+def ending():
+    """Keep each process at the end of a block until the others are there: a script may end then."""
+    yield
+    leave()
 
 
 def keep_from_proxies(coordinator: str) -> None:

@@ -58,7 +58,7 @@ def fit(config: ConfigDict, workdir, *, on_metrics: Callable[[int, dict], None] 
     exp = make_experiment(config, task_file, mesh, saved, meta.get("source"))
     with together():
         check_place(workdir, exp.source.files)
-    with lock.held(workdir, lambda: check_unchanged(workdir, saved)) as held:
+    with distributed.ending(), lock.held(workdir, lambda: check_unchanged(workdir, saved)) as held:
         with together():
             open_workdir(workdir, exp, saved)
         return train(exp, workdir, held, on_metrics, started)
