@@ -13,7 +13,7 @@ An example x1 is seen as z = (1 - t) x0 + t x1: noise at t = 0, the picture at t
 are keyed by the row's draw number, in evaluation by its position in the split, so that the loss of
 a split repeats. Metrics: "flow", the mean squared error of the velocity x1 - x0 (of pictures, after
 time 0.95, of the velocity times (1 - t) / 0.05); with scores also
-"FD", "precision", "recall", "class_agreement", "distance_to_training".
+"FD" or "FID", "precision", "recall", "class_agreement", "distance_to_training".
 
     run = karpjax.restore("runs/flow")
     run.generate(n=64, label=3, steps=50, guidance=2.0)       # (64, H, W, C), 0 to 255
