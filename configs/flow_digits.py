@@ -18,7 +18,9 @@ def get_config():
         target="picture",
         no_class=0.1,
         times=(0.0, 1.0),
-        scores={},                   # of samples, by other runs' networks: tasks/flow_scores.py
+        # of samples of the test pictures' classes, by other networks: tasks/flow_scores.py
+        scores=dict(features="", inception="", judge="", samples=1, steps=20, guidance=1.0,
+                    method="heun"),
         optimizer=dict(name="adamw", weight_decay=0.0, b2=0.99, clip=1.0, learning_rate=dict(
             name="warmup_cosine_decay_schedule", init_value=0.0, peak_value=1e-3, warmup_steps=50)),
         ema_decay=0.99,

@@ -25,7 +25,9 @@ def get_config():
         target="picture",
         no_class=0.1,
         times=(0.0, 1.0),
-        scores={},
+        # of samples of the test pictures' classes, by other networks: tasks/flow_scores.py
+        scores=dict(features="", inception="", judge="", samples=1, steps=20, guidance=1.0,
+                    method="heun"),
         precision="bf16",
         optimizer=dict(name="adamw", weight_decay=0.0, b2=0.99, clip=1.0, learning_rate=dict(
             name="linear_schedule", init_value=0.0, end_value=4e-4, transition_steps=5000)),

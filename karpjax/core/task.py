@@ -42,8 +42,8 @@ class Task:
                Or {split: evaluate}, with "" for the other splits: one may be worth more time.
     summarize  (totals, rows) -> {name: float}, on the host once a split: whatever is no mean. Both
                are dicts by the names of `evaluate`; rows lack those gathered at the end alone. A
-               dict in place of a float, one value a class, stands in summary.json alone, for the
-               last split.
+               dict in place of a float, a value or text a class, stands in summary.json alone, for
+               the last split.
     pictures   (totals, rows, split) -> pictures as of `show`, on the host at the end of a run, from
                its last evaluation. Here are the rows that were gathered at the end alone.
     show       (variables, prepared batch) -> {"name.png": (H, W, 3) in 0 to 1 or a figure of

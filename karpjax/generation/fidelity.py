@@ -10,21 +10,25 @@ import numpy as np
 
 from karpjax.core.errors import UserError
 
-BLOCK = 1024  # rows whose distances are in memory at once
+BLOCK = 1024  # rows that are in memory at once in float64, and their distances
 
 
 def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean (F,) and covariance (F, F) of features (N, F), in float64.
 
     They are made of n, sum f and sum f f^T. In float32 the covariance of 50,000 rows would lose
-    half its digits.
+    half its digits. Only BLOCK rows at once are copied to float64.
     """
-    features = np.asarray(features, np.float64)
-    n = len(features)
+    n, F = features.shape
     if n < 2:
         raise UserError(f"{n} rows of features have no covariance: expected at least 2")
-    mean = features.sum(0) / n
-    return mean, (features.T @ features - n * np.outer(mean, mean)) / (n - 1)
+    total, products = np.zeros(F), np.zeros((F, F))
+    for start in range(0, n, BLOCK):
+        rows = features[start:start + BLOCK].astype(np.float64)
+        total += rows.sum(0)
+        products += rows.T @ rows
+    mean = total / n
+    return mean, (products - n * np.outer(mean, mean)) / (n - 1)
 
 
 def frechet_distance(a: tuple, b: tuple) -> float:
@@ -69,8 +73,8 @@ def nearest(points: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def squared_distances(a: np.ndarray, b: np.ndarray):
     """Yield the squared distances of BLOCK rows of a (N, F) to all of b (M, F)."""
-    a, b = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (a, b))
+    b = np.asarray(b, np.float64).reshape(len(b), -1)
     lengths = (b * b).sum(1)                                                         # (M,)
     for start in range(0, len(a), BLOCK):
-        rows = a[start:start + BLOCK]
+        rows = np.asarray(a[start:start + BLOCK], np.float64).reshape(-1, b.shape[1])
         yield np.maximum((rows * rows).sum(1)[:, None] + lengths - 2 * rows @ b.T, 0)

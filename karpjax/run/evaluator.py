@@ -20,7 +20,7 @@ class Measured:
     """Everything that one evaluation of a split gives, the same on every process.
 
     metrics  {name: float}: the means, and what `Task.summarize` makes
-    tables   {name: {class: float}}: its values by class, for summary.json
+    tables   {name: {class: float or text}}: its values by class, for summary.json
     totals   {name: array}, int64 (of floats: float64)
     rows     {name: array (N, ...)}, in the order of `index`
     """
@@ -171,18 +171,19 @@ def summarize(task, measured: Measured) -> None:
         summary = task.summarize(measured.totals, measured.rows)
     if not isinstance(summary, Mapping):
         raise UserError(f"Task.summarize returned a {type(summary).__name__}; expected a dict of "
-                        "name -> float, or -> a dict of floats by class")
+                        "name -> float, or -> a dict of floats or texts by class")
     for name, value in summary.items():
         if name in measured.metrics:
             raise UserError(f"Task.summarize: {name!r} is a metric of Task.evaluate already; "
                             "rename one of them")
         if isinstance(value, Mapping):
-            measured.tables[name] = {str(part): float(x) for part, x in value.items()}
+            measured.tables[name] = {str(part): x if isinstance(x, str) else float(x)
+                                     for part, x in value.items()}
         elif np.ndim(value) == 0:
             measured.metrics[name] = float(value)
         else:
             raise UserError(f"Task.summarize: {name!r} is a {type(value).__name__}; expected a "
-                            "float, or a dict of floats by class")
+                            "float, or a dict of floats or texts by class")
 
 
 def last_tables(measured: dict[str, Measured]) -> dict:

@@ -7,13 +7,13 @@
     config.no_class     0.1: the share of examples that are seen without their class, for guidance
     config.times        (mean, deviation) of the normal whose sigmoid is an example's time: (0, 1)
                         (Esser et al. 2024, arXiv:2403.03206, section 3.1)
-    config.scores       of the test split's samples, see tasks/flow_scores.py; {}: none
+    config.scores       of the test split's samples, see tasks/flow_scores.py
 
 An example x1 is seen as z = (1 - t) x0 + t x1: noise at t = 0, the picture at t = 1. Noise and time
 are keyed by the row's draw number, in evaluation by its position in the split, so that the loss of
 a split repeats. Metrics: "flow", the mean squared error of the velocity x1 - x0 (of pictures, after
 time 0.95, of the velocity times (1 - t) / 0.05); with scores also
-"FD", "precision", "recall", "class_agreement", "distance_to_training".
+"FD" or "FID", "precision", "recall", "class_agreement", "distance_to_training".
 
     run = karpjax.restore("runs/flow")
     run.generate(n=64, label=3, steps=50, guidance=2.0)       # (64, H, W, C), 0 to 255
@@ -84,8 +84,7 @@ def build(config) -> kj.Task:
     sampler = Sampler(lambda variables, *at: velocity(*split_variables(variables), *at)[0],
                       source.example["image"].shape[1:], source.classes, no_class > 0)
 
-    scored = scores(config.scores, source, sampler, to_stored(config.data)) \
-        if config.get("scores") else None
+    scored = scores(config.get("scores", {}), source, sampler, to_stored(config.data))
 
     def evaluate(variables, batch):
         losses, _, _ = loss(*split_variables(variables), batch, None)

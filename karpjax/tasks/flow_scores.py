@@ -4,16 +4,25 @@
                          guidance=1.0, method="heun")
 
     features   workdir of a run whose network's pooled features are compared
-    judge      workdir of another, which has not seen the first: whose class do samples get?
+    inception  in place of `features`: file of the weights of FID's Inception-v3, for pictures of 0
+               to 255, as pt_inception-2015-12-05-6726825d.pth of pytorch-fid
+    judge      workdir of another run, which has not seen the first: whose class do samples get?
     samples    for each row of the split, of its class, keyed by the row's position
     steps, guidance, method    see generation/pictures.py
 
+Without a network there are no scores.
+
 Samples are clipped and rounded to what the data set stores, and then are the extractor's input as
-its own pictures are. FD's reference are all training pictures; precision and recall compare with as
-many of them as there are samples. Scores of other extractors, numbers of samples or references do
-not compare: summary.json has the numbers under "scored", config.json the rest.
+its own pictures are. The reference are all training pictures. Precision and recall compare with as
+many of them as there are samples. The distance is "FD" of a run's features, and "FID" of
+Inception's, grey pictures in three channels: FID by name needs the published file. Both depend on
+the extractor, the number of samples and the reference, and compare with no others. summary.json has
+these under "scored", the networks by their checksums, config.json the rest.
+
+Inception takes 11 GFLOP a picture, and each process computes the reference's features once. That is
+no progress for config.hang_timeout.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import dataclasses
 import functools
 from numbers import Integral
@@ -27,11 +36,13 @@ from karpjax.core.errors import check_choice, check_keys
 from karpjax.generation.fidelity import frechet_distance, moments, nearest, precision_recall
 from karpjax.generation.ode import METHODS
 from karpjax.generation.pictures import Sampler
-from karpjax.run.restore import AbsentRun, Run, restore
+from karpjax.run.restore import AbsentRun
 from karpjax.sources import Source
+from karpjax.tasks.flow_networks import Network, logits, of_inception, of_run, pooled
 
-BATCH = 256
-DEFAULTS = dict(judge="", samples=1, steps=20, guidance=1.0, method="heun")
+READ = 4096  # training pictures in memory at once
+DEFAULTS = dict(features="", inception="", judge="", samples=1, steps=20, guidance=1.0,
+                method="heun")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,84 +52,85 @@ class Scores:
     settings   config.scores with its defaults
     source     of the flow's pictures
     to_stored  pictures of -1 to 1 -> as the data set stores them
-    extractor, judge   restored runs; None: no judge
+    extractor, judge   of pictures; None: no judge
     """
     settings: dict
     source: Source
     sampler: Sampler
     to_stored: Callable
-    extractor: Run
-    judge: Run | None
+    extractor: Network | AbsentRun
+    judge: Network | AbsentRun | None
 
     def evaluate(self, variables, batch) -> dict:
-        """Return the features of samples, and whether they are of the class that was asked for."""
+        """Return samples of each row's class, the row's own picture, and its class."""
         k, label = self.settings["samples"], batch["label"]
         numbers = (batch["index"][:, None] * k + jnp.arange(k, dtype=jnp.uint32)).reshape(-1)
-        labels = jnp.repeat(label, k)                                                # (B k,)
         made = self.to_stored(self.sampler.draw(
-            variables, jax.random.key(0), numbers, labels, steps=self.settings["steps"],
-            guidance=self.settings["guidance"], method=self.settings["method"]))
-
-        def of_row(values):
-            return values.reshape(-1, k, *values.shape[1:])
-        metrics = {"made": kj.rows({"pictures": of_row(made),
-                                    "features": of_row(pooled(self.extractor, made)),
-                                    "data": self.to_stored(batch["image"])})}
-        if self.judge:
-            right = self.judge.task.outputs(self.judge.variables, made).argmax(-1) == labels
-            metrics["class_agreement"] = kj.mean(of_row(right).mean(1), batch["weight"])
-        return metrics
+            variables, jax.random.key(0), numbers, jnp.repeat(label, k),
+            steps=self.settings["steps"], guidance=self.settings["guidance"],
+            method=self.settings["method"]))                                # (B k, H, W, C)
+        return {"made": kj.rows({"pictures": made.reshape(-1, k, *made.shape[1:]),
+                                 "data": self.to_stored(batch["image"]), "label": label})}
 
     def summarize(self, totals, rows) -> dict:
         """Return the scores of a split's samples, {} of a split without."""
         if "made" not in rows:
             return {}
-        pictures, made, data = (rows["made"][name] for name in ("pictures", "features", "data"))
-        made = made.reshape(-1, made.shape[-1])                                      # (N k, F)
-        pictures = pictures.reshape(len(made), -1)                                   # (N k, H W C)
-        reference, seen = self.reference
+        pictures, data, label = (rows["made"][name] for name in ("pictures", "data", "label"))
+        k, pictures = pictures.shape[1], pictures.reshape(-1, *data.shape[1:])     # (N k, H, W, C)
+        made, (features, of_reference) = self.extractor.outputs(pictures), self.reference
         # any of them: a set may be stored class by class
-        some = np.random.default_rng(0).permutation(len(reference))[:len(made)]
-        precision, recall = precision_recall(made, reference[some])
-        distances, _ = nearest(np.concatenate([pictures, data.reshape(len(data), -1)]), seen)
-        of_made, of_data = np.median(distances[:len(made)]), np.median(distances[len(made):])
-        return {"FD": frechet_distance(moments(made), moments(reference)),
-                "precision": precision, "recall": recall,
-                # below 1: nearer to training pictures than pictures of the split are
-                "distance_to_training": float(of_made / of_data) if of_data else float("nan"),
-                "scored": {"samples": float(len(made)), "reference": float(len(reference)),
-                           "compared": float(len(some)),
-                           "features": float(made.shape[1])}}
+        some = np.random.default_rng(0).permutation(len(features))[:len(made)]
+        precision, recall = precision_recall(made, features[some])
+        distance = self.to_training(np.concatenate([pictures, data]))
+        of_made, of_data = np.median(distance[:len(made)]), np.median(distance[len(made):])
+        scored = {"samples": len(made), "reference": len(features), "compared": len(some),
+                  "features": made.shape[1], "extractor": self.extractor.checksum}
+        found = {"FID" if self.settings["inception"] else "FD":
+                 frechet_distance(moments(made), of_reference),
+                 "precision": precision, "recall": recall,
+                 # below 1: nearer to training pictures than pictures of the split are
+                 "distance_to_training": float(of_made / of_data) if of_data else float("nan")}
+        if self.judge:
+            right = self.judge.outputs(pictures).argmax(-1) == label.repeat(k)
+            found["class_agreement"], scored["judge"] = float(right.mean()), self.judge.checksum
+        return {**found, "scored": scored}
 
     @functools.cached_property
-    def reference(self) -> tuple[np.ndarray, np.ndarray]:
-        """The features (N, F) and pixels (N, H W C) of the training pictures."""
-        of = jax.jit(functools.partial(pooled, self.extractor))
-        numbers = range(self.source.num_examples)
-        pictures = np.asarray(self.source.rows("train", numbers)["image"])
-        parts = [jax.device_get(of(pictures[i:i + BATCH])) for i in range(0, len(pictures), BATCH)]
-        return np.concatenate(parts), pictures.reshape(len(pictures), -1)
+    def reference(self) -> tuple[np.ndarray, tuple]:
+        """The features (N, F) of the training pictures, and their moments."""
+        features = np.concatenate([self.extractor.outputs(some) for some in self.training()])
+        return features, moments(features)
+
+    def to_training(self, pictures) -> np.ndarray:
+        """Return the distance of pictures (N, H, W, C) to the nearest training picture (N,)."""
+        parts = (nearest(pictures, some)[0] for some in self.training())
+        return functools.reduce(np.minimum, parts)
+
+    def training(self) -> Iterator[np.ndarray]:
+        """Yield the training pictures in order, READ at a time."""
+        n = self.source.num_examples
+        for start in range(0, n, READ):
+            yield self.source.rows("train", range(start, min(start + READ, n)))["image"]
 
 
-def scores(settings, source, sampler: Sampler, to_stored) -> Scores:
-    """Return the scores of config.scores. Raises UserError for runs of other pictures."""
+def scores(settings, source, sampler: Sampler, to_stored) -> Scores | None:
+    """Return the scores of config.scores, None if it names no network.
+
+    Raises UserError for runs of other pictures.
+    """
     settings = dict(settings)
-    check_keys(settings, ("features", *DEFAULTS), "config.scores", required=("features",))
+    check_keys(settings, DEFAULTS, "config.scores", required=())
     settings = {**DEFAULTS, **settings}
+    if not any(settings[name] for name in ("features", "inception", "judge")):
+        return None
     check(settings, source, sampler)
-    runs = {name: restore(settings[name]) for name in ("features", "judge") if settings[name]}
-    for name, run in runs.items():
-        if isinstance(run, AbsentRun):  # of a restored flow, which makes pictures without it
-            continue
-        theirs, ours = (run.task.source.spec.get("shape"), source.spec["shape"])
-        if theirs != ours:
-            raise kj.UserError(f"config.scores.{name}: {settings[name]} is of pictures {theirs}; "
-                               f"expected a run of pictures like these, {ours}")
-        if run.config.task != "classify" or run.task.source.classes != source.classes:
-            raise kj.UserError(f"config.scores.{name}: {settings[name]} is of the task "
-                               f"{run.config.task!r} with {run.task.source.classes} classes; "
-                               f"expected a classifier of {source.classes}")
-    return Scores(settings, source, sampler, to_stored, runs["features"], runs.get("judge"))
+    if settings["inception"]:
+        check_bytes(sampler.shape, to_stored)
+    extractor = of_inception(settings["inception"]) if settings["inception"] else \
+        of_run("features", settings["features"], source, pooled)
+    judge = of_run("judge", settings["judge"], source, logits) if settings["judge"] else None
+    return Scores(settings, source, sampler, to_stored, extractor, judge)
 
 
 def check(settings: dict, source: Source, sampler: Sampler) -> None:
@@ -127,8 +139,11 @@ def check(settings: dict, source: Source, sampler: Sampler) -> None:
         if not isinstance(settings[name], Integral) or settings[name] < 1:
             raise kj.UserError(f"config.scores.{name} = {settings[name]!r}: expected a whole "
                                "number of at least 1")
-    if not settings["features"]:
-        raise kj.UserError("config.scores.features: expected the workdir of a classifier")
+    given = [name for name in ("features", "inception") if settings[name]]
+    if len(given) != 1:
+        raise kj.UserError("config.scores: expected one of features (the workdir of a classifier) "
+                           "and inception (a file of the weights of FID's network), found "
+                           f"{' and '.join(given) or 'neither'}")
     check_choice(settings["method"], METHODS, "config.scores.method")
     sampler.check_none(settings["guidance"], unlabelled=False)
     shape, dtype = tuple(source.spec["shape"]), source.spec.get("dtype", "uint8")
@@ -138,7 +153,10 @@ def check(settings: dict, source: Source, sampler: Sampler) -> None:
                            "config.data.crop, and repeated channels in mean and std")
 
 
-def pooled(run, stored) -> jax.Array:
-    """Return a run's pooled features (N, F) of pictures as the data set stores them."""
-    _, features = run.task.run_model(run.variables, run.task.prepared(stored), features=True)
-    return features["pooled"]
+def check_bytes(shape: tuple, to_stored: Callable) -> None:
+    """Raise a UserError unless pictures are of 0 to 255, grey or in colour, as Inception's are."""
+    low, high = (np.asarray(to_stored(jnp.full(shape, x, jnp.float32))) for x in (-1, 1))
+    if low.max() != 0 or high.min() != 255 or shape[-1] not in (1, 3):
+        raise kj.UserError("config.scores.inception: expected pictures of 0 to 255 with 1 or 3 "
+                           f"channels (config.data.mean = std = [127.5]), found {low.max()} to "
+                           f"{high.min()} with {shape[-1]}; compare the features of a run")

@@ -5,6 +5,7 @@ from karpjax.models.dit import DiT
 from karpjax.models.efficientnet_lite import EfficientNetLite0
 from karpjax.models.encoder import Encoder, MaskedLM
 from karpjax.models.fcos import FCOS
+from karpjax.models.inception import InceptionV3
 from karpjax.models.resnet import ResNet
 from karpjax.models.resnet_cifar import CifarResNet
 from karpjax.models.segment import FCN, DeepLab
@@ -12,7 +13,8 @@ from karpjax.models.seq2seq import Seq2Seq
 from karpjax.models.unet import UNet
 from karpjax.models.vit import MAE, Patches, ViT
 from karpjax.weights import (
-    bert, dit, efficientnet_lite, fcos, gpt2, marian, resnet, resnet_cifar, segment, unet, vit)
+    bert, dit, efficientnet_lite, fcos, gpt2, inception, marian, resnet, resnet_cifar, segment,
+    unet, vit)
 from karpjax.weights.names import places
 
 # We write by the first of each.
@@ -20,6 +22,7 @@ TABLES = {CifarResNet: {"akamaster": resnet_cifar.TABLE},
           EfficientNetLite0: {"lukemelas": efficientnet_lite.TABLE},
           ResNet: {"torchvision": resnet.TORCHVISION, "huggingface": resnet.HUGGINGFACE},
           DiT: {"diffusers": dit.TABLE}, UNet: {"diffusers": unet.TABLE},
+          InceptionV3: {"pytorch-fid": inception.TABLE},
           FCN: {"torchvision": segment.FCN}, DeepLab: {"torchvision": segment.DEEPLAB},
           Encoder: {"bert": bert.BERT, "roberta": bert.ROBERTA, "gpt2": gpt2.TABLE},
           Seq2Seq: {"marian": marian.TABLE},
