@@ -137,15 +137,24 @@ def test_pictures_to_look_at():
     made = task.methods["generate"](moved(variables), n, labels, guidance=2.0)
     np.testing.assert_array_equal(shown["samples.png"], table(made, pictures.EACH))
     frames = shown["trajectory.gif"]
-    np.testing.assert_array_equal(frames[steps], shown["samples.png"])
-    assert len(frames) == 2 * (steps + 1) and not np.array_equal(frames[0], frames[steps])
-    times = shown["nearest.png"].shape[1] // (2 * pictures.EACH * 8)
-    pairs = shown["nearest.png"][::times, ::times, 0].reshape(10, 8, pictures.EACH, 2, 8)
-    pairs = (pairs.transpose(0, 2, 3, 1, 4).reshape(n, 2, 8, 8) * 255).round()
-    np.testing.assert_array_equal(pairs[:, 0], made[..., 0])
+    np.testing.assert_array_equal(frames[steps // 2], shown["samples.png"])
+    assert len(frames) == steps + 2 and not np.array_equal(frames[0], frames[-1])
+    pairs = untabled(shown["nearest.png"], pictures.EACH, 8, 16)[..., 0]             # (n, 8, 16)
+    np.testing.assert_array_equal(pairs[..., :8], made[..., 0])
     data = to_bytes(np.asarray(task.source.preprocess(
         {"image": task.source.rows("train", range(1297))["image"]})["image"]))[..., 0]
-    assert all((data == right).all((1, 2)).any() for right in pairs[:, 1])
+    assert all((data == right).all((1, 2)).any() for right in pairs[..., 8:])
+
+
+def untabled(shown, columns: int, H: int, W: int) -> np.ndarray:
+    """Return the pictures of a table (N, H, W, 3), of bytes."""
+    side = (shown.shape[1] + pictures.GAP) // columns               # of a picture and its gap
+    times = (side - pictures.GAP) // W
+    rows = (shown.shape[0] + pictures.GAP) // (H * times + pictures.GAP)
+    corners = [(r * (H * times + pictures.GAP), c * side) for r in range(rows)
+               for c in range(columns)]
+    return np.stack([(shown[y:y + H * times:times, x:x + W * times:times] * 255).round()
+                     for y, x in corners])
 
 
 def test_the_nearest_training_picture():
@@ -258,11 +267,13 @@ def test_bytes_and_tables():
     """Clipped, then rounded; ten pictures of 2 x 3 in rows of five, enlarged to about 512."""
     np.testing.assert_array_equal(to_bytes(np.array([-3, -1, 0, 0.004, 1, 2])),
                                   [0, 0, 128, 128, 255, 255])
-    pictures = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((2, 3, 1), np.uint8)
-    shown = table(pictures, 5)
-    assert shown.shape == (2 * 2 * 34, 5 * 3 * 34, 3)
-    assert table(pictures, 4).shape[0] == 3 * 2 * 42 and table(pictures, 4)[-1, -1].min() == 1
-    np.testing.assert_allclose(shown[::68, ::102, 0] * 255, np.arange(10).reshape(2, 5))
+    ten = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((2, 3, 1), np.uint8)
+    shown, gap = table(ten, 5), pictures.GAP
+    assert shown.shape == (2 * 2 * 34 + gap, 5 * 3 * 34 + 4 * gap, 3)
+    np.testing.assert_array_equal(untabled(shown, 5, 2, 3), ten.repeat(3, -1))
+    assert shown[68:68 + gap].min() == 1 == shown[:, 102:102 + gap].min()
+    last = untabled(table(ten, 4), 4, 2, 3)
+    assert len(last) == 12 and last[10:].min() == 255
 
 
 @pytest.mark.parametrize("arguments, said", [

@@ -17,7 +17,7 @@ from karpjax.generation.fidelity import nearest
 from karpjax.generation.ode import guided, integrate, noise, trajectory
 
 BATCH = 64  # samples made at once
-WIDE = 512  # pixels of a table, about
+WIDE, GAP = 512, 4  # pixels of a table, about, and between its pictures
 CLASSES, EACH = 10, 6                     # of samples.png, at most; so many samples of each
 SHOWN = dict(steps=50, guidance=2.0, method="heun", interval=(0.0, 1.0))
 COMPARED, BLOCK = 60_000, 1024            # training pictures for nearest.png, in blocks
@@ -116,15 +116,15 @@ def to_bytes(pictures: np.ndarray) -> np.ndarray:
 def table(pictures: np.ndarray, columns: int) -> np.ndarray:
     """Return pictures (N, H, W, C) of uint8 in rows of `columns`, (h, w, 3) in 0 to 1.
 
-    Small ones are enlarged, each pixel to a square. Places without a picture are white.
+    Small ones are enlarged, each pixel to a square. Between them, and where none is left, is white.
     """
     N, H, W, C = pictures.shape
-    white = np.full((-N % columns, H, W, C), 255, np.uint8)
-    pictures = np.concatenate([pictures, white])
-    grid = pictures.reshape(-1, columns, H, W, C).swapaxes(1, 2).reshape(-1, columns * W, C)
-    grid = np.broadcast_to(grid / 255, (*grid.shape[:2], 3))
-    times = max(1, WIDE // grid.shape[1])
-    return grid.repeat(times, 0).repeat(times, 1)
+    times = max(1, WIDE // (columns * W))
+    shown = np.full((-(-N // columns) * columns, H * times + GAP, W * times + GAP, C), 255, np.uint8)
+    shown[:N, :-GAP, :-GAP] = pictures.repeat(times, 1).repeat(times, 2)
+    _, h, w, _ = shown.shape
+    grid = shown.reshape(-1, columns, h, w, C).swapaxes(1, 2).reshape(-1, columns * w, C)
+    return np.broadcast_to(grid / 255, (*grid.shape[:2], 3))[:-GAP, :-GAP]
 
 
 def to_look_at(sampler: Sampler, variables, source) -> dict:
@@ -132,10 +132,10 @@ def to_look_at(sampler: Sampler, variables, source) -> dict:
     labels = np.repeat(np.arange(min(sampler.classes, CLASSES)), EACH).astype(np.int32)
     options = SHOWN if sampler.knows_none else {**SHOWN, "guidance": 1.0}
     path = sampler.made(variables, labels, path=True, **options)             # (T, N, H, W, C)
-    pairs = np.stack([path[-1], nearest_training(source, path[-1])], 1)      # (N, 2, H, W, C)
-    frames = [table(to_bytes(made), EACH) for made in path]
+    pairs = np.concatenate([path[-1], nearest_training(source, path[-1])], 2)  # (N, H, 2 W, C)
+    frames = [table(to_bytes(made), EACH) for made in path[::2]]
     return {"samples.png": frames[-1], "trajectory.gif": frames + frames[-1:] * len(frames),
-            "nearest.png": table(to_bytes(pairs.reshape(-1, *sampler.shape)), 2 * EACH)}
+            "nearest.png": table(to_bytes(pairs), EACH)}
 
 
 def nearest_training(source, made: np.ndarray) -> np.ndarray:
