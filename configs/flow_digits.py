@@ -22,7 +22,7 @@ def get_config():
         scores=dict(features="", inception="", judge="", samples=1, steps=20, guidance=1.0,
                     method="heun"),
         optimizer=dict(name="adamw", weight_decay=0.0, b2=0.99, clip=1.0, learning_rate=dict(
-            name="warmup_cosine_decay_schedule", init_value=0.0, peak_value=1e-3, warmup_steps=50)),
+            name="warmup_cosine_decay_schedule", init_value=0.0, peak_value=3e-3, warmup_steps=50)),
         ema_decay=0.99,
         log_every=20, eval_every=250, save_every=250,
         best="min validation/loss",
