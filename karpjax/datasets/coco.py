@@ -121,8 +121,8 @@ def pictures_of(data: dict, classes: dict, file: pathlib.Path, folder: pathlib.P
         size = (image["height"], image["width"]) if "height" in image and "width" in image else None
         pictures.append(Annotated(
             path, corners([each["bbox"] for each in listed], file),
-            np.array([labels.get(each["category_id"], -1) for each in listed], np.int64),
-            np.array([bool(each.get("iscrowd", 0)) for each in listed], bool),
+            [labels.get(each["category_id"], -1) for each in listed],
+            [bool(each.get("iscrowd", 0)) for each in listed],
             areas_of(listed), size))
     return pictures
 
