@@ -52,7 +52,8 @@ def files_of(folder: pathlib.Path) -> dict[str, pathlib.Path]:
         splits[name] = file
     if "train" not in splits:
         raise UserError(f"--from={folder}: expected {PREFIX}train.json, or annotations/{PREFIX}"
-                        f"train2017.json, found {first_names(folder)}")
+                        f"train2017.json, found {first_names(folder)}; rename the file of another "
+                        "tool so, and the folder of its pictures train")
     return splits
 
 
