@@ -50,8 +50,8 @@ def floor(log, options, workdir) -> None:
 def run(log, options, workdir, part: str, seeds: tuple[int, ...], test: str, **own) -> None:
     """Train from several seeds, and measure a split once with the best checkpoint of each."""
     name = own.get("data.name", "bccd")
-    own = {"data.data_dir": prepared(workdir, "coco", name), "data.test": "", "init_from": str(WEIGHTS),
-           **own}
+    own = {"data.data_dir": prepared(workdir, "coco", name), "data.test": "",
+           "init_from": str(WEIGHTS), **own}
     if options.quick:
         own |= {key: value for key, value in QUICK.items() if key != "data.validation"
                 or name == "bccd"}

@@ -62,7 +62,6 @@ def experiment(seed: int, quick: bool) -> Experiment:
 def write_inputs(folder: pathlib.Path, exp: Experiment) -> None:
     """Write what both sides begin with, train on and are measured on."""
     source, config, state = exp.source, exp.config, exp.fresh_state()
-
     batches = [windows_of(batch) for batch in side_by_side.batches_of(exp, state)]
     test = source.rows("test", range(len(source.records["test"])))
     params = {name: np.asarray(value) for name, value in named(state.params).items()}
