@@ -2,9 +2,10 @@
 
     python experiments/multi30k/peer.py FOLDER SEED DATA_DIR [--quick]   # internal: our worker
 
-Both sides (experiments/side_by_side.py) start from the same weights and train on the same batches with the same rates, without dropout. Then they read the same
-validation captions. Rows hold a pair each, as MarianMTModel cannot tell apart pairs that share one.
-The bias of the logits is frozen, as it does not train it.
+Both sides (experiments/side_by_side.py) start from the same weights and train on the same batches
+with the same rates, without dropout. Then they read the same validation captions. Rows hold a pair
+each, as MarianMTModel cannot tell apart pairs that share one. The bias of the logits is frozen, as
+it does not train it.
 """
 import functools
 import json
