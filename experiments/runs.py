@@ -12,6 +12,7 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Callable
 import json
+import os
 import pathlib
 import tempfile
 
@@ -21,12 +22,14 @@ import jax
 from karpjax import load_config
 from karpjax.core import settings
 from karpjax.core.sharding import make_mesh
+from karpjax.datasets.formats import prepare
 from karpjax.evaluate import run_with
 from karpjax.run.evaluator import make_evaluator
 from karpjax.run.loop import fit
 from karpjax.run.workdir import finished
 
 ROOT = pathlib.Path(__file__).parent.parent
+SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 
 def config_of(name: str, **overrides):
@@ -56,6 +59,14 @@ def measured(folder: pathlib.Path, split: str) -> dict:
     of_split = make_evaluator(run.task, make_mesh(devices=jax.devices()[:1])).measure(
         run.variables, name)
     return {"split": split, "step": run.step, **of_split.metrics, **of_split.tables}
+
+
+def prepared(workdir: pathlib.Path, format: str, name: str, **options) -> str:
+    """Return the data_dir in which a set of the shared data is prepared."""
+    data_dir = workdir / "tfds"
+    if not (data_dir / name).exists():
+        prepare(format, SHARED / name, name, str(data_dir), **options)
+    return str(data_dir)
 
 
 def kept(file: pathlib.Path, make: Callable[[], dict]) -> dict:
@@ -106,3 +117,24 @@ def command(study: Callable, log, arguments: Callable = lambda parser: None) -> 
         parser.error(f"--quick needs a --log of its own: {log or 'the default'} is for whole runs")
     with tempfile.TemporaryDirectory() as folder:
         study(options, pathlib.Path(options.workdir or folder).resolve())
+
+
+def command_of_parts(parts: dict[str, Callable], log, **published) -> None:
+    """Run the parts of a study that --parts names, {name: part(log, options, workdir)}.
+
+    The rows of the other parts stay in the log.
+
+    published   figures of others, for a row at the end
+    """
+    def study(options, workdir):
+        rows = Log(options.log, keep=lambda row: row["part"] not in (*options.parts, "published"))
+        for name in options.parts:
+            parts[name](rows, options, workdir)
+        if published:
+            rows({"part": "published", **published})
+
+    def arguments(parser):
+        parser.add_argument("--parts", nargs="+", default=list(parts), choices=parts)
+        parser.add_argument("--torch_python", default="",
+                            help="a Python that has the peer's packages; empty: ours alone")
+    command(study, log, arguments)

@@ -34,7 +34,7 @@ def test_iou_and_giou():
 def test_what_stays():
     """Another class stays, a chain does not pull down the third, of ties the first stays."""
     boxes = jnp.array([[0, 0, 10, 10], [0, 0, 10, 10], [0, 4, 10, 14], [0, 8, 10, 18],
-                       [0, 0, 10, 10]], jnp.float32)
+                       [0, 1, 10, 11]], jnp.float32)
     scores, labels = jnp.array([0.5, 0.5, 0.4, 0.3, 0.5]), jnp.array([0, 1, 0, 0, 0])
     kept_boxes, kept_scores, kept_labels = box.best(boxes[None], scores[None], labels[None],
                                                     threshold=0.4, most=4)

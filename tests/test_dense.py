@@ -9,6 +9,7 @@ from PIL import Image
 import pytest
 
 import karpjax as kj
+from karpjax.core import metric
 from karpjax.core.errors import UserError
 from karpjax.core.task_file import build_task, load_task_module
 from karpjax.run.evaluator import make_evaluator
@@ -151,6 +152,19 @@ def test_the_score_of_a_split_is_that_of_all_its_pixels():
     assert metrics["mIoU_of_pictures"] > 2 * metrics["mIoU"] > 0
 
 
+def test_forty_million_pixels_in_one_count():
+    """A batch counts in 32 bits and a split in 64. Floats would stop at 2^24, 16.8 million."""
+    n = 40_000_000
+    pixels = jnp.zeros(n, jnp.int32)
+    counts = jax.jit(lambda x: metric.confusion(x, x, jnp.ones(n), 2))(pixels)
+    assert counts.array.tolist() == [[n, 0], [0, 0]]
+    split = None
+    for _ in range(60):
+        split = metric.added(split, counts)
+    assert split.array.tolist() == [[60 * n, 0], [0, 0]] and 60 * n > 2**31
+    assert jax.jit(lambda x: jnp.zeros(2).at[x].add(1.0))(pixels)[0] == 2**24     # the mutant
+
+
 def test_segments_are_as_large_as_the_picture(tmp_path):
     """Predicted at the size of the letterbox, given back at that of the picture."""
     task, variables = task_of("segment")
@@ -201,6 +215,25 @@ def test_detections_are_in_the_pictures_own_pixels(tmp_path):
     assert task.methods["detect"](variables, [tmp_path / "once.png"], score=1.0)[0]["names"] == []
 
 
+def test_scores_are_in_the_pictures_own_pixels():
+    """A detection of 20 x 20 in a picture of half the size is one of 40 x 40, of medium size.
+
+    The mutants divide neither, or one of truth and detections.
+    """
+    config, _ = config_of("detect")
+    task = build_task(config, load_task_module("detect")[0])
+    right, wrong = [10, 10, 30, 30], [40, 40, 60, 60]
+    rows = {"found": {"boxes": np.float32([[wrong, right]]), "scores": np.float32([[0.9, 0.5]]),
+                      "labels": np.array([[3, 3]])},
+            "truth": {"boxes": np.float32([[right]]), "labels": np.array([[3]]),
+                      "valid": np.ones((1, 1)), "crowd": np.zeros((1, 1)),
+                      "area": np.float32([[1600]]), "scale": np.float32([[0.5, 0.5]])}}
+    metrics = task.summarize({}, rows)
+    assert metrics["AP"] == metrics["AP_medium"] == pytest.approx(0.5)
+    whole = {"found": rows["found"], "truth": {**rows["truth"], "scale": np.ones((1, 2))}}
+    assert task.summarize({}, whole)["AP_medium"] == pytest.approx(1)
+
+
 @pytest.mark.full
 def test_a_micro_batch_without_objects():
     """Its losses are divided by the whole batch's objects, as one big batch's are."""
@@ -246,6 +279,20 @@ BACKBONE = dict(name="resnet_cifar", depth=8)
 def test_bad_models(options, says):
     with pytest.raises(UserError, match=says):
         made(**options)
+
+
+@pytest.mark.parametrize("size", [(50, 70), (33, 64)])
+def test_sizes_that_strides_do_not_divide(size):
+    """Each pixel has its logits, and each location of the detector its place in the grid."""
+    for name, strides in (("semantic_fpn", (2, 4, 8)), ("fcos", (4, 8))):
+        model = kj.models.make_model(dict(name=name, backbone=BACKBONE, width=32, strides=strides),
+                                     classes=3)
+        outputs, _ = jax.eval_shape(lambda key, x, model=model: model.init_with_output(key, x),
+                                    jax.random.key(0), jnp.zeros((1, *size, 3)))
+        if name == "fcos":
+            assert outputs["sides"].shape == (1, len(model.grid(*size).points), 4)
+        else:
+            assert outputs.shape == (1, *size, 3)
 
 
 def test_the_auxiliary_loss_stays_with_frozen_statistics():

@@ -19,26 +19,19 @@ Choices are made on BCCD's validation pictures. The checkpoint of the best valid
 test pictures once. results.jsonl gets a line a run.
 """
 import functools
-import os
 import pathlib
 import sys
 
 HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(HERE.parent.parent))
 
 from experiments.detection.floor import median_boxes  # noqa: E402
-from experiments.detection.peer import peer  # noqa: E402
-from experiments.runs import Log, command, kept, measured, trained  # noqa: E402
-from karpjax.datasets.formats import prepare  # noqa: E402
+from experiments.detection.on_lite0 import WEIGHTS  # noqa: E402
+from experiments.detection.peer import SMALL, peer  # noqa: E402
+from experiments.runs import command_of_parts, kept, measured, prepared, trained  # noqa: E402
 
-SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
-WEIGHTS = SHARED / "weights" / "efficientnet_lite0.safetensors"
 LONG = 4000  # steps of 2 hours
-QUICK = {"steps": 2, "eval_every": 2, "save_every": 2, "data.batch_size": 2, "data.size": (64, 96),
-         "data.train": "train[:4]", "data.validation": "val[:3]", "model.width": 32,
-         "model.depth": 1, "optimizer.learning_rate.warmup_steps": 1,
-         "augment": [dict(name="scale_jitter", size=(64, 96), scale=(0.8, 1.5), flip=0.5)]}
+QUICK = {**SMALL, "steps": 2, "eval_every": 2, "save_every": 2, "data.validation": "val[:3]"}
 # One object a picture of 64 x 64, twice as large to the network.
 TINY = {"data.name": "tiny_detect", "data.train": "train[:90%]", "data.validation": "train[90%:]",
         "data.size": (128, 128), "data.objects": 1, "data.batch_size": 32,
@@ -48,24 +41,17 @@ OVERFIT = {"data.name": "coco128", "data.train": "train[:8]", "data.validation":
            "optimizer.lr_scale": ()}
 
 
-def prepared(workdir: pathlib.Path, name: str) -> str:
-    """Return the data_dir in which a set of the shared data is prepared."""
-    if not (workdir / "tfds" / name).exists():
-        prepare("coco", SHARED / name, name, str(workdir / "tfds"))
-    return str(workdir / "tfds")
-
-
 def floor(log, options, workdir) -> None:
     """Log the average precision of what no network finds."""
-    data_dir = prepared(workdir, "tiny_detect")
+    data_dir = prepared(workdir, "coco", "tiny_detect")
     log({"part": "floor", **median_boxes(data_dir, "tiny_detect", "train", "val")})
 
 
 def run(log, options, workdir, part: str, seeds: tuple[int, ...], test: str, **own) -> None:
     """Train from several seeds, and measure a split once with the best checkpoint of each."""
     name = own.get("data.name", "bccd")
-    own = {"data.data_dir": prepared(workdir, name), "data.test": "", "init_from": str(WEIGHTS),
-           **own}
+    own = {"data.data_dir": prepared(workdir, "coco", name), "data.test": "",
+           "init_from": str(WEIGHTS), **own}
     if options.quick:
         own |= {key: value for key, value in QUICK.items() if key != "data.validation"
                 or name == "bccd"}
@@ -92,16 +78,5 @@ PARTS = {
     "peer": peer}
 
 
-def study(options, workdir: pathlib.Path) -> None:
-    log = Log(options.log, keep=lambda row: row["part"] not in options.parts)
-    for name in options.parts:
-        PARTS[name](log, options, workdir)
-
-
-def arguments(parser):
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--torch_python", default="")
-
-
 if __name__ == "__main__":
-    command(study, HERE / "results.jsonl", arguments)
+    command_of_parts(PARTS, HERE / "results.jsonl")

@@ -2,12 +2,10 @@
 
     python torch_fcos.py FOLDER
 
-FOLDER has weights.npz, batches.npy, truth.npz and size.json, written by peer.py. The worker trains
-on request (experiments/speed/harness.py). A request for -1 steps writes FOLDER/torch.json, the
-losses. Pictures come prepared, so that torchvision's own scaling is left out.
+FOLDER is written by on_lite0.py, and gets torch.json, the losses (experiments/torch_side.py).
+Pictures come prepared, so that torchvision's own scaling is left out.
 """
 import json
-import os
 import pathlib
 import sys
 
@@ -24,8 +22,8 @@ from torchvision.models.detection.image_list import ImageList  # noqa: E402
 from torchvision.ops import FeaturePyramidNetwork  # noqa: E402
 
 from experiments.detection.torch_lite0 import (  # noqa: E402
-    WIDTHS, Lite0, adamw, train_with_fixed_statistics)
-from experiments.speed.harness import serve  # noqa: E402
+    WIDTHS, Lite0, train_with_fixed_statistics)
+from experiments.torch_side import adamw, load, serve_training  # noqa: E402
 
 
 class Backbone(nn.Module):
@@ -59,41 +57,21 @@ def losses_of(model: FCOS, images, targets: list[dict]) -> dict:
 
 
 def main(folder: pathlib.Path) -> None:
-    torch.set_num_threads(os.cpu_count())
     size = json.loads((folder / "size.json").read_text())
     model = make_model(size)
-    state = {name: torch.from_numpy(array) for name, array in
-             np.load(folder / "weights.npz").items()}
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    assert not unexpected and all("num_batches_tracked" in name for name in missing), missing
+    load(model, folder / "weights.npz")
     train_with_fixed_statistics(model)
-    optimizer = adamw(model, "backbone.body", size["weight_decay"])
-    batches = np.load(folder / "batches.npy", mmap_mode="r")                 # (steps, B, H, W, 3)
-    truth, losses = dict(np.load(folder / "truth.npz")), []
+    images, boxes, labels, valid = (np.load(folder / f"{name}.npy", mmap_mode="r")
+                                    for name in ("image", "boxes", "labels", "valid"))
 
-    def step():
-        i = len(losses)
-        images = torch.from_numpy(batches[i].astype(np.float32)).permute(0, 3, 1, 2)
-        targets = [{"boxes": torch.from_numpy(boxes[valid > 0]),
-                    "labels": torch.from_numpy(labels[valid > 0]).long()}
-                   for boxes, labels, valid in zip(*(truth[name][i] for name in (
-                       "boxes", "labels", "valid")), strict=True)]
-        for group in optimizer.param_groups:
-            group["lr"] = float(truth["rates"][i]) * group["factor"]
-        loss = sum(losses_of(model, images, targets).values())
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), size["clip"])
-        optimizer.step()
-        losses.append(loss.item())
-
-    def run(steps):
-        for _ in range(max(0, steps)):
-            step()
-        if steps < 0:
-            (folder / "torch.json").write_text(json.dumps({"losses": losses}))
-    serve(run, f"torch {torch.__version__}, torchvision {torchvision.__version__}, "
-               f"{torch.get_num_threads()} threads")
+    def loss_of(i):
+        x = torch.from_numpy(images[i].astype(np.float32)).permute(0, 3, 1, 2)
+        targets = [{"boxes": torch.from_numpy(boxes[i, j][there]),
+                    "labels": torch.from_numpy(labels[i, j][there]).long()}
+                   for j, there in enumerate(valid[i] > 0)]
+        return sum(losses_of(model, x, targets).values())
+    serve_training(folder, model, adamw(model, size["weight_decay"], slow="backbone.body"), loss_of,
+                   size["rates"], size["clip"], f"torchvision {torchvision.__version__}, ")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
 """EfficientNet-Lite0's features in PyTorch, under the names of its published file."""
-import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -65,23 +64,9 @@ class Lite0(nn.Module):
         return maps
 
 
-def train_with_fixed_statistics(model: nn.Module) -> nn.Module:
+def train_with_fixed_statistics(model: nn.Module) -> None:
     """Let a network train, its BatchNorm by the statistics that it has."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-    return model
-
-
-def adamw(model: nn.Module, slow: str, weight_decay: float) -> torch.optim.Optimizer:
-    """Return AdamW as our configs have it: names that begin with `slow` learn a tenth as fast."""
-    groups = []
-    for name, p in model.named_parameters():
-        groups.append({"params": [p], "factor": 0.1 if name.startswith(slow) else 1.0,
-                       "weight_decay": weight_decay if p.dim() > 1 else 0.0})
-    kinds = {}
-    for group in groups:  # few groups, or the optimizer's loop over them would take the time
-        kind = kinds.setdefault((group["factor"], group["weight_decay"]), {**group, "params": []})
-        kind["params"] += group["params"]
-    return torch.optim.AdamW(list(kinds.values()), lr=0.0, betas=(0.9, 0.999), eps=1e-8)

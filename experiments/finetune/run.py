@@ -24,16 +24,14 @@ import numpy as np
 import optax
 
 HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(HERE.parent.parent))
 
-from experiments.runs import Log, command, trained  # noqa: E402
+from experiments.runs import SHARED, Log, command, trained  # noqa: E402
 import karpjax  # noqa: E402
 from karpjax.core.sharding import make_mesh  # noqa: E402
 from karpjax.run.published import published  # noqa: E402
 from karpjax.run.workdir import device, versions  # noqa: E402
 
-SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
 PENALTIES = [10.0**n for n in range(-5, 2)]
 BATCH, EPOCHS, SEEDS = 32, 10, 3
 # Statistics kept, or a few hundred pictures would replace those of a million; then nothing holds

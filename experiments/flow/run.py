@@ -4,8 +4,8 @@
     python experiments/flow/run.py --workdir=runs/flow --torch_python=PATH
     python experiments/flow/run.py --quick --log=FILE          # a few steps, on the digits alone
 
-Fashion-MNIST is Debian's package dataset-fashion-mnist; --idx says where its files are. Parts, each
-on two cores, alone:
+Fashion-MNIST is Debian's package dataset-fashion-mnist, in FASHION_MNIST where its files are not in
+their usual place. Parts, each on two cores, alone:
 
     digits    configs/flow_digits.py, 3 seeds of some minutes, and floors
     fashion   configs/flow_fashion.py, two hours, and floors
@@ -33,14 +33,14 @@ import numpy as np  # noqa: E402
 
 from experiments.flow.floors import (  # noqa: E402
     by_class, joint_normal, nearest_to_noise, pixel_normal)
-from experiments.runs import Log, command, kept, trained  # noqa: E402
+from experiments.runs import command_of_parts, kept, trained  # noqa: E402
 from karpjax import restore  # noqa: E402
 from karpjax.datasets.formats import prepare  # noqa: E402
 from karpjax.run.pictures import write  # noqa: E402
 from karpjax.tasks.flow import to_stored  # noqa: E402
 from karpjax.tasks.flow_scores import scores  # noqa: E402
 
-PACKAGE = "/usr/share/datasets/fashion-mnist"
+PACKAGE = os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist")
 SEEDS, EACH = 3, 10                    # runs of the digits; samples of each test digit
 STEPS, GUIDANCES = 20, (1.0, 1.5, 2.0, 3.0, 5.0)
 EVALUATIONS, CURVE = (5, 9, 21, 49, 99), 2000        # odd: Heun's are 2 steps - 1
@@ -58,7 +58,7 @@ class Family:
 
     def __init__(self, name: str, options, workdir: pathlib.Path):
         self.quick, self.workdir = options.quick, workdir
-        self.data = {} if name == "digits" else {"data.data_dir": fashion(workdir, options.idx)}
+        self.data = {} if name == "digits" else {"data.data_dir": fashion(workdir)}
         self.config = f"flow_{name}"
         self.classifier = "digits_cnn" if name == "digits" else "fashion_mnist"
         self.each = EACH if name == "digits" else 1
@@ -85,10 +85,10 @@ class Family:
                            to_stored(run.config.data))
 
 
-def fashion(workdir: pathlib.Path, idx: str) -> str:
+def fashion(workdir: pathlib.Path) -> str:
     """Return the data_dir in which Fashion-MNIST is prepared."""
     if not (workdir / "tfds" / "fashion_mnist").exists():
-        prepare("idx", idx, "fashion_mnist", str(workdir / "tfds"))
+        prepare("idx", PACKAGE, "fashion_mnist", str(workdir / "tfds"))
     return str(workdir / "tfds")
 
 
@@ -303,17 +303,5 @@ PARTS = {"digits": digits, "fashion": of_fashion, "curves": curves, "finetune": 
          "peer": peer}
 
 
-def study(options, workdir: pathlib.Path) -> None:
-    log = Log(options.log, keep=lambda row: row["part"] not in options.parts)
-    for name in options.parts:
-        PARTS[name](log, options, workdir)
-
-
-def arguments(parser):
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--idx", default=os.environ.get("FASHION_MNIST", PACKAGE))
-    parser.add_argument("--torch_python", default="")
-
-
 if __name__ == "__main__":
-    command(study, HERE / "results.jsonl", arguments)
+    command_of_parts(PARTS, HERE / "results.jsonl")

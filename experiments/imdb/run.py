@@ -16,21 +16,18 @@ is for validation. The test split is evaluated once for each run, at its end, an
 rate. SIZE.jsonl gets a line for each run, then mean and deviation for each share and start. A
 second start continues where the first stopped. --quick: a few steps on a few reviews, for tests.
 """
-import os
 import pathlib
 import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(HERE.parent.parent))
 
-from experiments.runs import Log, command, trained  # noqa: E402
+from experiments.runs import SHARED, Log, command, trained  # noqa: E402
 from karpjax.datasets.formats import prepare  # noqa: E402
 from karpjax.datasets.tfds import prepared_builder  # noqa: E402
 from karpjax.run.seeds import over_seeds, seeds_table  # noqa: E402
 
-SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
 SHARES = {1: 3, 10: 3, 90: 1}                            # % of the training reviews: seeds
 # A review is cut to the length of a packed row: no positions that pretraining never saw (tiny, run
 # first, has twice as many).

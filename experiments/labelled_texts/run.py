@@ -35,12 +35,11 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from experiments.runs import Log, command  # noqa: E402
+from experiments.runs import SHARED, Log, command  # noqa: E402
 from karpjax.datasets.tfds import metadata_of, open_split, prepared_builder  # noqa: E402
 from karpjax.datasets.tokenizer import vocabulary_of  # noqa: E402
 from karpjax.run.seeds import over_seeds, seeds_table  # noqa: E402
 
-SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
 NAME, LENGTH, VOCABULARY = "reviews", 64, 16384
 SPLITS = {"train": ("train", 0, 2000), "validation": ("train", 2000, 10_000),
           "test": ("test", 0, 25_000)}                       # of the lines of a file of the data

@@ -2,18 +2,16 @@
 
     python experiments/multi30k/peer.py FOLDER SEED DATA_DIR [--quick]   # internal: our worker
 
-Both sides are processes of their own (experiments/speed/harness.py). They start from the same
-weights and train on the same batches with the same rates, without dropout. Then they read the same
-validation captions. Rows hold a pair each, as MarianMTModel cannot tell apart pairs that share one.
-The bias of the logits is frozen, as it does not train it.
+Both sides (experiments/side_by_side.py) start from the same weights and train on the same batches
+with the same rates, without dropout. Then they read the same validation captions. Rows hold a pair
+each, as MarianMTModel cannot tell apart pairs that share one. The bias of the logits is frozen, as
+it does not train it.
 """
 import functools
 import json
-import os
 import pathlib
 import statistics
 import sys
-import tempfile
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
@@ -22,9 +20,8 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
+from experiments import side_by_side  # noqa: E402
 from experiments.runs import config_of, kept  # noqa: E402
-from experiments.shakespeare.peer import EVALUATE, side_by_side  # noqa: E402
-from experiments.speed.harness import serve  # noqa: E402
 from karpjax import weights  # noqa: E402
 from karpjax.core.sharding import make_mesh  # noqa: E402
 from karpjax.run.experiment import Experiment, assemble  # noqa: E402
@@ -44,17 +41,13 @@ def peer(log, options, workdir, data_dir: str) -> None:
 
 def compared(options, seed: int, data_dir: str) -> dict:
     """Return the row of a seed, with target tokens a second of each side."""
-    exp = experiment(seed, data_dir, options.quick)
-    with tempfile.TemporaryDirectory() as folder:
-        tokens = write_inputs(pathlib.Path(folder), exp)
-        ours = [str(HERE / "peer.py"), folder, str(seed), data_dir, *["--quick"] * options.quick]
-        theirs = [str(HERE / "torch_marian.py"), folder]
-        row = side_by_side(pathlib.Path(folder), ours, theirs, options.torch_python,
-                           exp.config.steps)
-    sides = row["workers"]
+    ours = [str(HERE / "peer.py"), str(seed), data_dir, *["--quick"] * options.quick]
+    row = side_by_side.compared(experiment(seed, data_dir, options.quick), write_inputs, ours,
+                                str(HERE / "torch_marian.py"), options.torch_python)
+    sides, tokens = row["workers"], row["target_tokens_a_step"]
     middle = {name: statistics.median(turn[name] for turn in row["turns"][1:]) for name in sides}
-    return {**row, "target_tokens_a_step": tokens,
-            "target_tokens_per_s": {name: round(1000 * tokens / middle[name]) for name in sides}}
+    return {**row, "target_tokens_per_s": {name: round(1000 * tokens / middle[name])
+                                           for name in sides}}
 
 
 def experiment(seed: int, data_dir: str, quick: bool) -> Experiment:
@@ -70,21 +63,12 @@ def experiment(seed: int, data_dir: str, quick: bool) -> Experiment:
     return assemble(config, task_file, make_mesh(devices=jax.devices()[:1]))
 
 
-def write_inputs(folder: pathlib.Path, exp: Experiment) -> float:
-    """Write what both sides begin with, train on and are measured on.
-
-    Returns the mean number of target tokens a step.
+def write_inputs(folder: pathlib.Path, exp: Experiment) -> dict:
+    """Write what both sides begin with, train on and are measured on, and return what a step has.
     """
     source, config, state = exp.source, exp.config, exp.fresh_state()
-
-    @jax.jit
-    def next_batch(arrays, after):
-        after, chunk = source.advance(arrays, after, None)
-        return after, source.batch(arrays, chunk, 0)
-    batches, after = [], state.source
-    for _ in range(config.steps):
-        after, batch = next_batch(source.arrays, after)
-        batches.append({side: np.asarray(batch[side], np.uint16) for side in ("source", "target")})
+    batches = [{side: np.asarray(batch[side], np.uint16) for side in ("source", "target")}
+               for batch in side_by_side.batches_of(exp, state)]
     np.savez(folder / "weights.npz", **weights.to_pytorch(exp.task.model, state.variables))
     inputs = {side: np.stack([batch[side] for batch in batches]) for side in batches[0]}
     held_out = {f"validation_{side}": source.data["validation"][side] for side in batches[0]}
@@ -97,13 +81,13 @@ def write_inputs(folder: pathlib.Path, exp: Experiment) -> float:
         smoothing=config.label_smoothing, layers=config.model.layers, width=config.model.width,
         heads=config.model.heads, clip=config.optimizer.clip, b2=config.optimizer.b2,
         weight_decay=config.optimizer.weight_decay)))
-    return float((inputs["target"] != vocabulary.pad).sum() / config.steps)
+    tokens = float((inputs["target"] != vocabulary.pad).sum() / config.steps)
+    return {"target_tokens_a_step": tokens}
 
 
 def serve_ours(folder: pathlib.Path, seed: int, data_dir: str, quick: bool) -> None:
     """Train with the shared step on the written batches, on request."""
     exp, inputs = experiment(seed, data_dir, quick), np.load(folder / "inputs.npz")
-    state, step, losses = exp.fresh_state(), jax.jit(exp.train_step(), donate_argnums=0), []
     sides = {side: jnp.asarray(inputs[side]) for side in ("source", "target")}   # (steps, B, T)
 
     @jax.jit
@@ -113,19 +97,12 @@ def serve_ours(folder: pathlib.Path, seed: int, data_dir: str, quick: bool) -> N
     nll_of = jax.jit(lambda variables, batch: exp.task.loss(
         variables["params"], {}, exp.source.preprocess(batch), None)[1]["nll"])
 
-    def run(steps):
-        nonlocal state
-        for _ in range(max(0, steps)):
-            state, metrics = step(state, batch(len(losses)))
-            losses.append(metrics["loss"])
-        jax.block_until_ready(state)
-        if steps == EVALUATE:
-            pairs = [nll_of(exp.eval_variables(state), each)
-                     for each in exp.source.eval_batches("validation")]
-            total, count = (float(sum(each)) for each in zip(*pairs, strict=True))
-            (folder / "ours.json").write_text(
-                json.dumps({"nll": total / count, "losses": [float(loss) for loss in losses]}))
-    serve(run, f"jax {jax.__version__}, {os.cpu_count()} CPUs")
+    def nll(state) -> dict:
+        pairs = [nll_of(exp.eval_variables(state), each)
+                 for each in exp.source.eval_batches("validation")]
+        total, count = (float(sum(each)) for each in zip(*pairs, strict=True))
+        return {"nll": total / count}
+    side_by_side.serve_ours(folder, exp, exp.fresh_state(), batch, nll)
 
 
 if __name__ == "__main__":

@@ -16,19 +16,17 @@ Choices are made on the validation captions. The checkpoint of the best validati
 the three test sets, once, with 5 beams. results.jsonl gets a line a run and test set.
 """
 import functools
-import os
 import pathlib
 import sys
 
 HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(HERE.parent.parent))
 
 import jax  # noqa: E402
 
 from experiments.multi30k.floor import neighbours  # noqa: E402
 from experiments.multi30k.peer import peer  # noqa: E402
-from experiments.runs import Log, command, kept, trained  # noqa: E402
+from experiments.runs import SHARED, command_of_parts, kept, trained  # noqa: E402
 from karpjax.core.sharding import make_mesh  # noqa: E402
 from karpjax.datasets.documents import read_lines  # noqa: E402
 from karpjax.datasets.formats import prepare  # noqa: E402
@@ -36,7 +34,6 @@ from karpjax.evaluate import run_with  # noqa: E402
 from karpjax.generation.scores import scores  # noqa: E402
 from karpjax.run.evaluator import make_evaluator  # noqa: E402
 
-SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
 LANGUAGES = ["en", "de"]
 TESTS = ("test_2016_flickr", "test_2017_flickr", "test_2017_mscoco")
 # Reported elsewhere: of tokenised lowercased text, and so in no row with ours (Wu et al. 2021).
@@ -113,26 +110,16 @@ def translated(run_folder: pathlib.Path, split: str, references: list[str], quic
     return {"step": run.step, **measured.metrics, **scored(texts, references[:len(texts)])}
 
 
+def beside_pytorch(log, options, workdir) -> None:
+    """Log a few steps here and in PyTorch, side by side."""
+    peer(log, options, workdir, captions(workdir, options.quick)[1])
+
+
 PARTS = {"floor": floor,
          "short": functools.partial(runs, part="short", seeds=(1, 2), steps=2000),
          "long": functools.partial(runs, part="long", seeds=(0,), steps=8000),
-         "peer": peer}
-
-
-def study(options, workdir: pathlib.Path) -> None:
-    log = Log(options.log, keep=lambda row: row["part"] not in (*options.parts, "published"))
-    for name in options.parts:
-        if name == "peer":
-            peer(log, options, workdir, captions(workdir, options.quick)[1])
-        else:
-            PARTS[name](log, options, workdir)
-    log({"part": "published", "BLEU": PUBLISHED})
-
-
-def arguments(parser):
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--torch_python", default="")
+         "peer": beside_pytorch}
 
 
 if __name__ == "__main__":
-    command(study, HERE / "results.jsonl", arguments)
+    command_of_parts(PARTS, HERE / "results.jsonl", BLEU=PUBLISHED)

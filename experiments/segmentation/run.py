@@ -20,30 +20,24 @@ the test pictures once. results.jsonl gets a line a run, and one with the interv
 differences between the ViTs.
 """
 import functools
-import os
 import pathlib
 import shutil
 import statistics
 import sys
 
 HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(HERE.parent.parent))
 
-from experiments.runs import Log, command, kept, measured, trained  # noqa: E402
+from experiments.detection.on_lite0 import WEIGHTS  # noqa: E402
+from experiments.runs import SHARED, command_of_parts, kept, measured, trained  # noqa: E402
 from experiments.segmentation.floor import by_place  # noqa: E402
-from experiments.segmentation.peer import peer, prepared  # noqa: E402
+from experiments.segmentation.peer import SMALL, camvid, peer  # noqa: E402
 from karpjax.weights.archs import LITE  # noqa: E402
 
-SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
-WEIGHTS = SHARED / "weights" / "efficientnet_lite0.safetensors"
 LONG, SEEDS = 4000, 3  # steps of 2 hours
 STUDENT = 4.303  # 97.5 % of Student's t with 2 degrees of freedom
-SMALL = {"steps": 2, "eval_every": 2, "save_every": 2, "data.batch_size": 2,
-         "optimizer.learning_rate.warmup_steps": 1}
-QUICK = {**SMALL, "data.size": (96, 96), "data.train": "train[:4]", "data.validation": "val[:3]",
-         "model.width": 32,
-         "augment": [dict(name="scale_jitter", size=(96, 96), scale=(1.0, 2.5), flip=0.5)]}
+SHORT = {"steps": 2, "eval_every": 2, "save_every": 2}
+QUICK = {**SMALL, **SHORT, "data.validation": "val[:3]"}
 # From nothing all learns at one rate, and BatchNorm has its own statistics.
 SCRATCH = {"init_from": "", "frozen_statistics": False, "optimizer.lr_scale": ()}
 SIDE = 256
@@ -75,13 +69,13 @@ def pictures(workdir: pathlib.Path, quick: bool) -> pathlib.Path:
 
 def floor(log, options, workdir) -> None:
     """Log the scores of what no network sees."""
-    log({"part": "floor", **by_place(prepared(workdir), "camvid", "train", "test")})
+    log({"part": "floor", **by_place(camvid(workdir), "camvid", "train", "test")})
 
 
 def of_config(workdir, options, folder: str, seed: int = 0, **own) -> dict:
     """Return the summary of a run of configs/segment_camvid.py, and its scores on the test."""
     quick = {**QUICK, **{key: own[key] for key in ("model.backbone",) if key in own}}
-    own = {"data.data_dir": prepared(workdir), "data.test": "", "init_from": str(WEIGHTS), **own,
+    own = {"data.data_dir": camvid(workdir), "data.test": "", "init_from": str(WEIGHTS), **own,
            **(quick if options.quick else {})}
     summary = trained("segment_camvid", workdir / folder, seed=seed, **own)
     split = "test[:3]" if options.quick else "test"
@@ -101,7 +95,8 @@ def long(log, options, workdir) -> None:
 
 def mae(log, options, workdir) -> None:
     """Log the ViT's runs from masked pretraining and from scratch, and their differences."""
-    own = {**MAE, **(SMALL if options.quick else {}), "data.name": "",
+    quick = {**SHORT, "data.batch_size": 2, "optimizer.learning_rate.warmup_steps": 1}
+    own = {**MAE, **(quick if options.quick else {}), "data.name": "",
            "data.dir": str(pictures(workdir, options.quick)),
            "data.data_dir": str(workdir / "tfds"), "data.train": "train"}
     log({"part": "mae", **trained("cifar10_mae", workdir / "mae", **own)})
@@ -123,16 +118,5 @@ def mae(log, options, workdir) -> None:
 PARTS = {"floor": floor, "short": short, "long": long, "mae": mae, "peer": peer}
 
 
-def study(options, workdir: pathlib.Path) -> None:
-    log = Log(options.log, keep=lambda row: row["part"] not in options.parts)
-    for name in options.parts:
-        PARTS[name](log, options, workdir)
-
-
-def arguments(parser):
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--torch_python", default="")
-
-
 if __name__ == "__main__":
-    command(study, HERE / "results.jsonl", arguments)
+    command_of_parts(PARTS, HERE / "results.jsonl")

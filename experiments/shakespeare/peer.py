@@ -2,16 +2,14 @@
 
     python experiments/shakespeare/peer.py FOLDER SEED [--quick]         # internal: our worker
 
-Both sides are processes of their own (experiments/speed/harness.py). They start from the same
-weights, train on the same batches with the same rates, and read the same test windows.
+Both sides (experiments/side_by_side.py) start from the same weights, train on the same batches with
+the same rates, and read the same test windows.
 """
 import functools
 import json
-import os
 import pathlib
 import statistics
 import sys
-import tempfile
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
@@ -20,16 +18,13 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
+from experiments import side_by_side  # noqa: E402
 from experiments.runs import config_of, kept  # noqa: E402
-from experiments.speed.harness import Worker, ratio, serve  # noqa: E402
 from karpjax.core.sharding import make_mesh  # noqa: E402
 from karpjax.core.trees import named  # noqa: E402
 from karpjax.run.experiment import Experiment, assemble  # noqa: E402
 from karpjax.run.workdir import device, versions  # noqa: E402
 
-BLOCK = 100      # steps of a turn
-EVALUATE = -1    # the request, in place of a number of steps, to read the test split
-LOGGED = 20      # every so manieth loss
 ALL = {"data.held_out": 0.0}  # train on nanoGPT's training part, whole
 QUICK = {"steps": 4, "eval_every": 4, "save_every": 4, "data.batch_size": 4, "data.length": 512,
          "model.layers": 1, "model.width": 16, "model.heads": 2,
@@ -52,50 +47,9 @@ def peer(log, options, workdir, seeds: int) -> None:
 
 def compared(options, seed: int) -> dict:
     """Return the row of a seed."""
-    exp = experiment(seed, options.quick)
-    with tempfile.TemporaryDirectory() as folder:
-        write_inputs(pathlib.Path(folder), exp)
-        ours = [str(HERE / "peer.py"), folder, str(seed), *["--quick"] * options.quick]
-        theirs = [str(HERE / "torch_gpt.py"), folder]
-        return side_by_side(pathlib.Path(folder), ours, theirs, options.torch_python,
-                            exp.config.steps)
-
-
-def side_by_side(folder: pathlib.Path, ours: list[str], theirs: list[str], torch_python: str,
-                 steps: int) -> dict:
-    """Train two workers in turns, and return the row of what they measured.
-
-    ours, theirs   scripts and their arguments; the second is left out without a `torch_python`
-    """
-    workers = {"ours": Worker([sys.executable, *ours])}
-    if torch_python:
-        workers["torch"] = Worker([torch_python, *theirs])
-    turns = in_turns(workers, steps)
-    row = {"turns": turns, "workers": {name: each.hello for name, each in workers.items()}}
-    for name, each in workers.items():
-        end = ended(each, folder / f"{name}.json")
-        row[name] = {**end, "losses": end["losses"][::LOGGED]}
-    if torch_python:
-        row["time_ratio"] = ratio(turns[1:], "ours", "torch")              # the first compiles
-    return row
-
-
-def in_turns(workers: dict[str, Worker], steps: int) -> list[dict]:
-    """Train all workers to the end, and return the milliseconds a step of each turn."""
-    rows, block = [], min(BLOCK, max(1, steps // 4))
-    for start in range(0, steps, block):
-        order = list(workers) if len(rows) % 2 == 0 else list(workers)[::-1]
-        n = min(block, steps - start)
-        times = {name: round(1000 * workers[name].seconds(n), 3) for name in order}
-        rows.append({"step": start + n, **times})
-    return rows
-
-
-def ended(worker: Worker, file: pathlib.Path) -> dict:
-    """Let a worker read what it is measured on, end it, and return what it wrote: nll, losses."""
-    worker.seconds(EVALUATE)
-    worker.close()
-    return json.loads(file.read_text())
+    ours = [str(HERE / "peer.py"), str(seed), *["--quick"] * options.quick]
+    return side_by_side.compared(experiment(seed, options.quick), write_inputs, ours,
+                                 str(HERE / "torch_gpt.py"), options.torch_python)
 
 
 def experiment(seed: int, quick: bool) -> Experiment:
@@ -108,15 +62,7 @@ def experiment(seed: int, quick: bool) -> Experiment:
 def write_inputs(folder: pathlib.Path, exp: Experiment) -> None:
     """Write what both sides begin with, train on and are measured on."""
     source, config, state = exp.source, exp.config, exp.fresh_state()
-
-    @jax.jit
-    def next_batch(arrays, after):
-        after, chunk = source.advance(arrays, after, None)
-        return after, source.batch(arrays, chunk, 0)
-    batches, after = [], state.source
-    for _ in range(config.steps):
-        after, batch = next_batch(source.arrays, after)
-        batches.append(windows_of(batch))
+    batches = [windows_of(batch) for batch in side_by_side.batches_of(exp, state)]
     test = source.rows("test", range(len(source.records["test"])))
     params = {name: np.asarray(value) for name, value in named(state.params).items()}
     rates = [exp.learning_rate(i) for i in range(config.steps)]
@@ -136,7 +82,6 @@ def windows_of(batch: dict) -> np.ndarray:
 def serve_ours(folder: pathlib.Path, seed: int, quick: bool) -> None:
     """Train with the shared step on the written batches, on request."""
     exp, inputs = experiment(seed, quick), np.load(folder / "inputs.npz")
-    state, step, losses = exp.fresh_state(), jax.jit(exp.train_step(), donate_argnums=0), []
     written = jnp.asarray(inputs["batches"], jnp.int32)                      # (steps, B, T + 1)
 
     @jax.jit
@@ -145,17 +90,9 @@ def serve_ours(folder: pathlib.Path, seed: int, quick: bool) -> None:
         return {"tokens": tokens, "target": windows[:, 1:], "weight": rows, "bytes": rows,
                 "weight_of_token": jnp.ones(tokens.shape, bool)}
 
-    def run(steps):
-        nonlocal state
-        for _ in range(max(0, steps)):
-            state, metrics = step(state, batch(written[len(losses)]))
-            losses.append(metrics["loss"])
-        jax.block_until_ready(state)
-        if steps == EVALUATE:
-            nll = exp.evaluator(exp.eval_variables(state), "test")["nll"]
-            (folder / "ours.json").write_text(
-                json.dumps({"nll": nll, "losses": [float(loss) for loss in losses]}))
-    serve(run, f"jax {jax.__version__}, {os.cpu_count()} CPUs")
+    def nll(state) -> dict:
+        return {"nll": exp.evaluator(exp.eval_variables(state), "test")["nll"]}
+    side_by_side.serve_ours(folder, exp, exp.fresh_state(), lambda i: batch(written[i]), nll)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import sys
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
-from experiments.runs import Log, command, trained  # noqa: E402
+from experiments.runs import command_of_parts, trained  # noqa: E402
 from experiments.shakespeare.ngram import nats_per_character  # noqa: E402
 from experiments.shakespeare.peer import ALL, QUICK, peer  # noqa: E402
 from karpjax.datasets.corpora import read_corpus  # noqa: E402
@@ -63,17 +63,5 @@ PARTS = {"floor": floor, "peer": functools.partial(peer, seeds=SEEDS),
          "long": functools.partial(runs, part="long", form=":long", seeds=1)}
 
 
-def study(options, workdir: pathlib.Path) -> None:
-    log = Log(options.log, keep=lambda row: row["part"] not in (*options.parts, "published"))
-    for name in options.parts:
-        PARTS[name](log, options, workdir)
-    log({"part": "published", "test/nll": PUBLISHED})
-
-
-def arguments(parser):
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--torch_python", default="")
-
-
 if __name__ == "__main__":
-    command(study, HERE / "results.jsonl", arguments)
+    command_of_parts(PARTS, HERE / "results.jsonl", **{"test/nll": PUBLISHED})

@@ -3,11 +3,10 @@
     python torch_gpt.py FOLDER
 
 FOLDER/inputs.npz has the first weights, the batches, the rate of each step and the test windows,
-written by peer.py. The worker trains on request (experiments/speed/harness.py). A request for -1
-steps reads the test split and writes FOLDER/torch.json: nats a character, and all losses.
+written by peer.py. In the end FOLDER/torch.json has nats a character of the test split, and all
+losses (experiments/torch_side.py).
 """
 import json
-import os
 import pathlib
 import sys
 
@@ -18,7 +17,7 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from experiments.speed.harness import serve  # noqa: E402
+from experiments.torch_side import adamw, serve_training  # noqa: E402
 
 
 class Block(nn.Module):
@@ -78,7 +77,6 @@ def nll(model, windows):
 
 def main(folder):
     folder = pathlib.Path(folder)
-    torch.set_num_threads(os.cpu_count())  # as the other side, whatever OMP_NUM_THREADS says
     size, inputs = json.loads((folder / "size.json").read_text()), np.load(folder / "inputs.npz")
     model = GPT(**{key: size[key] for key in ("vocabulary", "context", "layers", "width", "heads")})
     state = {}
@@ -86,39 +84,18 @@ def main(folder):
         array = torch.from_numpy(inputs[ours])
         state[here] = array.T.contiguous() if ours.endswith("kernel") else array
     model.load_state_dict(state)
-    decayed = [p for p in model.parameters() if p.dim() >= 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": size["weight_decay"]},
-         {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0}],
-        betas=(0.9, size["b2"]), eps=1e-8)
     batches = torch.from_numpy(inputs["batches"].astype(np.int64))           # (steps, B, T + 1)
-    rates, losses = inputs["rates"].tolist(), []  # read once: a file of arrays is read at each look
+    rates = inputs["rates"].tolist()  # read once: a file of arrays is read at each look
 
-    def step():
-        for group in optimizer.param_groups:
-            group["lr"] = rates[len(losses)]
-        loss = nll(model, batches[len(losses)]).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), size["clip"])
-        optimizer.step()
-        losses.append(loss.item())
-
-    def evaluate():
+    def measure():
         windows = torch.from_numpy(inputs["test"].astype(np.int64))          # (N, T + 1)
         counts = torch.from_numpy(inputs["test_counts"])                     # (N, T)
         with torch.no_grad():
             total = sum((nll(model, part) * real).sum().item() for part, real in
                         zip(windows.split(256), counts.split(256), strict=True))
-        (folder / "torch.json").write_text(
-            json.dumps({"nll": total / counts.sum().item(), "losses": losses}))
-
-    def run(steps):
-        for _ in range(max(0, steps)):
-            step()
-        if steps < 0:
-            evaluate()
-    serve(run, f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+        return {"nll": total / counts.sum().item()}
+    serve_training(folder, model, adamw(model, size["weight_decay"], size["b2"]),
+                   lambda i: nll(model, batches[i]).mean(), rates, size["clip"], measure=measure)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,8 @@ def files_of(folder: pathlib.Path) -> dict[str, pathlib.Path]:
         splits[name] = file
     if "train" not in splits:
         raise UserError(f"--from={folder}: expected {PREFIX}train.json, or annotations/{PREFIX}"
-                        f"train2017.json, found {first_names(folder)}")
+                        f"train2017.json, found {first_names(folder)}; rename the file of another "
+                        "tool so, and the folder of its pictures train")
     return splits
 
 
@@ -121,8 +122,8 @@ def pictures_of(data: dict, classes: dict, file: pathlib.Path, folder: pathlib.P
         size = (image["height"], image["width"]) if "height" in image and "width" in image else None
         pictures.append(Annotated(
             path, corners([each["bbox"] for each in listed], file),
-            np.array([labels.get(each["category_id"], -1) for each in listed], np.int64),
-            np.array([bool(each.get("iscrowd", 0)) for each in listed], bool),
+            [labels.get(each["category_id"], -1) for each in listed],
+            [bool(each.get("iscrowd", 0)) for each in listed],
             areas_of(listed), size))
     return pictures
 

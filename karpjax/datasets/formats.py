@@ -60,6 +60,7 @@ def prepare(format: str, source, name: str, data_dir: str = "", overwrite: bool 
 
 def check_source_path(source: pathlib.Path, format: str) -> None:
     """Raise a UserError unless `source` is the file (npz) or folder that the format needs."""
-    if not (source.is_file() if format == "npz" else source.is_dir()):
-        raise UserError(f"--from={source}: expected a {'file' if format == 'npz' else 'folder'}, "
-                        f"found {'another kind of thing' if source.exists() else 'nothing'}")
+    wanted, other = ("file", "folder") if format == "npz" else ("folder", "file")
+    if not (source.is_file() if wanted == "file" else source.is_dir()):
+        raise UserError(f"--from={source}: expected a {wanted}, "
+                        f"found {f'a {other}' if source.exists() else 'nothing'}")

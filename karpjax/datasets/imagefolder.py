@@ -78,8 +78,7 @@ def import_imagefolder(folder: pathlib.Path, classes: list[str] = (), skip_broke
         check_all_classes(folder / split, classes, each)
         rows[split] = shuffled_rows(each, "L" if grey else "RGB")
     add_choices(account, pictures, classes, grey)
-    shared = shared_with_train({split: map(content, each.images) for split, each in rows.items()})
-    account.choices += [shared] if shared else []
+    add_shared(account, rows)
     return ImageSet(classes, (None, None, 1 if grey else 3), rows, account)
 
 
@@ -155,7 +154,27 @@ def files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         yield from (pathlib.Path(where, name) for name in sorted(names))
 
 
+def pictures_in(folder: pathlib.Path, account: Account) -> list[pathlib.Path]:
+    """Return the pictures of a folder without classes, sorted. All else is left out."""
+    paths = sorted(folder.iterdir())
+    account.leave_out("files that are no pictures are left out",
+                      *(path.name for path in paths if not is_picture(path)))
+    return [path for path in paths if is_picture(path)]
+
+
 # ---------------------------------------------------------------------------------------- reading
+
+def read_pictures(files: list[pathlib.Path], split: str, folder: pathlib.Path, skip_broken: bool,
+                  account: Account) -> list[Picture]:
+    """Return pictures without classes that can be read, each looked at. The others are an error.
+
+    skip_broken   leave the others out
+    """
+    looked = look_at([Picture(file, 0) for file in files], split)
+    kept = without_broken({split: looked}, folder, skip_broken, account)[split]
+    count_oddities(account, kept)
+    return kept
+
 
 def look_at(pictures: list[Picture], split: str) -> list[Picture]:
     """Open every picture to its end, in threads, and note what it is."""
@@ -204,11 +223,16 @@ def all_grey(pictures: dict) -> bool:
 
 def shuffled_rows(pictures: list[Picture], mode: str) -> ImageRows:
     """Return rows of one mode, shuffled alike every time."""
+    images, order = shuffled(pictures, mode)
+    return ImageRows(images, [pictures[i].label for i in order])
+
+
+def shuffled(pictures: list[Picture], mode: str) -> tuple[list[str | bytes], np.ndarray]:
+    """Return pictures of one mode, shuffled alike every time, and which comes where."""
     # Shuffled: every part of a split, as in train[:90%], is to have all classes.
     order = np.random.default_rng(0).permutation(len(pictures))
     with concurrent.futures.ThreadPoolExecutor() as threads:
-        images = list(threads.map(lambda i: in_mode(pictures[i], mode), order))
-    return ImageRows(images, [pictures[i].label for i in order])
+        return list(threads.map(lambda i: in_mode(pictures[i], mode), order)), order
 
 
 def in_mode(picture: Picture, mode: str) -> str | bytes:
@@ -219,6 +243,12 @@ def in_mode(picture: Picture, mode: str) -> str | bytes:
         png = io.BytesIO()
         eight_bits(opened, 1 if mode == "L" else 3).save(png, "png")
         return png.getvalue()
+
+
+def add_shared(account: Account, rows: dict) -> None:
+    """Account for pictures of other splits that stand in train too."""
+    shared = shared_with_train({split: map(content, each.images) for split, each in rows.items()})
+    account.choices += [shared] if shared else []
 
 
 def content(picture: str | bytes) -> str:

@@ -15,9 +15,8 @@ import numpy as np
 
 from karpjax.core.errors import UserError
 from karpjax.datasets.account import Account
-from karpjax.datasets.columns import shared_with_train
 from karpjax.datasets.imagefolder import (
-    Picture, content, count_oddities, in_mode, is_picture, look_at, subfolders, without_broken)
+    add_shared, pictures_in, read_pictures, shuffled, subfolders)
 from karpjax.datasets.images import first_names
 from karpjax.datasets.pictures import load_pillow, readable, size_of
 from karpjax.datasets.write import class_names
@@ -84,23 +83,17 @@ def import_masks(folder: pathlib.Path, classes: list[str], skip_broken: bool = F
         each.name for each in subfolders(folder) if each.name.endswith(SUFFIX)
         and each.name.removesuffix(SUFFIX) not in names))
     for split in splits:
-        pictures = sorted(path for path in split.iterdir() if is_picture(path))
-        account.leave_out("files that are no pictures are left out",
-                          *(path.name for path in split.iterdir() if path not in pictures))
-        looked = look_at([Picture(path, 0) for path in pictures], split.name)
-        kept = without_broken({split.name: looked}, folder, skip_broken, account)[split.name]
-        # Shuffled: every part of a split, as in train[:90%], is to have all classes.
-        kept = [kept[i] for i in np.random.default_rng(0).permutation(len(kept))]
-        count_oddities(account, kept)
+        pictures = pictures_in(split, account)
+        kept = read_pictures(pictures, split.name, folder, skip_broken, account)
         stems = {path.stem for path in pictures}
         account.leave_out("masks without a picture are left out", *sorted(
             path.name for path in (folder / f"{split.name}{SUFFIX}").glob("*.png")
             if path.stem not in stems))
         masks = [checked_mask(mask_of(each.file, folder), each.file, len(classes)) for each in kept]
-        rows[split.name] = MaskRows([in_mode(each, "RGB") for each in kept], masks)
+        images, order = shuffled(kept, "RGB")
+        rows[split.name] = MaskRows(images, [masks[i] for i in order])
     account.choices.append(f"{len(classes)} classes")
-    shared = shared_with_train({split: map(content, each.images) for split, each in rows.items()})
-    account.choices += [shared] if shared else []
+    add_shared(account, rows)
     return MaskSet(classes, rows, account)
 
 

@@ -4,7 +4,7 @@ What COCO, YOLO and Pascal VOC write on disk (coco.py, yolo.py, voc.py) becomes 
 pictures here. They are checked together before anything is written. A set holds TFDS's features
 image and objects {bbox, label, area, is_crowd}, so that `config.data` reads TFDS's own sets alike.
 """
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import dataclasses
 import pathlib
 
@@ -12,16 +12,14 @@ import numpy as np
 
 from karpjax.core.errors import UserError
 from karpjax.datasets.account import Account
-from karpjax.datasets.columns import shared_with_train
-from karpjax.datasets.imagefolder import (
-    Picture, content, count_oddities, in_mode, look_at, without_broken)
+from karpjax.datasets.imagefolder import Picture, add_shared, read_pictures, shuffled
 from karpjax.datasets.pictures import size_of
 from karpjax.datasets.write import class_names
 
 
 @dataclasses.dataclass
 class Annotated:
-    """A picture on disk and the N objects in it.
+    """A picture on disk and the N objects in it, in lists or arrays.
 
     boxes   (N, 4) of x1, y1, x2, y2 in pixels, as the file has them
     labels  (N,), -1 for a class that the set does not have
@@ -32,10 +30,10 @@ class Annotated:
     shares  whether boxes are shares of the picture's sides, not pixels
     """
     file: pathlib.Path
-    boxes: np.ndarray
-    labels: np.ndarray
-    crowd: np.ndarray | None = None
-    areas: np.ndarray | None = None
+    boxes: Sequence
+    labels: Sequence
+    crowd: Sequence | None = None
+    areas: Sequence | None = None
     size: tuple[int, int] | None = None
     shares: bool = False
 
@@ -109,21 +107,16 @@ def object_set(classes: list[str], splits: dict[str, list[Annotated]], folder: p
     classes = class_names(classes, folder)
     rows = {}
     for split, annotated in splits.items():
-        looked = look_at([Picture(each.file, 0) for each in annotated], split)
-        kept = without_broken({split: looked}, folder, skip_broken, account)[split]
-        count_oddities(account, kept)
+        kept = read_pictures([each.file for each in annotated], split, folder, skip_broken, account)
         by_file = {each.file: each for each in annotated}
         checked = [check_boxes(by_file[picture.file], picture, account) for picture in kept]
         if not any(len(each.boxes) for each in checked):
             raise UserError(f"{folder}: split {split!r}: expected objects in its pictures, found "
                             "none; correct its annotations, or move them away")
-        # Shuffled: every part of a split, as in train[:90%], is to have all classes.
-        order = np.random.default_rng(0).permutation(len(kept))
-        rows[split] = ObjectRows([in_mode(kept[i], "RGB") for i in order],
-                                 [checked[i] for i in order])
+        images, order = shuffled(kept, "RGB")
+        rows[split] = ObjectRows(images, [checked[i] for i in order])
     account.choices += [f"{len(classes)} classes", *counts(rows)]
-    shared = shared_with_train({split: map(content, each.images) for split, each in rows.items()})
-    account.choices += [shared] if shared else []
+    add_shared(account, rows)
     return ObjectSet(classes, rows, account)
 
 

@@ -81,6 +81,5 @@ def annotated(picture: pathlib.Path, size, objects: list, labels: dict) -> Annot
     """Return a picture with its boxes, whose upper left corner counts from 0."""
     corners = np.array([corners for _, corners, _ in objects], np.float64).reshape(-1, 4)
     boxes = corners - np.array([1, 1, 0, 0])
-    return Annotated(picture, boxes, np.array([labels.get(name, -1) for name, _, _ in objects],
-                                              np.int64),
-                     np.array([difficult for _, _, difficult in objects], bool), None, size)
+    return Annotated(picture, boxes, [labels.get(name, -1) for name, _, _ in objects],
+                     [difficult for _, _, difficult in objects], size=size)

@@ -14,7 +14,7 @@ import numpy as np
 from karpjax.core.errors import UserError
 from karpjax.datasets.account import Account, is_hidden
 from karpjax.datasets.documents import read_lines
-from karpjax.datasets.imagefolder import is_picture
+from karpjax.datasets.imagefolder import pictures_in
 from karpjax.datasets.images import first_names
 from karpjax.datasets.objects import Annotated, ObjectSet, object_set
 
@@ -26,9 +26,7 @@ def import_yolo(folder: pathlib.Path, classes: list[str] = (), skip_broken: bool
     names = list(classes) or names_of(folder)
     splits = {}
     for split, (pictures, labels) in folders_of(folder).items():
-        files = sorted(path for path in pictures.iterdir() if is_picture(path))
-        account.leave_out("files that are no pictures are left out",
-                          *(path.name for path in sorted(pictures.iterdir()) if path not in files))
+        files = pictures_in(pictures, account)
         stems = {path.stem for path in files}
         account.leave_out("annotations without a picture are left out",
                           *(path.name for path in sorted(labels.glob("*.txt"))

@@ -33,7 +33,6 @@ from karpjax.run import checkpoint
 from karpjax.run.meta import evaluated
 from karpjax.run.restore import check_tokens, on_default_device
 from karpjax.weights.beside import told_of
-from karpjax.weights.fcos import IDS, without_gaps
 
 HEAD = r"head(_\w+)?/.*|class_head/class/.*|auxiliary_head/logits/.*"
 RECIPE = ("mean", "std")  # keys of config.data: how the network's input is normalised
@@ -104,8 +103,6 @@ def foreign_weights(path, arrays: dict, model) -> Weights:
     """Return the arrays of another project's file under our names."""
     told_of(path, model)  # or raises
     named = weights.name_arrays(model, arrays, path)
-    if getattr(model, "classes", 0) != IDS:
-        named.arrays, _ = without_gaps(named.arrays)
     arrays = weights.translated(model, named.arrays, path)
 
     def load(wanted):

@@ -20,7 +20,6 @@ from karpjax.run.workdir import (
     check_place, checkpoint_meta, open_workdir, saved_config, write_files)
 from karpjax.weights import archs
 from karpjax.weights.beside import told_of
-from karpjax.weights.fcos import without_gaps
 
 
 def published(file, arch: str, workdir, heads: int = 0, decoder_heads: int = 0,
@@ -37,7 +36,6 @@ def published(file, arch: str, workdir, heads: int = 0, decoder_heads: int = 0,
     model = archs.bare_model(arch, arrays)
     told = told_of(file, model)
     named = weights.name_arrays(model, arrays, file, part)
-    named.arrays, left_out = without_gaps(named.arrays)
     ours = weights.translated(model, named.arrays, file)
     tokenizer, tokens = tokenizer_for(arch, file, tokenizer)
     config, assumed = archs.config_for(
@@ -47,7 +45,6 @@ def published(file, arch: str, workdir, heads: int = 0, decoder_heads: int = 0,
     if names := config.data.described.get("names"):
         facts += [f"{len(names)} names of classes, {names[0]!r} first"]
     facts += [f"tokenizer {tokenizer}"] if tokens else []
-    facts += [left_out] if left_out else []
     choices = [f"assumed {values_in_words(assumed)}"] if assumed else []
     exp = assemble(config, None, make_mesh(devices=jax.devices()[:1]))
     return write_workdir(exp, named, file, workdir, strict, facts=facts,
@@ -99,7 +96,7 @@ def write_workdir(exp, named: weights.Named, file, workdir, strict: bool, facts:
     theirs, padding = weights.without_padding(model, like, named)
     variables = weights.to_karpjax(model, like, theirs, file, anew)
     drawn = [f"drawn at random, as the file has none: {', '.join(anew)}"] if anew else []
-    report(file, [f"{len(theirs)} arrays{named.under}", *facts],
+    report(file, [f"{len(theirs)} arrays{named.under}", *facts, *named.facts],
            [*choices, *named.choices, *padding, *drawn], strict)
     state = exp.fresh_state()
     state = with_weights(state, *split_variables(

@@ -15,7 +15,7 @@ from karpjax.core.errors import UserError, check_keys
 from karpjax.datasets.content import content_of
 from karpjax.datasets.pictures import pixels_of
 from karpjax.datasets.tfds import open_splits, prepared_builder
-from karpjax.sources.images import numbers_of
+from karpjax.sources.images import numbers_of, scaling
 from karpjax.sources.letterbox import fitted, letterbox
 from karpjax.sources.records import source_of
 from karpjax.sources.source import Source, SpecOnly
@@ -111,14 +111,7 @@ def normalisation(data) -> tuple[Callable, Callable, np.ndarray]:
         if value.shape not in ((), (1,), (3,)):
             raise UserError(f"config.data.{name}: expected a number, or one a channel (3), found "
                             f"{data[name]!r}")
-
-    def normalise(batch):
-        return {**batch, "image": (batch["image"].astype(np.float32) - mean) / std}
-
-    def pixels(images):
-        """Return (B, H, W, C) in 0 to 1, to look at."""
-        return np.clip((np.asarray(images) * std + mean) / 255, 0, 1)
-    return normalise, pixels, np.clip(np.rint(mean), 0, 255).astype(np.uint8)
+    return *scaling(mean, std), np.clip(np.rint(mean), 0, 255).astype(np.uint8)
 
 
 def check_size(data) -> tuple[int, int]:

@@ -5,6 +5,7 @@
     config.data = dict(dir="ants_and_bees", train="train", test="val", batch_size=32,
                        resize=(256, 256), crop=224)
 """
+from collections.abc import Callable
 from numbers import Integral
 
 from ml_collections import ConfigDict
@@ -50,9 +51,7 @@ def images(data, augment=None, mix=None) -> Source:
     mean, std = numbers_of(data, "mean", 0.0), numbers_of(data, "std", 1.0)
     crop, channels = whole_number(data, "crop"), whole_number(data, "channels")
 
-    def normalise(batch):
-        image = (batch["image"].astype(np.float32) - mean) / std                    # (B, H, W, C)
-        return {**batch, "image": image}
+    normalise, pixels = scaling(mean, std)
 
     def view(batch):
         return {**batch, "image": center_crop(batch["image"], crop)} if crop else batch
@@ -83,12 +82,21 @@ def images(data, augment=None, mix=None) -> Source:
         source.encode = picture_encoder(source.spec["shape"])
     else:
         source.spec["dtype"] = str(stored.dtype)
+    source.pixels = pixels
+    return source
+
+
+def scaling(mean, std) -> tuple[Callable, Callable]:
+    """Return (batch -> batch with images of that mean and deviation, images -> 0 to 1 to look at).
+    """
+    def normalise(batch):
+        image = (batch["image"].astype(np.float32) - mean) / std                    # (B, H, W, C)
+        return {**batch, "image": image}
 
     def pixels(images):
         """Return (B, H, W, C) in 0 to 1, to look at."""
         return np.clip((np.asarray(images) * std + mean) / 255, 0, 1)
-    source.pixels = pixels
-    return source
+    return normalise, pixels
 
 
 def spec_only(spec: dict, preprocess, error: UserError) -> SpecOnly:

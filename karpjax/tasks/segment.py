@@ -108,21 +108,26 @@ def build(config) -> kj.Task:
                    predict=predict, methods={"segment": segment})
 
 
+def iou_by_class(confusion):
+    """Return the IoU of each class of counts (..., K, K), and which classes the truth has.
+
+    The counts are of numpy or jax, the true class by row
+    """
+    right = confusion.diagonal(axis1=-2, axis2=-1)                                     # (..., K)
+    truth, predicted = confusion.sum(-1), confusion.sum(-2)
+    return right / (truth + predicted - right).clip(1), truth > 0
+
+
 def mean_iou(confusion):
     """Return the mean IoU over the classes of the truth (..., K, K), and whether there are any."""
-    right = jnp.diagonal(confusion, axis1=-2, axis2=-1)                                # (..., K)
-    truth, predicted = confusion.sum(-1), confusion.sum(-2)
-    iou = right / jnp.maximum(truth + predicted - right, 1)
-    classes = (truth > 0).sum(-1)
-    return jnp.where(truth > 0, iou, 0.0).sum(-1) / jnp.maximum(classes, 1), classes > 0
+    iou, there = iou_by_class(confusion)                                               # (..., K)
+    mean = jnp.where(there, iou, 0.0).sum(-1) / jnp.maximum(there.sum(-1), 1)
+    return mean, there.any(-1)
 
 
 def scores(confusion: np.ndarray, names: list[str]) -> dict:
     """Return {"mIoU", "pixel_accuracy", "IoU_by_class"} of counts (K, K), the true class by row."""
-    right, truth = confusion.diagonal(), confusion.sum(1)                              # (K,) each
-    union = truth + confusion.sum(0) - right
-    iou = np.where(truth > 0, right / np.maximum(union, 1), np.nan)
-    seen = iou[truth > 0]
-    return {"mIoU": float(seen.mean()) if len(seen) else float("nan"),
-            "pixel_accuracy": float(right.sum() / max(1, truth.sum())),
-            "IoU_by_class": dict(zip(names, iou.tolist(), strict=True))}
+    iou, there = iou_by_class(confusion)                                               # (K,) each
+    return {"mIoU": float(iou[there].mean()) if there.any() else float("nan"),
+            "pixel_accuracy": float(confusion.trace() / max(1, confusion.sum())),
+            "IoU_by_class": dict(zip(names, np.where(there, iou, np.nan).tolist(), strict=True))}

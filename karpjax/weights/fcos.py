@@ -58,11 +58,11 @@ def table(backbone: list, strides) -> list:
             ("side_head/centerness",  "head.regression_head.bbox_ctrness",    CONV)]
 
 
-def without_gaps(theirs: dict) -> tuple[dict, str]:
-    """Return a file's arrays without outputs for ids that are no class, and words on them."""
+def without_gaps(theirs: dict) -> tuple[dict, list[str]]:
+    """Return a file's arrays without outputs for ids that are no class, and a line about them."""
     names = [f"head.classification_head.cls_logits.{leaf}" for leaf in ("weight", "bias")]
     if any(len(theirs.get(name, ())) != IDS for name in names):
-        return theirs, ""
+        return theirs, []
     kept = {name: np.delete(theirs[name], GAPS, axis=0) for name in names}
-    return {**theirs, **kept}, (f"{IDS - len(GAPS)} classes of COCO's {IDS} ids, without the "
-                                f"{len(GAPS)} that have no name")
+    return {**theirs, **kept}, [f"{IDS - len(GAPS)} classes of COCO's {IDS} ids, without the "
+                                f"{len(GAPS)} that have no name"]

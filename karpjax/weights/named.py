@@ -8,6 +8,7 @@ import numpy as np
 from karpjax.core.errors import UserError
 from karpjax.core.trees import listed
 from karpjax.weights.copies import Copy, choose, find_copies, under, without_wrappers
+from karpjax.weights.fcos import IDS, without_gaps
 from karpjax.weights.files import PART
 from karpjax.weights.names import COUNTERS, OTHER_TASKS, RENAMED, TIED
 from karpjax.weights.tables import root_of, tables_of
@@ -20,11 +21,13 @@ class Named:
     table    of the project whose names they are
     prefix   of the names in the file
     choices  lines about what was left out or taken for another
+    facts    lines about what no network has a use for
     """
     arrays: dict[str, np.ndarray]
     table: list
     prefix: str
     choices: list[str]
+    facts: list[str]
 
     @property
     def under(self) -> str:
@@ -56,7 +59,8 @@ def name_arrays(model, arrays: dict, where, part: str = "") -> Named:
         choices.append(f"left out, of other tasks: {listed(unused)}")
     theirs = {name: array for name, array in theirs.items() if name not in unused}
     check_numbers(theirs, where)
-    return Named(theirs, tables_of(model)[project], copy.prefix, choices)
+    theirs, facts = without_gaps(theirs) if getattr(model, "classes", 0) != IDS else (theirs, [])
+    return Named(theirs, tables_of(model)[project], copy.prefix, choices, facts)
 
 
 def network_in(model, names) -> tuple[str, list[Copy]]:

@@ -15,17 +15,19 @@ def area(boxes: Float[Array, "*N 4"]) -> Float[Array, "*N"]:
     return (x2 - x1) * (y2 - y1)
 
 
-def intersection(a: Float[Array, "... 4"], b: Float[Array, "... 4"]) -> Float[Array, "..."]:
-    """Return the areas that boxes share with those in the same places. Leading axes broadcast."""
+def overlap(a: Float[Array, "... 4"], b: Float[Array, "... 4"]
+            ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Return (intersection, union), areas of boxes and those in the same places, which broadcast.
+    """
     low, high = jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:])
     sides = jnp.maximum(high - low, 0)                                            # (..., 2)
-    return sides[..., 0] * sides[..., 1]
+    shared = sides[..., 0] * sides[..., 1]
+    return shared, area(a) + area(b) - shared
 
 
 def iou(a: Float[Array, "N 4"], b: Float[Array, "M 4"]) -> Float[Array, "N M"]:
     """Return the intersection over union of every pair, 0 for two boxes without area."""
-    shared = intersection(a[:, None], b[None])                                    # (N, M)
-    union = area(a)[:, None] + area(b)[None] - shared
+    shared, union = overlap(a[:, None], b[None])                                  # (N, M) each
     return shared / jnp.where(union > 0, union, 1)
 
 
@@ -35,8 +37,7 @@ def giou_loss(a: Float[Array, "*N 4"], b: Float[Array, "*N 4"],
 
     eps  keeps a quotient finite where neither box has an area, as in torchvision
     """
-    shared = intersection(a, b)
-    union = area(a) + area(b) - shared
+    shared, union = overlap(a, b)
     low, high = jnp.minimum(a[..., :2], b[..., :2]), jnp.maximum(a[..., 2:], b[..., 2:])
     hull = jnp.prod(high - low, axis=-1)
     return 1 - (shared / (union + eps) - (hull - union) / (hull + eps))

@@ -15,9 +15,9 @@ from karpjax.core.errors import UserError, did_you_mean
 from karpjax.sources.augment.images import (PAD_MODES, alternating_flip, cutout, flip, pad_crop,
                                             random_resized_crop)
 from karpjax.sources.augment.mixing import cutmix, mixup, targets
-from karpjax.sources.augment.warp import letterbox, scale_jitter, warp
+from karpjax.sources.augment.warp import scale_jitter, warp
 
-__all__ = ["EACH", "PAD_MODES", "TOGETHER", "check_moves", "letterbox", "make", "targets", "warp"]
+__all__ = ["EACH", "PAD_MODES", "TOGETHER", "check_moves", "make", "targets", "warp"]
 
 EACH = {f.__name__: f for f in (pad_crop, flip, alternating_flip, random_resized_crop, cutout,
                                 scale_jitter)}

@@ -2,7 +2,7 @@
 
     config.augment = [dict(name="scale_jitter", size=(512, 512), scale=(0.1, 2.0), flip=0.5)]
 
-Flip, scale, crop and letterbox are parameters of one affine, so an image is resampled once.
+Flip, scale, crop and margin are parameters of one affine, so an image is resampled once.
 Coordinates are continuous: pixel (row r, column c) covers x from c to c + 1 and y from r to r + 1.
 An affine is a matrix (2, 3) that maps (x, y, 1) of the input to (x, y) of the output.
 
@@ -48,14 +48,7 @@ def scale_jitter(size, scale=(1.0, 1.0), flip: float = 0.5, fill: float = 0.0, i
     return augment
 
 
-def letterbox(example: dict, size, fill: float = 0.0, ignore: int = 255) -> dict:
-    """Return the whole example in the middle of an output of fixed size, for evaluation."""
-    size = pair(size)
-    matrix = placed(example["image"].shape[:2], size)
-    return warp(example, matrix, size, fill, ignore)
-
-
-def placed(shape, size, scale=1.0, place=(0.5, 0.5), mirrored=False) -> Affine:
+def placed(shape, size, scale, place, mirrored) -> Affine:
     """Return the affine that scales an image (H, W) and places it in an output (H, W).
 
     scale     times the largest scale at which the whole image fits
@@ -99,13 +92,6 @@ def move_boxes(boxes: Float[Array, "N 4"], matrix: Affine, size
     limit = jnp.array([width, height], boxes.dtype)
     low, high = (jnp.clip(edge, 0, limit) for edge in (corners.min(1), corners.max(1)))
     return jnp.concatenate([low, high], 1), (high > low).all(1)
-
-
-def inverse(matrix: Affine) -> Affine:
-    """Return the affine that leads back, as for boxes that were found in a letterbox."""
-    (a, b, x), (c, d, y) = matrix
-    turn = jnp.array([[d, -b], [-c, a]]) / (a * d - b * c)
-    return jnp.concatenate([turn, -turn @ jnp.stack([x, y])[:, None]], 1)
 
 
 # ---------------------------------------------------------------------------------- small parts
