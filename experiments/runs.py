@@ -29,6 +29,8 @@ from karpjax.run.loop import fit
 from karpjax.run.workdir import finished
 
 ROOT = pathlib.Path(__file__).parent.parent
+# Or a study's times would depend on what ran before. A short form's runs share their programs.
+COMPILED = {"compile_cache": "off"}
 SHARED = pathlib.Path(os.environ.get("KARPJAX_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -37,8 +39,7 @@ def config_of(name: str, **overrides):
 
     "NAME:ARGUMENT" as on the command line. Overrides by path: seed=1, **{"data.batch_size": 32}.
     """
-    # or a study's times would depend on what ran before
-    overrides = {"compile_cache": "off", **overrides}
+    overrides = {**COMPILED, **overrides}
     name, colon, argument = name.partition(":")
     config, task_file = load_config(
         f"{ROOT / (name if '/' in name else f'configs/{name}')}.py{colon}{argument}", overrides)
@@ -116,6 +117,8 @@ def command(study: Callable, log, arguments: Callable = lambda parser: None) -> 
     if options.quick and options.log == str(log):
         parser.error(f"--quick needs a --log of its own: {log or 'the default'} is for whole runs")
     with tempfile.TemporaryDirectory() as folder:
+        if options.quick:
+            COMPILED["compile_cache"] = str(pathlib.Path(folder) / "compiled")
         study(options, pathlib.Path(options.workdir or folder).resolve())
 
 

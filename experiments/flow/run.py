@@ -118,19 +118,22 @@ def floors(log, family: Family, folder: str, part: str, most: int) -> None:
     run, scorer = family.scorer(folder)
     rows, source, rng = test_rows(run, most), run.task.source, np.random.default_rng(0)
     seen = source.rows("train", range(source.num_examples))
-    image, label, wanted = seen["image"], np.asarray(seen["label"]), rows["label"]
+    image, label = seen["image"], np.asarray(seen["label"])
+    wanted = rows["label"].repeat(family.each)
     n = len(wanted)
     half = rng.permutation(len(image))
     made = {"normal pixels": lambda: pixel_normal(image, n, rng),
             "normal picture": lambda: joint_normal(image, n, rng),
             "normal picture of the class":
                 lambda: by_class(joint_normal, image, label, wanted, rng),
-            "training picture nearest to noise": lambda: nearest_to_noise(image, n, rng),
-            "test pictures": lambda: rows["data"]}
+            "training picture nearest to noise": lambda: nearest_to_noise(image, n, rng)}
     for name, make in made.items():
         row = kept(family.workdir / f"{folder}_{name.replace(' ', '_')}.json",
-                   lambda make=make: scored(scorer, make(), rows))
+                   lambda make=make: scored(scorer, make(), rows, family.each))
         log({"part": part, "made by": name, **row})
+    # its class agreement is the judge's own accuracy
+    row = kept(family.workdir / f"{folder}_test.json", lambda: scored(scorer, rows["data"], rows))
+    log({"part": part, "made by": "test pictures", **row})
     row = kept(family.workdir / f"{folder}_halves.json",
                lambda: {"FD": distance(scorer, image[half[::2]], image[half[1::2]])})
     log({"part": part, "made by": "one half of the training pictures, beside the other", **row})
@@ -165,15 +168,6 @@ def digits(log, options, workdir) -> None:
             log({"part": "digits", "seed": seed,
                  **of_run(family, folder, 20 if options.quick else 10_000, guidance=guidance)})
     floors(log, family, "digits_0", "digits", 20 if options.quick else 10_000)
-    for name, folder in family.networks.items():
-        log({"part": "digits", "network": name, **restore_accuracy(folder)})
-
-
-def restore_accuracy(folder: str) -> dict:
-    """Return a classifier's own accuracy on the test pictures."""
-    from experiments.runs import measured
-    found = measured(pathlib.Path(folder), "test")
-    return {"test/accuracy": found["accuracy"]}
 
 
 def large(options, workdir) -> tuple[Family, int]:
@@ -188,8 +182,6 @@ def of_fashion(log, options, workdir) -> None:
     log({"part": "fashion", **of_run(family, "fashion", most)})
     log({"part": "fashion", **of_run(family, "fashion", most, guidance=2.0)})
     floors(log, family, "fashion", "fashion", most)
-    for name, folder in family.networks.items():
-        log({"part": "fashion", "network": name, **restore_accuracy(folder)})
 
 
 def curves(log, options, workdir) -> None:
