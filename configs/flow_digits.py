@@ -2,7 +2,11 @@
 
     python -m karpjax.train --config=configs/flow_digits.py --workdir=runs/flow
 
-A DiT of 4 layers, 128 wide, on patches of 2 x 2. Not measured yet.
+    karpjax generate --workdir=runs/flow --n=60 --label=3 --guidance=2 --to=threes.png
+
+A DiT of 4 layers, 128 wide, on patches of 2 x 2, three minutes on two cores. Another classifier
+gives 96.7 % of its samples the class that was asked for, 100 % with guidance 2 (3 seeds, beside
+99.0 % of the test pictures; experiments/flow). The rate was chosen on the validation split.
 """
 import karpjax
 
