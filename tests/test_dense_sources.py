@@ -173,6 +173,7 @@ def test_one_file_or_a_list(tmp_path):
     """A path is no list of letters."""
     image = Image.new("RGB", (4, 4))
     assert listed("street.jpg") == ["street.jpg"] and listed((image,)) == [image]
-    for wrong in (np.zeros((4, 4, 3)), [np.zeros((4, 4, 3))], None):
-        with pytest.raises(UserError, match="expected a list of files, or of pictures of PIL's"):
+    for wrong, found in ((np.zeros((4, 4, 3)), "ndarray"), ([np.zeros((4, 4, 3))], "ndarray"),
+                         (None, "NoneType"), (["a.jpg", 1], "int")):
+        with pytest.raises(UserError, match=f"list of files, or of pictures of PIL's, found {found}"):
             listed(wrong)

@@ -17,9 +17,11 @@ def listed(pictures) -> list:
     def is_one(x) -> bool:
         return isinstance(x, (str, os.PathLike)) or hasattr(x, "convert")
     found = [pictures] if is_one(pictures) else pictures
-    if not isinstance(found, (list, tuple)) or not all(map(is_one, found)):
+    odd = [each for each in found if not is_one(each)] if isinstance(found, (list, tuple)) \
+        else [pictures]
+    if odd:
         raise UserError("expected a list of files, or of pictures of PIL's, found "
-                        f"{type(pictures).__name__}; give [FILE]")
+                        f"{type(odd[0]).__name__}; give [FILE]")
     return list(found)
 
 
