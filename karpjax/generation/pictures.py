@@ -120,7 +120,8 @@ def table(pictures: np.ndarray, columns: int) -> np.ndarray:
     """
     N, H, W, C = pictures.shape
     times = max(1, WIDE // (columns * W))
-    shown = np.full((-(-N // columns) * columns, H * times + GAP, W * times + GAP, C), 255, np.uint8)
+    places = N + -N % columns
+    shown = np.full((places, H * times + GAP, W * times + GAP, C), 255, np.uint8)
     shown[:N, :-GAP, :-GAP] = pictures.repeat(times, 1).repeat(times, 2)
     _, h, w, _ = shown.shape
     grid = shown.reshape(-1, columns, h, w, C).swapaxes(1, 2).reshape(-1, columns * w, C)

@@ -30,19 +30,16 @@ CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
 # experiments/pods compiles all of them.
 LARGE = ["", "--config.data.name=imdb_packed", "--config.data.train=train+unsup",
          "--config.data.validation=", "--config.model.layers=2"]
-FLAGS = {"connect_four_supervised.py": ["", "--config.data.file={data}/games.npz"],
-         "connect_four_value.py": ["", "--config.data.file={data}/games.npz"],
+GAMES, PICTURES = "--config.data.file={data}/games.npz", "--config.data.dir={data}/pictures"
+FLAGS = {"connect_four_supervised.py": ["", GAMES], "connect_four_value.py": ["", GAMES],
          "detect_coco_pod.py": ["", "--config.data.batch_size=16"],
-         "finetune_imagefolder.py": [":resnet50", "--config.data.dir={data}/pictures"],
-         "flow_folder.py": ["", "--config.data.dir={data}/pictures"],
-         "flow_imagenet64_pod.py": ["", "--config.data.name=cifar10", "--config.model.layers=2",
-                                    "--config.data.batch_size=256"],
+         "finetune_imagefolder.py": [":resnet50", PICTURES], "flow_folder.py": ["", PICTURES],
+         "flow_imagenet64_pod.py": ["", "--config.data.name=cifar10", "--config.data.batch_size=8"],
          "gpt_124m_pod.py": [*LARGE, "--config.data.batch_size=32"],
-         "image_folder.py": ["", "--config.data.dir={data}/pictures"],
+         "image_folder.py": ["", PICTURES],
          "labelled_texts.py": ["", "--config.data.name=imdb"],
          "mlm_1b_v5e256.py": [*LARGE, "--config.data.batch_size=16", "--config.mesh.fsdp=4"]}
-MICRO_BATCHES = ["--config=configs/digits_cnn.py", "--config.dispatch=step",
-                 "--config.accumulate=4"]
+MICRO_BATCHES = ["--config=digits_cnn", "--config.dispatch=step", "--config.accumulate=4"]
 MICRO = ("micro-batches", "rows cross chips", "unrolled")  # the second and third are mutants
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
                                   reason="libtpu is not installed")
