@@ -1,4 +1,6 @@
 """The moving average of a BatchNorm network predicts from the first steps on (digits_cnn)."""
+import dataclasses
+
 from guarantees.harness import mesh_of
 import jax
 import pytest
@@ -36,3 +38,14 @@ def test_accuracy_of_the_average(decay, steps, least):
         return exp.evaluator.measure(variables, "validation").metrics["accuracy"]
     assert accuracy(exp.eval_variables(state)) >= least
     assert accuracy({"params": mutant, **state.model_state}) < least - 0.04
+
+
+def test_evaluation_takes_the_average():
+    config, task_file = load_config("digits_cnn")
+    config.ema_decay = 0.9
+    exp = assemble(config, task_file, mesh=mesh_of(1))
+    state = exp.fresh_state()
+    state = dataclasses.replace(state, params=jax.tree.map(lambda x: x + 1, state.params))
+    seen = exp.eval_variables(state)
+    assert seen["params"] is state.ema is not state.params
+    assert seen["batch_stats"] is state.ema_state["batch_stats"]
